@@ -1,0 +1,181 @@
+"""The spatially structured distribution: a partition of the patches and a task on it.
+
+Source: arXiv 2210.09221, the data distribution and the labelling function f*.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from posattn import checks
+from posattn.shapes import Feature, Labels, Pairs, Patches, Signal
+
+LABEL_THRESHOLD = 0.9  # f* counts a set whose sum reaches this share of C in absolute value
+
+
+class Partition:
+    """A partition of D patches into L sets S_1..S_L of the same size C = D / L.
+
+    Args:
+        labels: (D,) integers, the set 0..L-1 of each patch.
+
+    Raises:
+        TypeError: labels are not integers.
+        ValueError: labels are not one-dimensional, not 0..L-1, or the sets differ in size.
+    """
+
+    def __init__(self, labels: Int[Tensor, " D"] | Sequence[int]) -> None:
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise TypeError(f"partition labels must be integers, got {labels.dtype}")
+        if labels.ndim != 1 or labels.numel() == 0:
+            raise ValueError(f"partition labels must have shape (D,), got {tuple(labels.shape)}")
+        if labels.min() < 0:
+            raise ValueError(f"partition labels must be 0..L-1, got {int(labels.min())}")
+        sizes = torch.bincount(labels)
+        if (sizes != sizes[0]).any():
+            raise ValueError(f"the sets of a partition must have one size, got sizes {sizes.tolist()[:20]}")
+        self.labels = labels.long()
+        self.num_patches, self.num_sets, self.set_size = len(labels), len(sizes), int(sizes[0])
+
+    @classmethod
+    def contiguous(cls, num_patches: int, set_size: int) -> Self:
+        """Sets of consecutive patches: 0..C-1, C..2C-1, and so on. ValueError where C does not divide D."""
+        checks.divides("set_size", set_size, "num_patches", num_patches)
+        return cls(torch.arange(num_patches) // set_size)
+
+    @classmethod
+    def random(cls, num_patches: int, set_size: int, *, generator: Generator | None = None) -> Self:
+        """A uniformly random partition into sets of size C. ValueError where C does not divide D."""
+        contiguous = cls.contiguous(num_patches, set_size)
+        return cls(contiguous.labels[torch.randperm(num_patches, generator=generator)])
+
+    @classmethod
+    def tiles(cls, grid: tuple[int, int], tile: tuple[int, int]) -> Self:
+        """Tiles of (h, w) patches on an (H, W) grid, in row-major order. ValueError where they do not fit."""
+        rows = checks.divides("tile height", tile[0], "grid height", grid[0])
+        columns = checks.divides("tile width", tile[1], "grid width", grid[1])
+        sets = torch.arange(rows * columns).reshape(rows, columns)
+        return cls(sets.repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 1).flatten())
+
+    @property
+    def sets(self) -> Int[Tensor, "L C"]:
+        """The patches of each set, in increasing order."""
+        return self.labels.argsort(stable=True).reshape(self.num_sets, self.set_size)
+
+    @property
+    def same(self) -> Pairs:
+        """Whether two patches share a set, the patch itself included."""
+        return self.labels[:, None] == self.labels[None, :]
+
+    def __repr__(self) -> str:
+        return f"Partition(D={self.num_patches}, L={self.num_sets}, C={self.set_size})"
+
+
+class SignalBatch(NamedTuple):
+    """What a sample carries along the feature, without its patches."""
+
+    labels: Labels
+    informative: Int[Tensor, " n"]  # the set that carries the label
+    signal: Signal
+
+
+class Batch(NamedTuple):
+    """Samples of a structured task, with the truth that made them."""
+
+    patches: Patches
+    labels: Labels
+    informative: Int[Tensor, " n"]
+    signal: Signal
+
+
+class StructuredTask:
+    """The paper's distribution: one set carries the label, every other patch carries sign noise.
+
+    y = ±1 fairly, a set ℓ uniformly; X_j = y w* + ξ_j in S_ℓ, elsewhere X_j = δ_j w* + ξ_j with δ_j = ±1 with
+    probability q/2 each, else 0; ξ_j ~ N(0, σ² (I - w* w*ᵀ)).
+
+    Args:
+        partition: which patches belong together.
+        dim: d, the dimension of a patch, at least 2.
+        noise_rate: q, the probability that an uninformative patch carries ±w*.
+        noise_std: σ; None stands for 1/√d.
+        feature: (d,) the feature w*, normalised here; None draws one uniformly on the sphere.
+        generator: draws the feature.
+
+    Samples have the feature's dtype and device (the default dtype where it is drawn).
+
+    Raises:
+        TypeError, ValueError: an argument is out of range, or the feature is not a non-zero (d,) vector.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        *,
+        dim: int,
+        noise_rate: float,
+        noise_std: float | None = None,
+        feature: Feature | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        if checks.positive_int("dim", dim) < 2:
+            raise ValueError(f"dim must be at least 2, got {dim}")
+        self.partition, self.dim = partition, dim
+        self.noise_rate = checks.probability("noise_rate", noise_rate)
+        self.noise_std = 1 / math.sqrt(dim) if noise_std is None else checks.finite("noise_std", noise_std, 0.0)
+        feature = torch.randn(dim, generator=generator) if feature is None else torch.as_tensor(feature)
+        if feature.shape != (dim,) or not feature.is_floating_point():
+            raise ValueError(f"feature must be ({dim},) floats, got {tuple(feature.shape)} {feature.dtype}")
+        if not (feature.isfinite().all() and feature.norm() > 0):
+            raise ValueError(f"feature must be finite and non-zero, got norm {float(feature.norm())}")
+        self.feature = feature / feature.norm()
+
+    def sample_signal(self, n: int, *, generator: Generator | None = None) -> SignalBatch:
+        """``n`` fresh samples without their patches: y, ℓ and u_j = <w*, X_j> alone."""
+        checks.positive_int("n", n)
+        partition, like = self.partition, {"dtype": self.feature.dtype, "device": self.feature.device}
+        labels = torch.randint(2, (n,), generator=generator, device=like["device"]).to(**like) * 2 - 1
+        informative = torch.randint(partition.num_sets, (n,), generator=generator, device=like["device"])
+        chance = torch.rand(n, partition.num_patches, generator=generator, **like)
+        noise = (chance < self.noise_rate / 2).to(**like) - (chance >= 1 - self.noise_rate / 2).to(**like)
+        inside = partition.labels.to(like["device"]) == informative[:, None]
+        return SignalBatch(labels, informative, torch.where(inside, labels[:, None], noise))
+
+    def sample(self, n: int, *, generator: Generator | None = None) -> Batch:
+        """``n`` fresh samples. Raises ValueError where ``n`` is below 1."""
+        labels, informative, signal = self.sample_signal(n, generator=generator)
+        shape = (n, self.partition.num_patches, self.dim)
+        noise = torch.randn(shape, generator=generator, dtype=signal.dtype, device=signal.device)
+        noise *= self.noise_std
+        along = noise @ self.feature  # ξ_j is orthogonal to w*, so that <w*, X_j> is the signal exactly
+        patches = noise.addcmul_((signal - along)[..., None], self.feature)
+        return Batch(patches, labels, informative, signal)
+
+    def label(self, patches: Patches) -> Labels:
+        """The sign of f*(X) = Σ_ℓ T(Σ_{j in S_ℓ} <w*, X_j>), T(z) = z if |z| >= 0.9 C else 0; 0 if no set counts."""
+        expected = (self.partition.num_patches, self.dim)
+        if patches.ndim != 3 or tuple(patches.shape[1:]) != expected:
+            raise ValueError(f"patches must be (n, {expected[0]}, {expected[1]}), got {tuple(patches.shape)}")
+        sums = set_sums(patches @ self.feature, self.partition)
+        threshold = (LABEL_THRESHOLD - 1e-5) * self.partition.set_size  # C sums of rounded products
+        return torch.where(sums.abs() >= threshold, sums, 0.0).sum(-1).sign()
+
+    def downstream(self, *, generator: Generator | None = None) -> "StructuredTask":
+        """The transfer twin: the same partition and noise, a new feature."""
+        feature = torch.randn(self.dim, generator=generator, dtype=self.feature.dtype).to(self.feature.device)
+        return StructuredTask(
+            self.partition, dim=self.dim, noise_rate=self.noise_rate, noise_std=self.noise_std, feature=feature
+        )
+
+    def __repr__(self) -> str:
+        return f"StructuredTask({self.partition}, dim={self.dim}, noise_rate={self.noise_rate:g})"
+
+
+def set_sums(values: Float[Tensor, "*n D"], partition: Partition) -> Float[Tensor, "*n L"]:
+    """U_ℓ = Σ_{j in S_ℓ} u_j of every set."""
+    return values[..., partition.sets.to(values.device)].sum(-1)
