@@ -43,7 +43,9 @@ def divides(part_name: str, part: object, whole_name: str, whole: object) -> int
     """``whole // part`` where ``part`` divides ``whole``, else an error naming both."""
     part, whole = positive_int(part_name, part), positive_int(whole_name, whole)
     if whole % part:
-        raise ValueError(f"{part_name} must divide {whole_name}, got {part_name}={part}, {whole_name}={whole}")
+        raise ValueError(
+            f"{part_name} must divide {whole_name}, got {part_name}={part}, {whole_name}={whole}"
+        )
     return whole // part
 
 

@@ -5,7 +5,7 @@ Source: arXiv 2210.09221, the data distribution and the labelling function f*.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -43,19 +43,19 @@ class Partition:
         self.num_patches, self.num_sets, self.set_size = len(labels), len(sizes), int(sizes[0])
 
     @classmethod
-    def contiguous(cls, num_patches: int, set_size: int) -> Self:
+    def contiguous(cls, num_patches: int, set_size: int) -> "Partition":
         """Sets of consecutive patches: 0..C-1, C..2C-1, and so on. ValueError where C does not divide D."""
         checks.divides("set_size", set_size, "num_patches", num_patches)
         return cls(torch.arange(num_patches) // set_size)
 
     @classmethod
-    def random(cls, num_patches: int, set_size: int, *, generator: Generator | None = None) -> Self:
+    def random(cls, num_patches: int, set_size: int, *, generator: Generator | None = None) -> "Partition":
         """A uniformly random partition into sets of size C. ValueError where C does not divide D."""
         contiguous = cls.contiguous(num_patches, set_size)
         return cls(contiguous.labels[torch.randperm(num_patches, generator=generator)])
 
     @classmethod
-    def tiles(cls, grid: tuple[int, int], tile: tuple[int, int]) -> Self:
+    def tiles(cls, grid: tuple[int, int], tile: tuple[int, int]) -> "Partition":
         """Tiles of (h, w) patches on an (H, W) grid, in row-major order. ValueError where they do not fit."""
         rows = checks.divides("tile height", tile[0], "grid height", grid[0])
         columns = checks.divides("tile width", tile[1], "grid width", grid[1])
@@ -127,7 +127,8 @@ class StructuredTask:
             raise ValueError(f"dim must be at least 2, got {dim}")
         self.partition, self.dim = partition, dim
         self.noise_rate = checks.probability("noise_rate", noise_rate)
-        self.noise_std = 1 / math.sqrt(dim) if noise_std is None else checks.finite("noise_std", noise_std, 0.0)
+        noise_std = 1 / math.sqrt(dim) if noise_std is None else noise_std
+        self.noise_std = checks.finite("noise_std", noise_std, 0.0)
         feature = torch.randn(dim, generator=generator) if feature is None else torch.as_tensor(feature)
         if feature.shape != (dim,) or not feature.is_floating_point():
             raise ValueError(f"feature must be ({dim},) floats, got {tuple(feature.shape)} {feature.dtype}")
@@ -157,7 +158,10 @@ class StructuredTask:
         return Batch(patches, labels, informative, signal)
 
     def label(self, patches: Patches) -> Labels:
-        """The sign of f*(X) = Σ_ℓ T(Σ_{j in S_ℓ} <w*, X_j>), T(z) = z if |z| >= 0.9 C else 0; 0 if no set counts."""
+        """The sign of f*(X) = Σ_ℓ T(Σ_{j in S_ℓ} <w*, X_j>), T(z) = z if |z| >= 0.9 C else 0.
+
+        0 where no set counts. Raises ValueError where the patches are not (n, D, d).
+        """
         expected = (self.partition.num_patches, self.dim)
         if patches.ndim != 3 or tuple(patches.shape[1:]) != expected:
             raise ValueError(f"patches must be (n, {expected[0]}, {expected[1]}), got {tuple(patches.shape)}")
@@ -169,7 +173,11 @@ class StructuredTask:
         """The transfer twin: the same partition and noise, a new feature."""
         feature = torch.randn(self.dim, generator=generator, dtype=self.feature.dtype).to(self.feature.device)
         return StructuredTask(
-            self.partition, dim=self.dim, noise_rate=self.noise_rate, noise_std=self.noise_std, feature=feature
+            self.partition,
+            dim=self.dim,
+            noise_rate=self.noise_rate,
+            noise_std=self.noise_std,
+            feature=feature,
         )
 
     def __repr__(self) -> str:

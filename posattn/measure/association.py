@@ -25,8 +25,8 @@ class PatchAssociation(NamedTuple):
 def patch_association(scores_or_map: Maps, partition: Partition) -> PatchAssociation:
     """Patch association: for every ℓ and i in S_ℓ, the C largest entries of row i are S_ℓ.
 
-    Ties: ``top_c`` is the expectation over a random order of equal entries (a constant row scores C / D), and a row
-    is exact only if each entry of its own set is larger than every other.
+    Ties: ``top_c`` is the expectation over a random order of equal entries (a constant row scores C / D); a
+    row is exact only if each entry of its own set is larger than every other.
 
     Args:
         scores_or_map: (..., D, D) scores A or maps S; what is not row-stochastic is taken for scores and its
@@ -46,16 +46,16 @@ def patch_association(scores_or_map: Maps, partition: Partition) -> PatchAssocia
     share = own_share_of_largest(maps, own, C)
     inside = maps.masked_fill(~own, torch.inf).amin(-1)
     outside = maps.masked_fill(own, -torch.inf).amax(-1)
-    mass = (as_attention(maps) * own).sum(-1)
-    figures = [rows.double().mean(-1) for rows in (share, inside > outside, mass)]
-    top_c, exact, mass = [f.item() if f.ndim == 0 else f for f in figures]
+    rows = (share, inside > outside, (as_attention(maps) * own).sum(-1))
+    means = [figure.double().mean(-1) for figure in rows]
+    top_c, exact, mass = [mean.item() if mean.ndim == 0 else mean for mean in means]
     return PatchAssociation(top_c, exact, mass, C / D)
 
 
 def own_share_of_largest(
     maps: Float[Tensor, "*heads D D"], own: Bool[Tensor, "D D"], count: int
 ) -> Float[Tensor, "*heads D"]:
-    """The share of each row's ``count`` largest entries that ``own`` marks, ties broken at random in expectation."""
+    """The share of each row's ``count`` largest entries that ``own`` marks, in expectation over tied ones."""
     threshold = maps.topk(count, dim=-1).values[..., -1:]
     above, tied = maps > threshold, maps == threshold
     slots = count - above.sum(-1)

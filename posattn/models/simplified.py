@@ -4,7 +4,6 @@ Source: arXiv 2210.09221, the simplified model and its positional attention.
 """
 
 import math
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from posattn import checks
 from posattn.data.structured import StructuredTask
-from posattn.shapes import Feature, Labels, Logits, Patches, Scores
+from posattn.shapes import Labels, Logits, Patches, Scores
 
 
 def attention_map(scores: Scores, diagonal: float) -> Scores:
@@ -76,7 +75,7 @@ class SimplifiedViT(nn.Module):
         self.value = nn.Parameter(init_std * torch.randn(dim, generator=generator))
 
     @classmethod
-    def small(cls, num_patches: int, dim: int, *, generator: Generator | None = None) -> Self:
+    def small(cls, num_patches: int, dim: int, *, generator: Generator | None = None) -> "SimplifiedViT":
         """The paper's small-experiment setting: κ = 1, p = 5, ν = 0.03, σ_A = log log d, a start at 1e-3.
 
         ValueError for d below 3, where log log d is not a number.
@@ -86,8 +85,8 @@ class SimplifiedViT(nn.Module):
         return cls(num_patches, dim, 5, 0.03, math.log(math.log(dim)), 1.0, generator=generator)
 
     @classmethod
-    def analysis(cls, task: StructuredTask, *, alpha: float = 0.005) -> Self:
-        """The setting of the paper's analysis: κ = D, p = 3, ν = 0.01, σ_A = 2, A = 0 off the diagonal, v = α₀ w*."""
+    def analysis(cls, task: StructuredTask, *, alpha: float = 0.005) -> "SimplifiedViT":
+        """The setting of the paper's analysis: κ = D, p = 3, ν = 0.01, σ_A = 2, A_ij = 0, v = α₀ w*."""
         model = cls(task.partition.num_patches, task.dim, init_std=0.0)
         model.value.data = checks.finite("alpha", alpha) * task.feature.clone()
         model.scores.data = model.scores.data.to(task.feature)
