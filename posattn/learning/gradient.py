@@ -1,8 +1,8 @@
 """Plain gradient descent on a simplified ViT, as the paper trains it."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,13 @@ class Step(NamedTuple):
 
 
 def descend(
-    model: SimplifiedViT, sample: Callable[[], Batch], steps: int, rate: float, *, normalize: bool = False
+    model: SimplifiedViT,
+    sample: Callable[[], Batch],
+    steps: int,
+    rate: float,
+    *,
+    value_rate: float | None = None,
+    normalize: bool = False,
 ) -> Iterator[Step]:
     """Gradient descent on the logistic loss of the batches that ``sample`` draws; yields after each update.
 
@@ -31,6 +37,7 @@ def descend(
         sample: draws the batch of each step; one that returns the same batch gives full-batch descent.
         steps: number of updates.
         rate: η, above 0.
+        value_rate: the rate of v where it is not η, as with ``normalize``: A has D² entries and v has d.
         normalize: scale the gradient of each parameter to unit norm, which crosses the long plateau quickly.
 
     Raises:
@@ -45,19 +52,21 @@ def descend(
         loss.backward()
         return loss.item()
 
-    return updates(list(model.parameters()), gradient, steps, rate, normalize)
+    others = [p for p in model.parameters() if p is not model.value]
+    groups = [{"params": others}, {"params": [model.value], "lr": value_rate or rate}]
+    return updates(groups, gradient, steps, rate, normalize)
 
 
 def updates(
-    parameters: list[nn.Parameter],
+    parameters: Sequence[nn.Parameter | dict[str, Any]],
     gradient: Callable[[], float],
     steps: int,
     rate: float,
     normalize: bool = False,
 ) -> Iterator[Step]:
-    """Updates of ``parameters`` by ``gradient``, which adds to their ``.grad`` and returns the loss.
+    """Updates of ``parameters`` (or an optimizer's groups of them) by ``gradient``.
 
-    Arguments and errors are those of ``descend``.
+    ``gradient`` adds to their ``.grad`` and returns the loss. Arguments and errors are those of ``descend``.
     """
     steps, rate = checks.positive_int("steps", steps), checks.finite("rate", rate, 0.0)
     if rate == 0:
@@ -66,14 +75,20 @@ def updates(
 
 
 def _updates(
-    parameters: list[nn.Parameter], gradient: Callable[[], float], steps: int, rate: float, normalize: bool
+    groups: Sequence[nn.Parameter | dict[str, Any]],
+    gradient: Callable[[], float],
+    steps: int,
+    rate: float,
+    normalize: bool,
 ) -> Iterator[Step]:
-    optimizer = torch.optim.SGD(parameters, lr=rate)
+    optimizer = torch.optim.SGD(groups, lr=rate)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     good = [p.detach().clone() for p in parameters]
     for index in range(1, steps + 1):
         optimizer.zero_grad()
         loss = gradient()
-        norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
+        # in float64, for the squares of small gradients vanish in float32
+        norms = [torch.linalg.vector_norm(p.grad.double()) for p in parameters if p.grad is not None]
         if not (math.isfinite(loss) and all(norm.isfinite() for norm in norms)):
             _copy(good, parameters)
             raise FloatingPointError(

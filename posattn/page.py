@@ -1,0 +1,84 @@
+"""What a report shows, as plain data: sections that hold a claim, figures and tables.
+
+Figures name their numbers by their place in result.json ("structure.history.loss"), so that no number is written
+twice, and their maps by file and tensor ("structure:maps" in structure.safetensors).
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Curves over a common x, with a band or bars of one standard deviation where ``spread`` names one."""
+
+    title: str
+    x: str
+    y: dict[str, str]  # label -> place
+    spread: dict[str, str] = field(default_factory=dict)  # label -> place
+    x_label: str = ""
+    y_label: str = ""
+    x_log: bool = False
+    y_log: bool = False
+    caption: str = ""
+    kind: str = "lines"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Square maps with a slider over the first axis where there are several."""
+
+    title: str
+    tensor: str  # "file:name", (frames, D, D) or (D, D)
+    frames: list[str] = field(default_factory=list)  # a label a frame
+    x_label: str = "key patch"
+    y_label: str = "query patch"
+    caption: str = ""
+    kind: str = "maps"
+
+
+@dataclass(frozen=True)
+class GridMaps:
+    """For each head, where each patch of an (H, W) image grid looks: a map of maps."""
+
+    title: str
+    tensor: str  # "file:name", (heads, H*W, H*W)
+    grid: tuple[int, int]
+    labels: list[str] = field(default_factory=list)  # a label a head
+    caption: str = ""
+    kind: str = "grid_maps"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A claim, in a sentence, and what shows it."""
+
+    title: str
+    claim: str
+    items: list[Lines | Maps | GridMaps | Table]
+
+
+def to_plain(sections: list[Section]) -> list[dict[str, Any]]:
+    """The sections as JSON, for result.json."""
+    return [asdict(section) for section in sections]
+
+
+def lookup(numbers: dict[str, Any], place: str) -> Any:
+    """What stands at ``place`` ("a.b.c") in nested ``numbers``. KeyError naming the place."""
+    value: Any = numbers
+    for key in place.split("."):
+        if not isinstance(value, dict) or key not in value:
+            raise KeyError(f"result.json has nothing at {place!r}")
+        value = value[key]
+    return value

@@ -1,0 +1,76 @@
+"""Figures of a report: plain data in, inline SVG or small PNG frames out. Nothing is computed here."""
+
+import base64
+import io
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+INK = "#010203"  # drawn in this, then replaced by the page's own text colour
+COLOURS = ["#3b7dd8", "#e07b39", "#2a9d6f", "#b5529c", "#8a8f98", "#c9a227"]  # legible on light and dark
+COLOUR_MAP = "viridis"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "posattn",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], INK),
+}
+
+
+def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> str:
+    """An SVG of curves. ``series``: "x" under its own name, and "y" and "spread" by label."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for label, y in series["y"].items():
+            x, spread = series["x"]["x"], series["spread"].get(label)
+            if spread is None:
+                axes.plot(x, y, label=label, linewidth=1.8)
+            else:
+                axes.errorbar(x, y, yerr=spread, label=label, linewidth=1.8, marker="o", capsize=3)
+        axes.set(xlabel=spec["x_label"], ylabel=spec["y_label"])
+        if spec["x_log"]:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(series["x"]["x"], [f"{x:g}" for x in series["x"]["x"]])
+        if spec["y_log"]:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.25)
+        if len(series["y"]) > 1:
+            axes.legend(frameon=False)
+        return to_svg(figure)
+
+
+def frame(image: NDArray[np.floating], colour_map: str = COLOUR_MAP) -> str:
+    """A small PNG, a pixel an entry, as a data address; brightest at the image's own maximum."""
+    low, high = float(image.min()), float(image.max())
+    scaled = (image - low) / (high - low) if high > low else np.zeros_like(image)
+    pixels = (matplotlib.colormaps[colour_map](scaled)[..., :3] * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, pixels, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def map_of_maps(map_: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np.floating]:
+    """Where every patch of an (H, W) grid looks, laid out over the grid: each tile is one query's row.
+
+    Every tile is scaled to its own maximum and framed by one dark pixel.
+    """
+    H, W = grid
+    tiles = map_.reshape(H, W, H, W) / map_.max(-1).reshape(H, W, 1, 1)
+    framed = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)))
+    return framed.transpose(0, 2, 1, 3).reshape(H * (H + 1), W * (W + 1))[:-1, :-1]
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an SVG element that takes the page's text colour."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace(INK, "currentColor")

@@ -1,0 +1,67 @@
+"""One self-contained HTML page made from a finished run folder."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from posattn.page import lookup
+from posattn.records import REPORT, RunFolder, write_whole
+from posattn.report import figures
+
+
+def build_report(folder: Path) -> Path:
+    """Write report.html from what the run folder holds, without retraining; returns its path.
+
+    Raises ValueError where the folder holds no finished run or a file of it is not whole.
+    """
+    run = RunFolder.reading(folder)
+    config, result = run.config, run.result
+    sections = [
+        {**section, "items": [_item(item, run, result) for item in section["items"]]}
+        for section in result["page"]
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("posattn.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template("report.html").render(config=config, result=result, sections=sections)
+    write_whole(folder / REPORT, html.encode())
+    return folder / REPORT
+
+
+def _item(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    return {**item, **PREPARE[item["kind"]](item, run, result)}
+
+
+def _lines(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    series = {
+        "x": {"x": lookup(result, item["x"])},
+        **{axis: {k: lookup(result, place) for k, place in item[axis].items()} for axis in ("y", "spread")},
+    }
+    return {"svg": Markup(figures.lines(item, series))}  # our own SVG, its text escaped by matplotlib
+
+
+def _maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    maps = _tensor(item["tensor"], run)
+    maps = maps[None] if maps.ndim == 2 else maps
+    return {"images": [figures.frame(map_) for map_ in maps]}
+
+
+def _grid_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    H, W = item["grid"]
+    maps = _tensor(item["tensor"], run)
+    return {"images": [figures.frame(figures.map_of_maps(map_, (H, W))) for map_ in maps]}
+
+
+def _tensor(place: str, run: RunFolder) -> Any:
+    file, name = place.split(":")
+    return run.load_tensors(file)[name].numpy().astype(np.float64)
+
+
+def _nothing(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+PREPARE = {"lines": _lines, "maps": _maps, "grid_maps": _grid_maps, "table": _nothing}
