@@ -1,0 +1,213 @@
+"""Scores of positional attention: what a query position gives to a key position, for every head.
+
+N = prefix + H·W tokens: class token and registers first, then the grid row by row. A score module maps the shared
+positional encodings P, or None where it owns all it needs, to (h, N, N) scores.
+"""
+
+import math
+from typing import Any, NamedTuple, no_type_check
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from posattn import checks
+
+INITS = {  # standard deviation of the scores, and how far a token's score on itself lies above (σ_A)
+    "small": (0.02, 0.0),
+    "unit": (1.0, 0.0),
+    "identity": (0.02, 2.0),
+}
+BICUBIC = {"mode": "bicubic", "antialias": True}
+
+
+class Grid(NamedTuple):
+    """The tokens of an image: ``prefix`` tokens without a place, then ``height`` x ``width`` patches."""
+
+    height: int
+    width: int
+    prefix: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def num_tokens(self) -> int:
+        return self.prefix + self.height * self.width
+
+
+class PositionEncodings(nn.Module):
+    """P, the (N, m) positional encodings that all layers share; standard normal at the start."""
+
+    def __init__(self, grid: Grid, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.grid = grid
+        self.weight = nn.Parameter(torch.empty(grid.num_tokens, dim, **dd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+
+    init_weights = reset_parameters  # timm initialises by this name, or by the other
+
+    def set_grid(self, grid: Grid) -> None:
+        """Resample P bicubically to another grid."""
+        self.weight = resampled(self.weight, resample_encodings(self.weight, self.grid, grid))
+        self.grid = grid
+
+    def fuse(self) -> nn.Module:
+        """For timm's ``reparameterize_model``: constant maps need no encodings."""
+        return nn.Identity()
+
+
+class EncodingScores(nn.Module):
+    """A^h = (P W_Q^h)(P W_K^h)ᵀ / √d_h, the paper's parametrisation.
+
+    ``norm_layer`` normalises queries and keys per head (timm's qk_norm). An ``identity`` start ties W_K to W_Q, which
+    puts A_ii near σ_A.
+    """
+
+    def __init__(
+        self, grid: Grid, dim: int, num_heads: int, init: str, norm_layer: Any = None, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.init = num_heads, init
+        self.head_dim = checks.divides("num_heads", num_heads, "dim", dim)
+        self.query = nn.Parameter(torch.empty(dim, dim, **dd))
+        self.key = nn.Parameter(torch.empty(dim, dim, **dd))
+        self.q_norm = norm_layer(self.head_dim, **dd) if norm_layer else nn.Identity()
+        self.k_norm = norm_layer(self.head_dim, **dd) if norm_layer else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        std, diagonal = INITS[self.init]
+        variance = diagonal / math.sqrt(self.head_dim) if diagonal else std
+        for weight in (self.query, self.key):
+            nn.init.normal_(weight, std=math.sqrt(variance / weight.shape[1]))
+        if diagonal:
+            with torch.no_grad():
+                self.key.copy_(self.query)
+
+    init_weights = reset_parameters
+
+    @no_type_check  # traced
+    def forward(self, positions: Tensor) -> Tensor:
+        query, key = (
+            F.linear(positions, weight).view(-1, self.num_heads, self.head_dim).transpose(0, 1)
+            for weight in (self.query, self.key)
+        )
+        return self.q_norm(query) @ self.k_norm(key).transpose(1, 2) * self.head_dim**-0.5
+
+    def set_grid(self, grid: Grid) -> None:
+        """Nothing here depends on the grid."""
+
+
+class RelativeScores(nn.Module):
+    """A_ij = T^h[offset of j from i]: a (h, 2H-1, 2W-1) table per layer.
+
+    A prefix token has no place: as a query it has a row of its own, as a key one score for all patches of a head.
+    """
+
+    def __init__(self, grid: Grid, dim: int, num_heads: int, init: str, **dd: Any) -> None:
+        super().__init__()
+        self.grid, self.init = grid, init
+        self.table = nn.Parameter(torch.empty(num_heads, 2 * grid.height - 1, 2 * grid.width - 1, **dd))
+        self.prefix_rows = self.prefix_columns = None
+        if grid.prefix:
+            self.prefix_rows = nn.Parameter(torch.empty(num_heads, grid.prefix, grid.num_tokens, **dd))
+            self.prefix_columns = nn.Parameter(torch.empty(num_heads, 1, grid.prefix, **dd))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        std, diagonal = INITS[self.init]
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=std)
+        self.table[:, self.grid.height - 1, self.grid.width - 1] += diagonal
+        if self.prefix_rows is not None:
+            self.prefix_rows.diagonal(dim1=1, dim2=2).add_(diagonal)
+
+    init_weights = reset_parameters
+
+    @no_type_check  # traced
+    def forward(self, positions: Tensor | None = None) -> Tensor:
+        height, width = self.grid.size
+        windows = self.table.unfold(1, height, 1).unfold(2, width, 1)  # [h, a, b, k, l] = T[h, a + k, b + l]
+        scores = windows.flip(1, 2).reshape(-1, height * width, height * width)
+        if self.prefix_rows is None:
+            return scores
+        columns = self.prefix_columns.expand(-1, height * width, -1)
+        return torch.cat([self.prefix_rows, torch.cat([columns, scores], 2)], 1)
+
+    def set_grid(self, grid: Grid) -> None:
+        """Resample the table, whose ends stay the ends of the image and whose centre stays the centre."""
+        self.table = resampled(self.table, resample_offsets(self.table, grid))
+        if self.prefix_rows is not None:
+            self.prefix_rows = resampled(self.prefix_rows, resample_keys(self.prefix_rows, self.grid, grid))
+        self.grid = grid
+
+
+class TableScores(nn.Module):
+    """A free (h, N, N) table per layer."""
+
+    def __init__(self, grid: Grid, dim: int, num_heads: int, init: str, **dd: Any) -> None:
+        super().__init__()
+        self.grid, self.init = grid, init
+        self.table = nn.Parameter(torch.empty(num_heads, grid.num_tokens, grid.num_tokens, **dd))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        std, diagonal = INITS[self.init]
+        nn.init.normal_(self.table, std=std)
+        self.table.diagonal(dim1=1, dim2=2).add_(diagonal)
+
+    init_weights = reset_parameters
+
+    @no_type_check  # traced
+    def forward(self, positions: Tensor | None = None) -> Tensor:
+        return self.table
+
+    def set_grid(self, grid: Grid) -> None:
+        """Resample keys, then queries."""
+        self.table = resampled(self.table, resample_table(self.table, self.grid, grid))
+        self.grid = grid
+
+
+SCORES = {"encodings": EncodingScores, "relative": RelativeScores, "table": TableScores}
+
+
+def resampled(old: nn.Parameter, values: Tensor) -> nn.Parameter:
+    """A parameter of the new values, trainable where the old one was."""
+    return nn.Parameter(values.detach().clone(), requires_grad=old.requires_grad)
+
+
+def resample_encodings(encodings: Float[Tensor, "N m"], old: Grid, new: Grid) -> Float[Tensor, "N2 m"]:
+    """P on another grid, its prefix rows as they were."""
+    with torch.no_grad():
+        return resample_abs_pos_embed(encodings[None], new.size, old.size, num_prefix_tokens=old.prefix)[0]
+
+
+def resample_offsets(table: Float[Tensor, "h U V"], new: Grid) -> Float[Tensor, "h U2 V2"]:
+    """A relative table on another grid: offsets scale with the image."""
+    size = (2 * new.height - 1, 2 * new.width - 1)
+    with torch.no_grad():
+        scaled = F.interpolate(table[None].float(), size, mode="bicubic", align_corners=True)
+    return scaled[0].to(table.dtype)
+
+
+def resample_keys(rows: Float[Tensor, "h Q N"], old: Grid, new: Grid) -> Float[Tensor, "h Q N2"]:
+    """Rows of scores on the keys of another grid."""
+    prefix, patches = rows.detach().split([old.prefix, old.height * old.width], dim=2)
+    images = patches.float().unflatten(2, old.size)
+    scaled = F.interpolate(images, new.size, mode="bicubic", antialias=True)
+    return torch.cat([prefix, scaled.flatten(2).to(rows.dtype)], 2)
+
+
+def resample_table(table: Float[Tensor, "h N N"], old: Grid, new: Grid) -> Float[Tensor, "h N2 N2"]:
+    """A table of scores on another grid."""
+    keys = resample_keys(table, old, new)
+    return resample_keys(keys.transpose(1, 2), old, new).transpose(1, 2)
