@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -61,7 +61,7 @@ class RunFolder:
         self._done: dict[str, Any] = {}
 
     @classmethod
-    def reading(cls, path: Path) -> Self:
+    def reading(cls, path: Path) -> "RunFolder":
         """A finished run. ValueError where ``path`` holds none."""
         if not (path / RESULT).is_file():
             state = "an unfinished run" if (path / CONFIG).is_file() else "no run"
@@ -88,12 +88,16 @@ class RunFolder:
         """The JSON value of a unit of work: read back if an earlier start finished it, else computed and kept."""
         if name not in self._done:
             self.keep(name, compute())
-        return self._done[name]
+        return self.value(name)
 
     def keep(self, name: str, value: Any) -> None:
         """Record the unit ``name`` as finished with ``value``."""
         self.log("unit", name=name, value=value)
         self._done[name] = json.loads(to_json(value))
+
+    def value(self, name: str) -> Any:
+        """The value of a finished unit. KeyError where it is not finished."""
+        return self._done[name]
 
     def finished_units(self) -> set[str]:
         """The names of the units that are done."""

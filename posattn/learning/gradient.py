@@ -103,7 +103,8 @@ def _updates(
 
 def _to_unit_norm(gradients: list[Tensor], norms: list[Tensor]) -> None:
     for gradient, norm in zip(gradients, norms, strict=True):
-        gradient /= norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        if norm > 0:
+            gradient.copy_(gradient.double() / norm)
 
 
 @torch.no_grad()
