@@ -91,9 +91,9 @@ def transfer_section(numbers: dict[str, Any]) -> Section:
     samples, mean = numbers["samples"], numbers["mean"]
     count = len(numbers["association"])
     claim = (
-        f"The learned attention transfers: a task with another feature is learned to accuracy "
-        f"{mean[FROZEN][0]:.2f} from {samples[0]} samples with the attention frozen; from scratch "
-        f"{samples[0]} samples give {mean[SCRATCH][0]:.2f} and {samples[-1]} give {mean[SCRATCH][-1]:.2f}."
+        "The learned attention transfers to a task with another feature from few samples. "
+        f"Here {samples[0]} samples gave accuracy {mean[FROZEN][0]:.2f} with the attention frozen; from scratch "
+        f"{samples[0]} samples gave {mean[SCRATCH][0]:.2f} and {samples[-1]} gave {mean[SCRATCH][-1]:.2f}."
     )
     rows = [[way, *map(mean_std_text, columns)] for way, columns in numbers["by_size"].items()]
     return Section(
