@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torchvision.transforms import v2
 
-from posattn.data.readers import Images
+from posattn.data.formats import Images
 
 POLICIES = {"none": None, "trivial": v2.TrivialAugmentWide(), "rand": v2.RandAugment()}
 GROUP = (

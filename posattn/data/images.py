@@ -1,8 +1,9 @@
 """Real image sets in memory, by name, and the fixed shuffling of their patches.
 
-A set is loaded whole as uint8 tensors; what its files look like is read in ``posattn.data.readers``.
+A set is loaded whole as uint8 tensors; its files are found and read in ``posattn.data.readers``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from posattn import checks
-from posattn.data.readers import DATA_SETS, Images
+from posattn.data.formats import Content, Decoding, Images
+from posattn.data.readers import DATA_SETS, Request, read_hub, read_path
 
 __all__ = ["DATA_SETS", "ImageSet", "load_images", "shuffle_patches", "to_float"]
 
@@ -27,6 +29,7 @@ class ImageSet:
         images: (n, c, H, W) uint8.
         labels: (n,) long, 0..classes-1.
         classes: the name of each class.
+        skipped: pictures of the files that could not be decoded and are left out.
 
     Raises:
         ValueError: the set is empty, shapes or types do not fit, or a label is out of range (it is named).
@@ -36,6 +39,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8 or not len(self.images):
@@ -81,23 +85,56 @@ class ImageSet:
         return f"ImageSet({self.name!r}, {len(self)} images {self.shape}, {self.num_classes} classes)"
 
 
-def load_images(name: str, split: str = "train", data_dir: str | Path | None = None) -> ImageSet:
-    """A set by name, whole and in memory.
+def load_images(
+    name: str,
+    split: str = "train",
+    data_dir: str | Path | None = None,
+    *,
+    download: bool = False,
+    image_size: int | None = None,
+    skip_corrupt: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageSet:
+    """A set, whole and in memory.
 
     Args:
-        name: ``digits`` (scikit-learn's 8x8 digits, a fixed stratified split), ``fashion-mnist`` (IDX files,
-            gzipped or not; by default those of Debian's dataset-fashion-mnist), ``cifar10`` (parquet).
-        split: ``train`` or ``test``.
-        data_dir: the folder that holds the files; None stands for the set's usual places.
+        name: one of ``DATA_SETS``; or the path of a folder (of train and test or val, of parquet files, or
+            of classes) or of a parquet file; or ``owner/name`` of Hugging Face's hub (with ``datasets``).
+        split: ``train`` or ``test``. What has no splits is divided in a fixed way, stratified, 4 : 1.
+        data_dir: the folder of a named set's files; None stands for ./data and the set's usual places.
+        download: fetch what is missing into that folder.
+        image_size: resize pictures of folders and parquet files to it, cutting the centre.
+        skip_corrupt: leave out what cannot be decoded, and count it in ``skipped``.
+        image_column: of a parquet file; None stands for img or image.
+        label_column: of a parquet file; None stands for label, fine_label or labels.
 
     Raises:
-        ValueError: an unknown name or split, or a file whose content is damaged (the file is named).
-        FileNotFoundError: the files are missing: the message says where they were looked for.
+        ValueError: an unknown name or split, or files whose content is damaged (the file is named).
+        FileNotFoundError: files are missing: it says where they were looked for and how to get them.
     """
-    read = DATA_SETS[checks.known("data set", name, DATA_SETS)]
     checks.known("split", split, SPLITS)
-    images, labels, classes = read(split, None if data_dir is None else Path(data_dir))
-    return ImageSet(name, images, labels, classes)
+    if image_size is not None:
+        checks.positive_int("image_size", image_size)
+    place = None if data_dir is None else Path(data_dir)
+    decoding = Decoding(image_size, skip_corrupt)
+    request = Request(name, split, place, download, decoding, image_column, label_column)
+    content = reader(name)(request)
+    return ImageSet(name, *content)
+
+
+def reader(name: str) -> Callable[[Request], Content]:
+    """What reads the set of that name. ValueError lists the known ones."""
+    if name in DATA_SETS:
+        return DATA_SETS[name]
+    if Path(name).exists():
+        return read_path
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return read_hub
+    known = ", ".join(sorted(DATA_SETS))
+    raise ValueError(
+        f"unknown data set {name!r}; known: {known}, a folder, a parquet file, owner/name of a hub"
+    )
 
 
 def to_float(images: Images) -> Float[Tensor, "n c H W"]:

@@ -112,7 +112,9 @@ def test_what_is_wrong_with_a_parquet_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"label 10 of image 1 of cifar10 is outside 0\.\.9"):
         load_images("cifar10", data_dir=tmp_path)
     pq.write_table(pa.table({"picture": [good], "class": [0]}), path)
-    with pytest.raises(ValueError, match="columns picture, class; expected img or image, and label"):
+    with pytest.raises(
+        ValueError, match="no image column img or image, only picture, class: name it with image_column"
+    ):
         load_images("cifar10", data_dir=tmp_path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"train\.parquet is not a whole parquet file"):
