@@ -1,0 +1,90 @@
+"""Training and testing a classifier on images that live in memory.
+
+One loop on accelerate for one process or many, with timm's optimizers and schedules. It yields what
+happened and prints nothing: progress bars, logs and measures are the caller's.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from posattn import checks
+from posattn.data.images import ImageSet, to_float
+from posattn.learning.config import TrainConfig
+from posattn.learning.resume import restore, save
+from posattn.learning.signals import StopSignal
+from posattn.learning.training import Training, TrainRecord, Transform
+
+__all__ = ["TrainConfig", "TrainRecord", "evaluate", "train"]
+
+
+def train(
+    model: nn.Module,
+    train_set: ImageSet,
+    config: TrainConfig,
+    *,
+    checkpoints: Path | None = None,
+    transform: Transform | None = None,
+    accelerator: Accelerator | None = None,
+) -> Iterator[TrainRecord]:
+    """Train ``model`` in place, a record at a time; with an average of the weights it ends with those.
+
+    The order of the images, augmentation and every draw inside the model are functions of (seed, process,
+    step), so a run that was interrupted ends as if it never had been (to the bit, on a CPU).
+
+    Args:
+        model: a timm classifier with at least as many outputs as the set has classes.
+        train_set: the images; they are kept on the accelerator's device.
+        config: the recipe.
+        checkpoints: a folder to keep the last two checkpoints in, and to go on from where it holds one. With
+            it, SIGTERM is answered by a checkpoint and SystemExit(143).
+        transform: applied to every augmented batch of float images.
+        accelerator: of a program that made its own.
+
+    Raises:
+        ValueError: model, set and config do not fit each other, or the checkpoints are of another run or all
+            damaged.
+        FloatingPointError: the loss is not finite: the step is named, the last checkpoint is from before it.
+        MemoryError: out of memory: says what to lower.
+    """
+    run = Training(model, train_set, config, transform, accelerator or Accelerator())
+    if checkpoints is not None:
+        restore(run, checkpoints)
+    with StopSignal(active=checkpoints is not None) as stop:
+        while run.step < run.steps:
+            run.update()
+            if run.record_due:
+                yield run.record()
+                run.clock = time.perf_counter()
+            stopping = run.agree(stop.received)
+            if checkpoints is not None and (stopping or run.checkpoint_due):
+                save(run, checkpoints)
+            if stopping:
+                raise SystemExit(143)
+        if stop.received:
+            raise SystemExit(143)
+    run.finish()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, image_set: ImageSet, *, batch_size: int = 512, transform: Transform | None = None
+) -> float:
+    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is put back."""
+    checks.positive_int("batch_size", batch_size)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    correct = 0
+    for images, labels in zip(
+        image_set.images.split(batch_size), image_set.labels.split(batch_size), strict=True
+    ):
+        pixels = to_float(images.to(device))
+        logits = model(pixels if transform is None else transform(pixels))
+        correct += int((logits.argmax(-1) == labels.to(device)).sum())
+    model.train(training)
+    return correct / len(image_set)

@@ -1,0 +1,217 @@
+"""The state of a training and what a step does to it."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from jaxtyping import Float, Int
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from posattn import checks
+from posattn.data.augment import augment, make_mixer
+from posattn.data.images import ImageSet, to_float
+from posattn.learning.config import TrainConfig
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class TrainRecord(NamedTuple):
+    """What happened since the record before."""
+
+    step: int  # optimizer steps done
+    steps: int  # of the whole training
+    epoch: float  # passes over the set done
+    loss: float  # mean training loss since the record before
+    lr: float  # of the last step
+    images_per_second: float
+    seconds: float  # spent training so far, an interrupted part included
+    end_of_epoch: bool
+    model: nn.Module  # to evaluate: the averaged weights where there is an average, else the model itself
+
+
+class Training:
+    """A training under way: everything that a step changes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_set: ImageSet,
+        config: TrainConfig,
+        transform: Transform | None,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.transform, self.accelerator = config, transform, accelerator
+        parts = accelerator.num_processes * config.accumulation
+        self.part_size = checks.divides("processes x accumulation", parts, "batch_size", config.batch_size)
+        self.steps_per_epoch = len(train_set) // config.batch_size
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"batch_size must be at most {len(train_set)}, the images, got {config.batch_size}"
+            )
+        self.steps = config.epochs * self.steps_per_epoch
+        self.device = accelerator.device
+        self.model = model.to(self.device).train()
+        self.train_set = train_set.to(self.device)
+        check_fits(model, train_set)
+        self.mixer = make_mixer(config.mixup, config.cutmix, train_set.num_classes)
+        self.optimizer = create_optimizer_v2(
+            model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)
+        self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
+        self.runner = accelerator.prepare_model(torch.compile(model) if config.compile else model)
+        self.step, self.seconds, self.clock = 0, 0.0, time.perf_counter()
+        self.losses: list[Tensor] = []  # of the steps since the last record
+        self.order: Int[Tensor, " n"] | None = None
+
+    @property
+    def record_due(self) -> bool:
+        in_epoch = self.step % self.steps_per_epoch
+        return in_epoch == 0 or in_epoch % self.config.record_every == 0 or self.checkpoint_due
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return self.step == self.steps or self.step % self.config.checkpoint_every == 0
+
+    def update(self) -> None:
+        """One optimizer step on the next batch."""
+        config = self.config
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # the caller's generators stay as they were
+            torch.manual_seed(derived_seed(config.seed, self.accelerator.process_index, self.step))
+            self.losses.append(self.accumulate())
+        if config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        self.step += 1
+        self.scheduler.step_update(self.step)
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def accumulate(self) -> Float[Tensor, ""]:
+        """Gather the gradients of this process's share of a batch, a part at a time; return the mean loss."""
+        parts = self.share()
+        total = torch.zeros((), device=self.device)
+        for number, index in enumerate(parts, 1):
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.runner):
+                loss = self.loss(index) / len(parts)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def share(self) -> Int[Tensor, "parts size"]:
+        """Where this process finds its images of the batch: a function of seed, epoch, step and process."""
+        epoch, batch = divmod(self.step, self.steps_per_epoch)
+        if self.order is None or batch == 0:
+            shuffle = Generator().manual_seed(derived_seed(self.config.seed, epoch))
+            self.order = torch.randperm(len(self.train_set), generator=shuffle).to(self.device)
+        index = self.order[batch * self.config.batch_size :][: self.config.batch_size]
+        return index.view(-1, self.accelerator.num_processes, self.part_size)[
+            :, self.accelerator.process_index
+        ]
+
+    def loss(self, index: Int[Tensor, " size"]) -> Float[Tensor, ""]:
+        """The cross-entropy on the augmented images at ``index``."""
+        config = self.config
+        images = augment(self.train_set.images[index], config.padding, config.flip, config.policy)
+        pixels, targets = to_float(images), self.train_set.labels[index]
+        if self.mixer is not None:
+            pixels, targets = self.mixer(pixels, targets)
+        if self.transform is not None:
+            pixels = self.transform(pixels)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
+            logits = self.runner(pixels)
+        return F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
+
+    def finite_losses(self) -> Float[Tensor, " steps"]:
+        """The losses since the last record, over all processes, else FloatingPointError naming the step."""
+        losses = torch.stack(self.losses) if self.losses else torch.zeros(0, device=self.device)
+        losses = self.accelerator.reduce(losses, "mean").cpu()
+        if bad := (~losses.isfinite()).nonzero().flatten().tolist():
+            step = self.step - len(losses) + bad[0] + 1
+            raise FloatingPointError(
+                f"the loss became {losses[bad[0]].item()} at step {step} of {self.steps}"
+            )
+        return losses
+
+    def record(self) -> TrainRecord:
+        """What happened since the last record."""
+        loss = self.finite_losses().mean().item()
+        now = time.perf_counter()
+        images = len(self.losses) * self.config.batch_size
+        speed = images / (now - self.clock)
+        self.seconds, self.clock, self.losses = self.seconds + now - self.clock, now, []
+        return TrainRecord(
+            step=self.step,
+            steps=self.steps,
+            epoch=self.step / self.steps_per_epoch,
+            loss=loss,
+            lr=self.lr,
+            images_per_second=speed,
+            seconds=self.seconds,
+            end_of_epoch=self.step % self.steps_per_epoch == 0,
+            model=self.model if self.ema is None else self.ema.module,
+        )
+
+    def agree(self, stop: bool) -> bool:
+        """Whether to stop now: processes stop together, at a step where they meet for a record."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        if not self.record_due:
+            return False
+        return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.device), "sum") > 0)
+
+    def finish(self) -> None:
+        """Leave the averaged weights in the model."""
+        if self.ema is not None:
+            self.model.load_state_dict(self.ema.module.state_dict())
+
+
+def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
+    """A linear warmup and a cosine to 0; a function of the step alone, so nothing of it needs saving."""
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        num_epochs=config.epochs,
+        warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # a part of an epoch is fine
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    return scheduler
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed that depends on all of ``numbers``, without the overlaps of their sum."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@torch.no_grad()
+def check_fits(model: nn.Module, image_set: ImageSet) -> None:
+    """ValueError where the model does not take the set's images, cuts them short or has too few outputs."""
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None) or (1, 1)
+    for side, patch, size in zip(("height", "width"), patch_size, image_set.shape[1:], strict=True):
+        checks.divides(f"patch {side}", patch, f"image {side}", size)
+    device = next(model.parameters()).device
+    mode = model.training
+    try:
+        outputs = model.eval()(to_float(image_set.images[:1].to(device))).shape[-1]
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"the model does not take images of shape {image_set.shape}: {error}") from error
+    finally:
+        model.train(mode)
+    if outputs < image_set.num_classes:
+        raise ValueError(
+            f"the model has {outputs} outputs, {image_set.name} has {image_set.num_classes} classes"
+        )

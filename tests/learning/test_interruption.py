@@ -1,0 +1,157 @@
+"""Trainings that are killed, told to stop or spread over processes give the numbers of one left alone."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from posattn.data.images import ImageSet, load_images
+from posattn.learning.images import TrainConfig, train
+
+CONFIG = TrainConfig(
+    epochs=4,
+    batch_size=32,
+    warmup_epochs=0.5,
+    padding=1,
+    flip=True,
+    policy="trivial",
+    mixup=0.2,
+    cutmix=1.0,
+    ema_decay=0.9,
+    record_every=4,
+    checkpoint_every=5,
+)
+LAUNCHED = """
+import json, os, sys, timm, torch
+from posattn.data.images import load_images
+from posattn.learning.images import TrainConfig, train
+
+torch.manual_seed(0)
+sizes = dict(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=2, in_chans=1, num_classes=10)
+model = timm.create_model("vit_tiny_patch16_224", **sizes)
+data = load_images("digits").select(torch.arange(200))
+config = TrainConfig(epochs=2, batch_size=32, warmup_epochs=0.5, clip=1.0, accumulation=2, record_every=1)
+losses = [record.loss for record in train(model, data, config)]
+if os.environ.get("RANK", "0") == "0":
+    open(sys.argv[1], "w").write(json.dumps([losses, os.environ.get("WORLD_SIZE", "1")]))
+"""
+
+
+def tiny_vit() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "in_chans": 1}
+    return timm.create_model("vit_tiny_patch16_224", num_classes=10, drop_path_rate=0.2, **sizes)
+
+
+def few() -> ImageSet:
+    return load_images("digits").select(torch.arange(200))
+
+
+def train_and_tell(folder: Path, told: Connection) -> None:
+    """Sends (step, loss) of every record, waiting for an answer to each, then the weights."""
+    torch.set_num_threads(1)
+    model = tiny_vit()
+    for record in train(model, few(), CONFIG, checkpoints=folder):
+        told.send((record.step, record.loss))
+        told.recv()
+    told.send({name: tensor.numpy() for name, tensor in model.state_dict().items()})
+
+
+class Child:
+    """``train_and_tell`` in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["posattn.learning.images"])
+        self.told, told = context.Pipe()
+        self.process = context.Process(target=train_and_tell, args=(folder, told))
+        self.process.start()
+        told.close()
+        self.losses: dict[int, float] = {}
+        self.weights: dict[str, object] = {}
+
+    def listen(self, count: int = 1000) -> None:
+        """Take and answer up to ``count`` messages, fewer where the process ends."""
+        with contextlib.suppress(EOFError, ConnectionError):
+            for _ in range(count):
+                message = self.told.recv()
+                if isinstance(message, dict):
+                    self.weights = message
+                else:
+                    self.losses[message[0]] = message[1]
+                    self.told.send("go on")
+
+    def end(self, number: int | None = None) -> int | None:
+        """Send a signal, hear the rest, and return the exit status."""
+        if number is not None and self.process.pid is not None:
+            os.kill(self.process.pid, number)
+        self.listen()
+        self.process.join(60)
+        return self.process.exitcode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> tuple[nn.Module, dict[int, float]]:
+    model = tiny_vit()
+    return model, {record.step: record.loss for record in train(model, few(), CONFIG)}
+
+
+def check_same(
+    child: Child, losses: dict[int, float], uninterrupted: tuple[nn.Module, dict[int, float]]
+) -> None:
+    model, expected = uninterrupted
+    assert losses == expected
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(torch.from_numpy(child.weights[name]), tensor), name
+
+
+def test_killed_at_random_moments(tmp_path: Path, uninterrupted: tuple[nn.Module, dict[int, float]]) -> None:
+    draw, losses, killed = random.Random(os.getpid()), {}, 0
+    for _ in range(4):
+        child = Child(tmp_path)
+        child.listen(draw.randrange(5))
+        killed += child.end(signal.SIGKILL) == -signal.SIGKILL
+        losses |= child.losses
+    assert killed >= 2
+    child = Child(tmp_path)
+    assert child.end() == 0
+    check_same(child, losses | child.losses, uninterrupted)
+
+
+def test_told_to_stop(tmp_path: Path, uninterrupted: tuple[nn.Module, dict[int, float]]) -> None:
+    first = Child(tmp_path)
+    first.listen(2)
+    assert first.end(signal.SIGTERM) == 128 + signal.SIGTERM
+    saved = max(int(path.stem.removeprefix("step-")) for path in tmp_path.iterdir())
+    assert saved >= max(first.losses)
+    second = Child(tmp_path)
+    assert second.end() == 0
+    assert min(second.losses) > saved
+    check_same(second, first.losses | second.losses, uninterrupted)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(LAUNCHED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment["ACCELERATE_USE_CPU"] = "true"
+    for name, command in (("one", [sys.executable]), ("two", torchrun)):
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / name)], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
+    assert (one[1], two[1]) == ("1", "2")
+    assert two[0] == pytest.approx(one[0], abs=1e-5)
