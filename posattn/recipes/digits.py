@@ -1,6 +1,8 @@
 """Act three: on real images, the ordinary ViT and the one whose attention depends on positions alone."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -14,7 +16,8 @@ from posattn.learning.images import TrainConfig, evaluate, train
 from posattn.measure.speed import interleaved, spread
 from posattn.measure.spread import mean_std, mean_std_text
 from posattn.page import GridMaps, Lines, Section, Table
-from posattn.records import RunFolder
+from posattn.recipes.sweep import sweep
+from posattn.records import CHECKPOINTS, RunFolder
 
 ORIGINAL, POSITIONAL = "ViT", "positional ViT"
 MODELS = {ORIGINAL: "vit_tiny_patch16_224", POSITIONAL: "vit_posattn_tiny_patch16_224"}
@@ -30,7 +33,7 @@ class DigitsConfig:
     num_heads: int = 4
     seeds: int = 3
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=40, batch_size=64, lr=2e-3, padding=1)
+        default_factory=lambda: TrainConfig(epochs=30, batch_size=64, lr=4e-3, warmup_epochs=3.0)
     )
     speed_rounds: int = 30
     """Turns of the interleaved timing of inference"""
@@ -39,23 +42,20 @@ class DigitsConfig:
 def compare_on_digits(
     config: DigitsConfig, seed: int, run: RunFolder, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train each model with each seed. Returns the numbers and, apart from them, the timings."""
-    train_set, test_set = load_images("digits", "train"), load_images("digits", "test")
-    bar = progress.add_task("digits: epochs", total=len(MODELS) * config.seeds * config.train.epochs)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in MODELS}
-    for index in range(config.seeds):  # the models take turns, so that the machine's mood falls on both
-        for name in MODELS:
-            one = run.unit(
-                f"digits/{name}/{index}",
-                lambda n=name, i=index: train_one(config, n, seed + i, (train_set, test_set), run, progress),  # type: ignore[misc]
-            )
-            runs[name].append(one)
-            progress.update(bar, advance=config.train.epochs)
+    """Train each model with each seed, a thread each. Returns the numbers and, apart from them, the timings."""
+    settings = {
+        f"{name}/{seed + index}": (config, name, seed + index, run.path)
+        for index in range(config.seeds)
+        for name in MODELS
+    }
+    done = sweep("digits", settings, train_one, run, progress)
+    runs = {name: [one for key, one in done.items() if key.split("/")[0] == name] for name in MODELS}
+    test_set = load_images("digits", "test")
     models = {name: load_trained(config, name, seed, test_set, run) for name in MODELS}
     speed = run.unit("digits/speed", lambda: throughput(models, test_set, config.speed_rounds))
     run.save_tensors("attention", {"maps": models[POSITIONAL].attention_maps().detach().flatten(0, 1)})
     seconds = {name: [one["seconds"] for one in ones] for name, ones in runs.items()}
-    return gather(config, runs, models), {"training_seconds": seconds, "images_per_second": speed}
+    return gather(runs, models), {"training_seconds": seconds, "images_per_second": speed}
 
 
 def build(config: DigitsConfig, name: str, seed: int, images: ImageSet) -> nn.Module:
@@ -74,26 +74,20 @@ def build(config: DigitsConfig, name: str, seed: int, images: ImageSet) -> nn.Mo
     )
 
 
-def train_one(
-    config: DigitsConfig,
-    name: str,
-    seed: int,
-    sets: tuple[ImageSet, ImageSet],
-    run: RunFolder,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Train one model; test accuracy after each epoch, and the seconds that training took."""
-    train_set, test_set = sets
+def train_one(config: DigitsConfig, name: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Train one model into a run folder; test accuracy after each epoch, and the seconds that training took."""
+    run, unit = RunFolder(folder), weights_name(name, seed)
+    train_set, test_set = load_images("digits", "train"), load_images("digits", "test")
     model = build(config, name, seed, test_set)
-    accuracy: list[float] = []
-    for record in train(model, train_set, replace(config.train, seed=seed)):
+    # an interrupted training goes on from its checkpoint: what was measured before it is in the journal
+    accuracy = {row["step"]: row["accuracy"] for row in run.events(unit)}
+    settings = replace(config.train, seed=seed)
+    for record in train(model, train_set, settings, checkpoints=folder / CHECKPOINTS / unit):
         if record.end_of_epoch:
-            accuracy.append(evaluate(record.model, test_set))
-            run.log(
-                "digits", model=name, seed=seed, epoch=record.epoch, loss=record.loss, accuracy=accuracy[-1]
-            )
-    run.save_tensors(weights_name(name, seed), model.state_dict())
-    return {"accuracy": accuracy, "seconds": record.seconds}
+            accuracy[record.step] = evaluate(record.model, test_set)
+            run.log(unit, step=record.step, loss=record.loss, accuracy=accuracy[record.step])
+    run.save_tensors(unit, model.state_dict())
+    return {"accuracy": [accuracy[step] for step in sorted(accuracy)], "seconds": record.seconds}
 
 
 def weights_name(name: str, seed: int) -> str:
@@ -112,25 +106,23 @@ def load_trained(config: DigitsConfig, name: str, seed: int, images: ImageSet, r
 def throughput(models: dict[str, nn.Module], images: ImageSet, rounds: int) -> dict[str, list[float]]:
     """Images a second in inference, the models taking turns: median and quartiles."""
     pixels: Tensor = to_float(images.images)
-    works = {name: lambda m=model: m(pixels) for name, model in models.items()}  # type: ignore[misc]
+    works = {name: partial(model, pixels) for name, model in models.items()}
     seconds = interleaved(works, rounds)
     return {name: list(spread([len(pixels) / s for s in each])) for name, each in seconds.items()}
 
 
-def gather(
-    config: DigitsConfig, runs: dict[str, list[dict[str, Any]]], models: dict[str, Any]
-) -> dict[str, Any]:
+def gather(runs: dict[str, list[dict[str, Any]]], models: dict[str, Any]) -> dict[str, Any]:
     """The numbers of act three."""
     by_epoch = {
         name: list(zip(*(one["accuracy"] for one in ones), strict=True)) for name, ones in runs.items()
     }
-    layers, heads, tokens, _ = models[POSITIONAL].attention_maps().shape
+    layers, heads, _, _ = models[POSITIONAL].attention_maps().shape
     return {
-        "epoch": list(range(1, config.train.epochs + 1)),
+        "epoch": list(range(1, 1 + len(by_epoch[ORIGINAL]))),
         "mean_accuracy": {name: [mean_std(at)[0] for at in each] for name, each in by_epoch.items()},
         "final_accuracy": {name: each[-1] for name, each in by_epoch.items()},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
-        "grid": [round(tokens**0.5)] * 2,
+        "grid": list(models[POSITIONAL].patch_embed.grid_size),
         "heads": [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)],
     }
 

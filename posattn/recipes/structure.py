@@ -99,7 +99,7 @@ def train(
 def describe_solution(model: SimplifiedViT, test: Batch, partition: Partition) -> dict[str, float]:
     """Test accuracy, patch association and the attention inside the sets."""
     found = patch_association(model.scores, partition)
-    return {"accuracy": accuracy(model, test), "association": found.top_c, "mass": found.mass}
+    return {"accuracy": accuracy(model, test), "association": float(found.top_c), "mass": float(found.mass)}
 
 
 def chance_below_diagonal(partition: Partition) -> float:
