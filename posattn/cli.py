@@ -130,10 +130,11 @@ def print_section(section: dict[str, Any], out: Console) -> None:
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error, with counts and time left."""
+    """A bar on standard error, with counts and time left; silent where that is no terminal."""
     counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(*counts, *times, console=Console(stderr=True))
+    console = Console(stderr=True)
+    return Progress(*counts, *times, console=console, disable=not console.is_terminal)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:

@@ -134,8 +134,8 @@ def without_timing(folder: Path) -> dict[str, Any]:
 
 def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert posattn("run", "demo", "--smoke", "--out", str(whole)).wait(200) == 0
-    run = posattn("run", "demo", "--smoke", "--out", str(killed))
+    assert posattn("run", "demo", "--smoke", "--jobs", "1", "--out", str(whole)).wait(200) == 0
+    run = posattn("run", "demo", "--smoke", "--jobs", "1", "--out", str(killed))
     journal, deadline = killed / "metrics.jsonl", time.monotonic() + 200
     while not (journal.exists() and "transfer/" in journal.read_text()):
         assert time.monotonic() < deadline
@@ -144,5 +144,5 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert not (killed / "result.json").exists()
-    assert posattn("run", "demo", "--smoke", "--out", str(killed), "--resume").wait(200) == 0
+    assert posattn("run", "demo", "--smoke", "--jobs", "1", "--out", str(killed), "--resume").wait(200) == 0
     assert without_timing(killed) == without_timing(whole)

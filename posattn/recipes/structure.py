@@ -70,10 +70,10 @@ def train(
     generator: Generator,
     run: RunFolder,
     progress: Progress,
-) -> tuple[dict[str, list[float]], list[Tensor]]:
+) -> tuple[dict[str, list[Any]], list[Tensor]]:
     """The measurements over time and, at each, the scores off the diagonal with the sets side by side."""
     order = task.partition.sets.flatten()
-    history: dict[str, list[float]] = {"step": [], "loss": []}
+    history: dict[str, list[Any]] = {"step": [], "loss": []}
     maps: list[Tensor] = []
 
     def measure(step: int, loss: float) -> None:

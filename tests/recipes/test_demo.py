@@ -12,7 +12,7 @@ from posattn.page import lookup
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "demo"
-    cli.main(["run", "demo", "--smoke", "--out", str(out)])
+    cli.main(["run", "demo", "--smoke", "--jobs", "1", "--out", str(out)])
     return out
 
 
