@@ -1,7 +1,7 @@
 """Plain gradient descent on a simplified ViT, as the paper trains it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,28 +70,29 @@ def _updates(
 ) -> Iterator[Step]:
     optimizer = torch.optim.SGD(parameters, lr=rate)
     good = [p.detach().clone() for p in parameters]
-    for index in range(1, steps + 1):
+    for step in range(1, steps + 1):
         optimizer.zero_grad()
         loss = gradient()
-        norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
-        if not (math.isfinite(loss) and all(norm.isfinite() for norm in norms)):
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        peaks = [torch.linalg.vector_norm(g, torch.inf) for g in gradients]
+        if not (math.isfinite(loss) and all(peak.isfinite() for peak in peaks)):
             _copy(good, parameters)
-            raise FloatingPointError(
-                f"loss {loss} or its gradient is not finite at step {index}, rate {rate:g}"
-            )
+            raise FloatingPointError(f"loss {loss} or gradient not finite at step {step}, rate {rate:g}")
         _copy(parameters, good)
         if normalize:
-            _to_unit_norm([p.grad for p in parameters if p.grad is not None], norms)
+            for g, peak in zip(gradients, peaks, strict=True):
+                _to_unit_norm(g, peak)
         optimizer.step()
-        yield Step(index, loss)
+        yield Step(step, loss)
 
 
-def _to_unit_norm(gradients: list[Tensor], norms: list[Tensor]) -> None:
-    for gradient, norm in zip(gradients, norms, strict=True):
-        gradient /= norm.clamp_min(torch.finfo(norm.dtype).tiny)
+def _to_unit_norm(gradient: Tensor, peak: Tensor) -> None:
+    tiny = torch.finfo(gradient.dtype).tiny
+    gradient /= peak.clamp_min(tiny)  # whose squares would underflow where the loss is almost 0
+    gradient /= torch.linalg.vector_norm(gradient).clamp_min(tiny)
 
 
 @torch.no_grad()
-def _copy(sources: list, targets: list) -> None:  # type: ignore[type-arg]
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     for source, target in zip(sources, targets, strict=True):
         target.copy_(source)
