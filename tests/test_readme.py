@@ -39,7 +39,7 @@ def test_posattn_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     for command in (command for command in COMMANDS if command[0] == "posattn"):
         if "--help" in command:
-            with pytest.raises(SystemExit, match="^0$"):
+            with pytest.raises(SystemExit, match=r"^0$"):
                 cli.main(command[1:])
         else:
             cli.main(command[1:])

@@ -1,8 +1,8 @@
 """Plain gradient descent on a simplified ViT, as the paper trains it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,9 +52,13 @@ def descend(
         loss.backward()
         return loss.item()
 
+    return updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, normalize)
+
+
+def parameter_groups(model: SimplifiedViT, value_rate: float) -> list[dict[str, Any]]:
+    """The optimizer's groups: what makes A, and v at a rate of its own."""
     others = [p for p in model.parameters() if p is not model.value]
-    groups = [{"params": others}, {"params": [model.value], "lr": value_rate or rate}]
-    return updates(groups, gradient, steps, rate, normalize)
+    return [{"params": others}, {"params": [model.value], "lr": value_rate}]
 
 
 def updates(
@@ -84,30 +88,29 @@ def _updates(
     optimizer = torch.optim.SGD(groups, lr=rate)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     good = [p.detach().clone() for p in parameters]
-    for index in range(1, steps + 1):
+    for step in range(1, steps + 1):
         optimizer.zero_grad()
         loss = gradient()
-        # in float64, for the squares of small gradients vanish in float32
-        norms = [torch.linalg.vector_norm(p.grad.double()) for p in parameters if p.grad is not None]
-        if not (math.isfinite(loss) and all(norm.isfinite() for norm in norms)):
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        peaks = [torch.linalg.vector_norm(g, torch.inf) for g in gradients]
+        if not (math.isfinite(loss) and all(peak.isfinite() for peak in peaks)):
             _copy(good, parameters)
-            raise FloatingPointError(
-                f"loss {loss} or its gradient is not finite at step {index}, rate {rate:g}"
-            )
+            raise FloatingPointError(f"loss {loss} or gradient not finite at step {step}, rate {rate:g}")
         _copy(parameters, good)
         if normalize:
-            _to_unit_norm([p.grad for p in parameters if p.grad is not None], norms)
+            for g, peak in zip(gradients, peaks, strict=True):
+                _to_unit_norm(g, peak)
         optimizer.step()
-        yield Step(index, loss)
+        yield Step(step, loss)
 
 
-def _to_unit_norm(gradients: list[Tensor], norms: list[Tensor]) -> None:
-    for gradient, norm in zip(gradients, norms, strict=True):
-        if norm > 0:
-            gradient.copy_(gradient.double() / norm)
+def _to_unit_norm(gradient: Tensor, peak: Tensor) -> None:
+    tiny = torch.finfo(gradient.dtype).tiny
+    gradient /= peak.clamp_min(tiny)  # whose squares would underflow where the loss is almost 0
+    gradient /= torch.linalg.vector_norm(gradient).clamp_min(tiny)
 
 
 @torch.no_grad()
-def _copy(sources: list, targets: list) -> None:  # type: ignore[type-arg]
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     for source, target in zip(sources, targets, strict=True):
         target.copy_(source)

@@ -63,13 +63,17 @@ def factors(powers: Int[ndarray, "E K"], linear: float) -> Float[ndarray, " E"]:
 
 def count_moments(counts: SetCounts, powers: Int[ndarray, "E 3"], set_size: int) -> Float[ndarray, "n E"]:
     """Σ_i u_i^a U_ℓ(i)^b U^c of each sample, for each row (a, b, c) of ``powers``."""
-    a, b, c = powers.T
-    plus, minus = (kind[..., None].astype(float) for kind in (counts.plus, counts.minus))
-    sums = plus - minus
-    in_set = sums**b * (plus + (-1.0) ** a * minus + (a == 0) * (set_size - plus - minus))
-    repeats = counts.repeats.astype(float)[:, None, :]
-    total = set_size + (repeats @ sums)[:, 0]
-    return ((repeats @ in_set)[:, 0] + float(set_size) ** (b + 1)) * total**c
+    repeats = counts.repeats.astype(float)
+    plus, minus = (np.broadcast_to(kind, repeats.shape) for kind in (counts.plus, counts.minus))
+    sums, noisy, every = plus - minus, plus + minus, np.full_like(plus, set_size)
+
+    @cache
+    def over_sets(a: int, b: int) -> Float[ndarray, " n"]:
+        of_patches = every if a == 0 else sums if a % 2 else noisy  # Σ u_i^a inside a set
+        return float(set_size) ** (b + 1) + np.einsum("nt,nt,nt->n", repeats, of_patches, sums ** float(b))
+
+    total = over_sets(1, 0)
+    return np.stack([over_sets(a, b) * total**c for a, b, c in powers.tolist()], axis=1)
 
 
 def patch_moments(

@@ -75,6 +75,17 @@ def test_a_zero_gradient_stays_zero_when_normalized(generator: Generator) -> Non
     assert torch.isclose(model.value.detach().norm(), torch.tensor(0.1, dtype=torch.double))
 
 
+def test_a_gradient_whose_square_underflows_is_normalized_all_the_same(generator: Generator) -> None:
+    model, task = small_case(generator)
+    model.value.data *= 17  # a logit of some hundreds, a loss of 1e-200 or so
+    batch = task.sample(1, generator=generator)
+    batch = batch._replace(labels=model(batch.patches).detach().sign())
+    start = model.value.detach().clone()
+    (step,) = descend(model, lambda: batch, 1, 0.1, normalize=True)
+    assert step.loss < 1e-170
+    assert (model.value.detach() - start).norm().item() == pytest.approx(0.1, rel=1e-9)
+
+
 def test_divergence_names_the_step_and_keeps_the_last_good_parameters(generator: Generator) -> None:
     model, task = small_case(generator)
     batch = task.sample(16, generator=generator)
