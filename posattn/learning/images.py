@@ -14,6 +14,7 @@ from torch import nn
 
 from posattn import checks
 from posattn.data.images import ImageSet, to_float
+from posattn.data.streams import ImageStream
 from posattn.learning.config import TrainConfig
 from posattn.learning.resume import restore, save
 from posattn.learning.signals import StopSignal
@@ -24,7 +25,7 @@ __all__ = ["TrainConfig", "TrainRecord", "evaluate", "train"]
 
 def train(
     model: nn.Module,
-    train_set: ImageSet,
+    train_set: ImageSet | ImageStream,
     config: TrainConfig,
     *,
     checkpoints: Path | None = None,
@@ -38,7 +39,7 @@ def train(
 
     Args:
         model: a timm classifier with at least as many outputs as the set has classes.
-        train_set: the images; they are kept on the accelerator's device.
+        train_set: the images; those in memory are moved to the accelerator's device.
         config: the recipe.
         checkpoints: a folder to keep the last two checkpoints in, and to go on from where it holds one. With
             it, SIGTERM is answered by a checkpoint and SystemExit(143).
@@ -72,7 +73,11 @@ def train(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, image_set: ImageSet, *, batch_size: int = 512, transform: Transform | None = None
+    model: nn.Module,
+    image_set: ImageSet | ImageStream,
+    *,
+    batch_size: int = 512,
+    transform: Transform | None = None,
 ) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is put back."""
     checks.positive_int("batch_size", batch_size)
@@ -80,9 +85,7 @@ def evaluate(
     training = model.training
     model.eval()
     correct = 0
-    for images, labels in zip(
-        image_set.images.split(batch_size), image_set.labels.split(batch_size), strict=True
-    ):
+    for images, labels in image_set.batches(torch.arange(len(image_set)).split(batch_size)):
         pixels = to_float(images.to(device))
         logits = model(pixels if transform is None else transform(pixels))
         correct += int((logits.argmax(-1) == labels.to(device)).sum())
