@@ -6,10 +6,19 @@ from numbers import Integral, Real
 
 def positive_int(name: str, value: object) -> int:
     """``value`` as an int of at least 1, else TypeError or ValueError naming it."""
+    return _integer(name, value, 1)
+
+
+def natural(name: str, value: object) -> int:
+    """``value`` as an int of at least 0, else TypeError or ValueError naming it."""
+    return _integer(name, value, 0)
+
+
+def _integer(name: str, value: object, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
     return int(value)
 
 

@@ -1,6 +1,7 @@
 """The command line: list, run, report."""
 
 import contextlib
+import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import timm
 import tyro
+from joblib import parallel_config
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,9 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-import posattn.recipes.demo  # noqa: F401  (registers its recipe)
+import posattn.recipes.demo
 from posattn.data.images import DATA_SETS
-from posattn.page import Section
 from posattn.recipes import RECIPES, Recipe, find
 from posattn.records import RunFolder, open_run
 from posattn.report.html import build_report
@@ -53,6 +54,10 @@ class Run(Generic[ConfigT]):
     """Go on with an interrupted run of the same settings."""
     overwrite: bool = False
     """Replace the run that is there."""
+    backend: str = "loky"
+    """Where sweeps run: a joblib backend, such as loky, threading, dask or ray."""
+    jobs: int = -1
+    """How many parts of a sweep run at once; -1: one a core."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -90,12 +95,19 @@ def run(recipe: Recipe, options: Run[Any]) -> None:
     out = options.out or Path("runs") / (recipe.name + ("-smoke" if options.smoke else ""))
     folder = open_run(out, recipe.name, options.settings, resume=options.resume, overwrite=options.overwrite)
     try:
-        with progress_bar() as progress:
+        with progress_bar() as progress, parallel_config(use_backend(options.backend), n_jobs=options.jobs):
             folder.finish(recipe.job(options.settings, folder, progress))
     except BaseException as error:
         error.add_note(f"(what is done stands in {out}; --resume goes on with it)")
         raise
     report(Report(out))
+
+
+def use_backend(name: str) -> str:
+    """A joblib backend by name; Ray's registers itself only when asked. ImportError where it is not installed."""
+    if name == "ray":
+        importlib.import_module("ray.util.joblib").register_ray()
+    return name
 
 
 def report(options: Report) -> None:
@@ -118,10 +130,11 @@ def print_section(section: dict[str, Any], out: Console) -> None:
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error, with counts and time left."""
+    """A bar on standard error, with counts and time left; silent where that is no terminal."""
     counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(*counts, *times, console=Console(stderr=True))
+    console = Console(stderr=True)
+    return Progress(*counts, *times, console=console, disable=not console.is_terminal)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:

@@ -8,13 +8,14 @@ import importlib.metadata
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
+CHECKPOINTS = "checkpoints"  # a folder; trainings under way keep theirs below it
 OWN = (CONFIG, METRICS, RESULT, REPORT, "*.safetensors", ".*.part")
 VERSIONED = ("posattn", "torch", "timm", "numpy", "scipy", "scikit-learn", "accelerate")
 
@@ -61,7 +63,7 @@ class RunFolder:
         self._done: dict[str, Any] = {}
 
     @classmethod
-    def reading(cls, path: Path) -> Self:
+    def reading(cls, path: Path) -> "RunFolder":
         """A finished run. ValueError where ``path`` holds none."""
         if not (path / RESULT).is_file():
             state = "an unfinished run" if (path / CONFIG).is_file() else "no run"
@@ -84,16 +86,30 @@ class RunFolder:
         with open(self.path / METRICS, "a") as file:
             file.write(line)
 
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl of that event, oldest first."""
+        return [line for line in map(json.loads, self._journal()) if line["event"] == event]
+
+    def _journal(self) -> list[bytes]:
+        """The whole lines; what a kill cut short is left out."""
+        path = self.path / METRICS
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [line for line in lines if line.endswith(b"\n")]
+
     def unit(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON value of a unit of work: read back if an earlier start finished it, else computed and kept."""
         if name not in self._done:
             self.keep(name, compute())
-        return self._done[name]
+        return self.value(name)
 
     def keep(self, name: str, value: Any) -> None:
         """Record the unit ``name`` as finished with ``value``."""
         self.log("unit", name=name, value=value)
         self._done[name] = json.loads(to_json(value))
+
+    def value(self, name: str) -> Any:
+        """The value of a finished unit. KeyError where it is not finished."""
+        return self._done[name]
 
     def finished_units(self) -> set[str]:
         """The names of the units that are done."""
@@ -117,12 +133,9 @@ class RunFolder:
 
     def recover(self) -> None:
         """Read the finished units back and cut a half-written last line off the journal."""
-        journal = self.path / METRICS
-        lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
-        if lines and not lines[-1].endswith(b"\n"):
-            write_whole(journal, b"".join(lines := lines[:-1]))
-        events = [json.loads(line) for line in lines]
-        self._done = {event["name"]: event["value"] for event in events if event["event"] == "unit"}
+        lines = self._journal()
+        write_whole(self.path / METRICS, b"".join(lines))
+        self._done = {line["name"]: line["value"] for line in self.events("unit")}
 
 
 def open_run(
@@ -149,6 +162,7 @@ def open_run(
             return run
         for own in (file for pattern in OWN for file in path.glob(pattern)):
             own.unlink()
+        shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
     elif path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
         raise ValueError(f"{path} is not empty and holds no run; choose another --out")
     path.mkdir(parents=True, exist_ok=True)

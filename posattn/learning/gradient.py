@@ -1,11 +1,11 @@
 """Plain gradient descent on a simplified ViT, as the paper trains it."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from posattn import checks
 from posattn.data.structured import Batch
@@ -58,7 +58,7 @@ def descend(
 
 
 def updates(
-    parameters: Sequence[nn.Parameter | dict[str, Any]],
+    parameters: Iterable[Any],
     gradient: Callable[[], float],
     steps: int,
     rate: float,
@@ -75,7 +75,7 @@ def updates(
 
 
 def _updates(
-    groups: Sequence[nn.Parameter | dict[str, Any]],
+    groups: Iterable[Any],
     gradient: Callable[[], float],
     steps: int,
     rate: float,
@@ -103,7 +103,8 @@ def _updates(
 
 def _to_unit_norm(gradients: list[Tensor], norms: list[Tensor]) -> None:
     for gradient, norm in zip(gradients, norms, strict=True):
-        gradient /= norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        if norm > 0:
+            gradient.copy_(gradient.double() / norm)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Timings side by side: the machine's noise falls on all alike."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import quantiles
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ class Spread(NamedTuple):
     high: float
 
 
-def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleaved(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each call, the works taking turns for ``rounds`` rounds after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):

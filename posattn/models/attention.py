@@ -1,9 +1,9 @@
-"""Positional attention: out = concat_h(S^h X W_V^h) W_O, where S^h = softmax(A^h) does not depend on the image.
+"""Positional attention: out = concat_h(S^h X W_V^h) W_O, where S^h = softmax(A^h) does not depend on X.
 
 Source: arXiv 2210.09221, positional attention.
 """
 
-from typing import Any, Self, no_type_check
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from timm.layers import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
 from posattn import checks
-from posattn.models.scores import Grid, PositionEncodings
+from posattn.models.scores import PositionEncodings
 
 MapsHNN = Float[Tensor, "h N N"]
 
@@ -19,11 +19,15 @@ MapsHNN = Float[Tensor, "h N N"]
 @torch.fx.wrap
 @register_notrace_function
 @no_type_check  # traced and scripted
-def mix_tokens(maps: Tensor, values: Tensor) -> Tensor:
+def mix_tokens(
+    maps: Tensor, values: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
     """Σ_j S^h_ij V_j in every head: (h, N, N) maps and (B, N, h·d_h) values to (B, N, h·d_h).
 
-    ValueError where the maps and the values differ in N.
+    ValueError where the maps and the values differ in N, and for a mask: the maps are constants of the model.
     """
+    if attn_mask is not None or is_causal:
+        raise ValueError("positional attention takes no mask: its maps are constants of the model")
     B, N, D = values.shape
     h = maps.shape[0]
     if maps.shape[-1] != N:
@@ -37,9 +41,9 @@ def mix_tokens(maps: Tensor, values: Tensor) -> Tensor:
 class AttentionMaps(nn.Module):
     """S = row-softmax of the scores, computed once a forward and, in evaluation without gradients, kept.
 
-    What is kept is tied to the tensors it came from, by identity, storage and version counter, so that no in-place
-    change leaves it stale; train(), load_state_dict() and .to() drop it besides. Edits through ``tensor.data`` that
-    autograd cannot see are the exception: call ``train(model.training)`` after them.
+    What is kept is tied to the tensors it came from, by identity, storage and version counter, so that no
+    in-place change leaves it stale; train(), load_state_dict() and .to() drop it besides. Edits through
+    ``tensor.data`` that autograd cannot see are the exception: call ``train(model.training)`` after them.
     """
 
     def __init__(self, scores: nn.Module) -> None:
@@ -49,15 +53,17 @@ class AttentionMaps(nn.Module):
 
     @no_type_check  # traced
     def forward(self, positions: Tensor | None = None) -> Tensor:
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if tracing or self.training or torch.is_grad_enabled():
-            self._kept = self._kept if tracing else None
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self.compute(positions)
+        if self.training or torch.is_grad_enabled():
+            self.drop()
             return self.compute(positions)
         state = self._state(positions)
         if self._kept is None or state is None or not same_state(self._kept[0], state):
             self._kept = (state, self.compute(positions))
         return self._kept[1]
 
+    @no_type_check
     def compute(self, positions: Tensor | None) -> MapsHNN:
         """The softmax in float32, in the type of the scores."""
         scores = self.scores(positions)
@@ -71,20 +77,15 @@ class AttentionMaps(nn.Module):
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return [cast, *((t, t._version, t.data_ptr()) for t in tensors)]
 
-    def set_grid(self, grid: Grid) -> None:
-        """Resample the scores to another grid."""
-        self.drop()
-        self.scores.set_grid(grid)
-
     def drop(self) -> None:
         """Forget the kept maps."""
         self._kept = None
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "AttentionMaps":
         self.drop()
         return super().train(mode)
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+    def _apply(self, *args: Any, **kwargs: Any) -> "AttentionMaps":
         self.drop()
         return super()._apply(*args, **kwargs)
 
@@ -138,7 +139,8 @@ class PositionalAttention(nn.Module):
         norm_layer: constructor of the norms.
 
     Raises:
-        TypeError, ValueError: ``num_heads`` does not divide ``dim``, or a norm is asked for without ``norm_layer``.
+        TypeError, ValueError: ``num_heads`` does not divide ``dim``, or a norm is asked for without
+        ``norm_layer``.
     """
 
     def __init__(
@@ -168,24 +170,23 @@ class PositionalAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
         self._encodings: tuple[PositionEncodings, ...] = ()
 
-    def attach(self, maps: nn.Module, encodings: PositionEncodings | None = None) -> Self:
+    def attach(self, maps: nn.Module, encodings: PositionEncodings | None = None) -> "PositionalAttention":
         """Take ``maps`` and the shared encodings they read.
 
-        The encodings stay the model's: they are referred to without being registered here, so that the one parameter
-        has one name in a state dict.
+        The encodings stay the model's: they are referred to without being registered here, so that the one
+        parameter has one name in a state dict.
         """
         self.maps, self._encodings = maps, () if encodings is None else (encodings,)
         return self
 
     @no_type_check  # traced and scripted
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        if attn_mask is not None or is_causal:
-            raise ValueError("positional attention takes no mask: its maps are constants of the model")
         values = self.v(x)
         maps = self.maps(None) if torch.jit.is_scripting() else self.maps(self._positions())
-        x = self.norm(mix_tokens(self.attn_drop(maps), values))
+        x = self.norm(mix_tokens(self.attn_drop(maps), values, attn_mask, is_causal))
         return self.proj_drop(self.proj(x))
 
+    @no_type_check  # traced
     def _positions(self) -> Tensor | None:
         return self._encodings[0].weight if self._encodings else None
 

@@ -1,7 +1,7 @@
 """Scores of positional attention: what a query position gives to a key position, for every head.
 
-N = prefix + H·W tokens: class token and registers first, then the grid row by row. A score module maps the shared
-positional encodings P, or None where it owns all it needs, to (h, N, N) scores.
+N = prefix + H·W tokens: class token and registers first, then the grid row by row. A score module maps the
+shared positional encodings P, or None where it owns all it needs, to (h, N, N) scores.
 """
 
 import math
@@ -20,7 +20,6 @@ INITS = {  # standard deviation of the scores, and how far a token's score on it
     "unit": (1.0, 0.0),
     "identity": (0.02, 2.0),
 }
-BICUBIC = {"mode": "bicubic", "antialias": True}
 
 
 class Grid(NamedTuple):
@@ -39,12 +38,31 @@ class Grid(NamedTuple):
         return self.prefix + self.height * self.width
 
 
-class PositionEncodings(nn.Module):
+class OnGrid(nn.Module):
+    """A module whose own parameters depend on the grid of tokens."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def resample(self, name: str, value: Tensor, old: Grid, new: Grid) -> Tensor:
+        """The parameter ``name`` of grid ``old`` on grid ``new``."""
+        return value
+
+    @torch.no_grad()
+    def set_grid(self, grid: Grid) -> None:
+        """Resample the parameters, bicubically, to another grid; prefix tokens stay as they are."""
+        for name, old in list(self.named_parameters(recurse=False)):
+            values = self.resample(name, old, self.grid, grid).clone(memory_format=torch.contiguous_format)
+            setattr(self, name, nn.Parameter(values, requires_grad=old.requires_grad))
+        self.grid = grid
+
+
+class PositionEncodings(OnGrid):
     """P, the (N, m) positional encodings that all layers share; standard normal at the start."""
 
     def __init__(self, grid: Grid, dim: int, **dd: Any) -> None:
-        super().__init__()
-        self.grid = grid
+        super().__init__(grid)
         self.weight = nn.Parameter(torch.empty(grid.num_tokens, dim, **dd))
         self.reset_parameters()
 
@@ -53,27 +71,25 @@ class PositionEncodings(nn.Module):
 
     init_weights = reset_parameters  # timm initialises by this name, or by the other
 
-    def set_grid(self, grid: Grid) -> None:
-        """Resample P bicubically to another grid."""
-        self.weight = resampled(self.weight, resample_encodings(self.weight, self.grid, grid))
-        self.grid = grid
+    def resample(self, name: str, value: Tensor, old: Grid, new: Grid) -> Tensor:
+        return resample_abs_pos_embed(value[None], new.size, old.size, num_prefix_tokens=old.prefix)[0]
 
     def fuse(self) -> nn.Module:
         """For timm's ``reparameterize_model``: constant maps need no encodings."""
         return nn.Identity()
 
 
-class EncodingScores(nn.Module):
+class EncodingScores(OnGrid):
     """A^h = (P W_Q^h)(P W_K^h)ᵀ / √d_h, the paper's parametrisation.
 
-    ``norm_layer`` normalises queries and keys per head (timm's qk_norm). An ``identity`` start ties W_K to W_Q, which
-    puts A_ii near σ_A.
+    ``norm_layer`` normalises queries and keys per head (timm's qk_norm). An ``identity`` start ties W_K to
+    W_Q, which puts A_ii near σ_A.
     """
 
     def __init__(
         self, grid: Grid, dim: int, num_heads: int, init: str, norm_layer: Any = None, **dd: Any
     ) -> None:
-        super().__init__()
+        super().__init__(grid)
         self.num_heads, self.init = num_heads, init
         self.head_dim = checks.divides("num_heads", num_heads, "dim", dim)
         self.query = nn.Parameter(torch.empty(dim, dim, **dd))
@@ -101,19 +117,17 @@ class EncodingScores(nn.Module):
         )
         return self.q_norm(query) @ self.k_norm(key).transpose(1, 2) * self.head_dim**-0.5
 
-    def set_grid(self, grid: Grid) -> None:
-        """Nothing here depends on the grid."""
 
-
-class RelativeScores(nn.Module):
+class RelativeScores(OnGrid):
     """A_ij = T^h[offset of j from i]: a (h, 2H-1, 2W-1) table per layer.
 
-    A prefix token has no place: as a query it has a row of its own, as a key one score for all patches of a head.
+    A prefix token has no place: as a query it has a row of its own, as a key one score for all patches of a
+    head.
     """
 
     def __init__(self, grid: Grid, dim: int, num_heads: int, init: str, **dd: Any) -> None:
-        super().__init__()
-        self.grid, self.init = grid, init
+        super().__init__(grid)
+        self.init = init
         self.table = nn.Parameter(torch.empty(num_heads, 2 * grid.height - 1, 2 * grid.width - 1, **dd))
         self.prefix_rows = self.prefix_columns = None
         if grid.prefix:
@@ -142,20 +156,18 @@ class RelativeScores(nn.Module):
         columns = self.prefix_columns.expand(-1, height * width, -1)
         return torch.cat([self.prefix_rows, torch.cat([columns, scores], 2)], 1)
 
-    def set_grid(self, grid: Grid) -> None:
-        """Resample the table, whose ends stay the ends of the image and whose centre stays the centre."""
-        self.table = resampled(self.table, resample_offsets(self.table, grid))
-        if self.prefix_rows is not None:
-            self.prefix_rows = resampled(self.prefix_rows, resample_keys(self.prefix_rows, self.grid, grid))
-        self.grid = grid
+    def resample(self, name: str, value: Tensor, old: Grid, new: Grid) -> Tensor:
+        if name == "table":
+            return resample_offsets(value, new)
+        return resample_keys(value, old, new) if name == "prefix_rows" else value
 
 
-class TableScores(nn.Module):
+class TableScores(OnGrid):
     """A free (h, N, N) table per layer."""
 
     def __init__(self, grid: Grid, dim: int, num_heads: int, init: str, **dd: Any) -> None:
-        super().__init__()
-        self.grid, self.init = grid, init
+        super().__init__(grid)
+        self.init = init
         self.table = nn.Parameter(torch.empty(num_heads, grid.num_tokens, grid.num_tokens, **dd))
         self.reset_parameters()
 
@@ -171,43 +183,24 @@ class TableScores(nn.Module):
     def forward(self, positions: Tensor | None = None) -> Tensor:
         return self.table
 
-    def set_grid(self, grid: Grid) -> None:
-        """Resample keys, then queries."""
-        self.table = resampled(self.table, resample_table(self.table, self.grid, grid))
-        self.grid = grid
+    def resample(self, name: str, value: Tensor, old: Grid, new: Grid) -> Tensor:
+        keys = resample_keys(value, old, new)
+        return resample_keys(keys.transpose(1, 2), old, new).transpose(1, 2)
 
 
 SCORES = {"encodings": EncodingScores, "relative": RelativeScores, "table": TableScores}
 
 
-def resampled(old: nn.Parameter, values: Tensor) -> nn.Parameter:
-    """A parameter of the new values, trainable where the old one was."""
-    return nn.Parameter(values.detach().clone(), requires_grad=old.requires_grad)
-
-
-def resample_encodings(encodings: Float[Tensor, "N m"], old: Grid, new: Grid) -> Float[Tensor, "N2 m"]:
-    """P on another grid, its prefix rows as they were."""
-    with torch.no_grad():
-        return resample_abs_pos_embed(encodings[None], new.size, old.size, num_prefix_tokens=old.prefix)[0]
-
-
 def resample_offsets(table: Float[Tensor, "h U V"], new: Grid) -> Float[Tensor, "h U2 V2"]:
-    """A relative table on another grid: offsets scale with the image."""
+    """A table of offsets that scale with the image: its centre stays the centre, its ends the ends."""
     size = (2 * new.height - 1, 2 * new.width - 1)
-    with torch.no_grad():
-        scaled = F.interpolate(table[None].float(), size, mode="bicubic", align_corners=True)
+    scaled = F.interpolate(table[None].float(), size, mode="bicubic", align_corners=True)
     return scaled[0].to(table.dtype)
 
 
 def resample_keys(rows: Float[Tensor, "h Q N"], old: Grid, new: Grid) -> Float[Tensor, "h Q N2"]:
     """Rows of scores on the keys of another grid."""
-    prefix, patches = rows.detach().split([old.prefix, old.height * old.width], dim=2)
+    prefix, patches = rows.split([old.prefix, old.height * old.width], dim=2)
     images = patches.float().unflatten(2, old.size)
     scaled = F.interpolate(images, new.size, mode="bicubic", antialias=True)
     return torch.cat([prefix, scaled.flatten(2).to(rows.dtype)], 2)
-
-
-def resample_table(table: Float[Tensor, "h N N"], old: Grid, new: Grid) -> Float[Tensor, "h N2 N2"]:
-    """A table of scores on another grid."""
-    keys = resample_keys(table, old, new)
-    return resample_keys(keys.transpose(1, 2), old, new).transpose(1, 2)

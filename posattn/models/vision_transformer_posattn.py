@@ -3,7 +3,7 @@
 Source: arXiv 2210.09221 for the attention; everything else is timm's VisionTransformer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from posattn import checks
 from posattn.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
+from posattn.models.checkpoint import checkpoint_filter_fn, refuse_other_grid
 from posattn.models.freeze import freeze_attention
-from posattn.models.scores import INITS, SCORES, Grid, PositionEncodings
+from posattn.models.scores import INITS, SCORES, Grid, OnGrid, PositionEncodings
 
 UNDECAYED = ("pos_encodings.weight", ".table", ".prefix_rows", ".prefix_columns")
 
@@ -33,15 +34,16 @@ class VisionTransformerPosAttn(VisionTransformer):
     """timm's ViT whose first ``positional_blocks`` blocks have positional attention.
 
     Args:
-        scores: ``encodings`` (the paper's: P shared by all layers, W_Q and W_K in each), ``relative`` (a 2-D table of
-            offsets per head) or ``table`` (free).
+        scores: ``encodings`` (the paper's: P shared by all layers, W_Q and W_K in each), ``relative`` (a 2-D
+            table of offsets per head) or ``table`` (free); ``frozen`` is what ``freeze_attention`` leaves, to
+            load such a checkpoint into.
         score_init: how the scores start: ``small``, ``unit`` scale, or ``identity``-biased as in the theory.
         positional_blocks: number of leading positional blocks, the others being content-based; None for all.
         options: those of timm's VisionTransformer; no class token and average pooling where they do not say.
 
     Raises:
-        TypeError, ValueError: an unknown name, a count out of range, or an option that makes tokens vary by image
-            (``dynamic_img_size``, ``patch_drop_rate``), which constant maps cannot follow.
+        TypeError, ValueError: an unknown name, a count out of range, or an option that makes tokens vary by
+            image (``dynamic_img_size``, ``patch_drop_rate``), which constant maps cannot follow.
     """
 
     def __init__(
@@ -52,23 +54,32 @@ class VisionTransformerPosAttn(VisionTransformer):
         positional_blocks: int | None = None,
         **options: Any,
     ) -> None:
-        checks.known("scores", scores, SCORES)
+        checks.known("scores", scores, [*SCORES, "frozen"])
         checks.known("score_init", score_init, INITS)
         refuse_varying_tokens(options)
         options = {"class_token": False, "global_pool": "avg", "depth": 12, **options}
         split = split_of(positional_blocks, options["depth"])
-        super().__init__(**options, block_fn=partial(hybrid_block, split=split))
+        super().__init__(**options, block_fn=partial(hybrid_block, split=split))  # type: ignore[arg-type]
+        self.score_kind = scores
         dd = {"device": options.get("device"), "dtype": options.get("dtype")}
-        self.pos_encodings: nn.Module = nn.Identity()
-        if scores == "encodings":
-            self.pos_encodings = PositionEncodings(self._grid(), self.embed_dim, **dd)
+        encodings = PositionEncodings(self._grid(), self.embed_dim, **dd) if scores == "encodings" else None
+        self.pos_encodings: nn.Module = encodings or nn.Identity()
         for attn in self.positional_layers():
-            norm = {"norm_layer": attn.qk_norm_layer} if scores == "encodings" else {}
-            kind = SCORES[scores](self._grid(), attn.dim, attn.num_heads, score_init, **norm, **dd)
-            attn.attach(AttentionMaps(kind), self.pos_encodings if scores == "encodings" else None)
+            attn.attach(self._new_maps(attn, score_init, dd), encodings)
+
+    def _new_maps(self, attn: PositionalAttention, init: str, dd: dict[str, Any]) -> nn.Module:
+        grid = self._grid()
+        if self.score_kind == "frozen":
+            uniform = torch.full(
+                (attn.num_heads, grid.num_tokens, grid.num_tokens), 1 / grid.num_tokens, **dd
+            )
+            return FrozenMaps(uniform)
+        norm = {"norm_layer": attn.qk_norm_layer} if self.score_kind == "encodings" else {}
+        return AttentionMaps(SCORES[self.score_kind](grid, attn.dim, attn.num_heads, init, **norm, **dd))
 
     def _grid(self) -> Grid:
-        return Grid(*self.patch_embed.grid_size, self.num_prefix_tokens)
+        height, width = self.patch_embed.grid_size
+        return Grid(height, width, self.num_prefix_tokens)
 
     def positional_layers(self) -> list[PositionalAttention]:
         """The layers of positional attention, first to last."""
@@ -90,12 +101,14 @@ class VisionTransformerPosAttn(VisionTransformer):
                 f"frozen maps of grid {before.size} cannot serve grid {after}: resize, then freeze"
             )
         super().set_input_size(img_size, patch_size)
-        if self._grid() == before:
-            return
-        if isinstance(self.pos_encodings, PositionEncodings):
-            self.pos_encodings.set_grid(self._grid())
-        for attn in self.positional_layers():
-            attn.maps.set_grid(self._grid())
+        for module in self.modules():
+            if isinstance(module, OnGrid) and self._grid() != before:
+                module.set_grid(self._grid())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """nn.Module's; ValueError for another grid's checkpoint, which ``checkpoint_filter_fn`` resamples."""
+        refuse_other_grid(dict(state_dict), self)
+        return super().load_state_dict(state_dict, *args, **options)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -139,11 +152,13 @@ def refuse_varying_tokens(options: dict[str, Any]) -> None:
             )
 
 
-def _create(variant: str, pretrained: bool, **options: Any) -> VisionTransformerPosAttn:
+def _create(variant: str, pretrained: bool, **options: Any) -> nn.Module:
+    """A VisionTransformerPosAttn, or timm's wrapper of one where features alone are asked for."""
     return build_model_with_cfg(
         VisionTransformerPosAttn,
         variant,
         pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": options.pop("out_indices", 3), "feature_cls": "getter"},
         **options,
     )
@@ -186,10 +201,10 @@ def _name(size: str, shape: str, hybrid: bool) -> str:
     return f"vit_posattn_{'hybrid_' * hybrid}{size}_{shape}"
 
 
-def _entrypoint(size: str, shape: str, hybrid: bool) -> Callable[..., VisionTransformerPosAttn]:
+def _entrypoint(size: str, shape: str, hybrid: bool) -> Callable[..., nn.Module]:
     name, (patch_size, img_size) = _name(size, shape, hybrid), SHAPES[shape]
 
-    def create(pretrained: bool = False, **options: Any) -> VisionTransformerPosAttn:
+    def create(pretrained: bool = False, **options: Any) -> nn.Module:
         options = {**SIZES[size], "patch_size": patch_size, "img_size": img_size, **options}
         if hybrid:
             options.setdefault("positional_blocks", (options["depth"] + 1) // 2)

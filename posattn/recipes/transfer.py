@@ -14,6 +14,7 @@ from posattn.measure.association import patch_association
 from posattn.measure.spread import mean_std, mean_std_text
 from posattn.models.simplified import SimplifiedViT
 from posattn.page import Lines, Section, Table
+from posattn.recipes.sweep import sweep
 from posattn.records import RunFolder
 
 FROZEN, SCRATCH = "learned attention, frozen", "from scratch"
@@ -46,11 +47,8 @@ class TransferConfig:
 
 def transfer_curves(config: TransferConfig, seed: int, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Accuracy against N, both ways, for every seed, with mean and standard deviation."""
-    bar = progress.add_task("transfer: seeds", total=config.seeds)
-    seeds = []
-    for index in range(config.seeds):
-        seeds.append(run.unit(f"transfer/seed={index}", lambda s=seed + index: one_seed(config, s)))  # type: ignore[misc]
-        progress.update(bar, completed=index + 1)
+    settings = {f"seed={seed + index}": (config, seed + index) for index in range(config.seeds)}
+    seeds = list(sweep("transfer", settings, one_seed, run, progress).values())
     by_size = {way: list(zip(*(each[way] for each in seeds), strict=True)) for way in (FROZEN, SCRATCH)}
     spread = {way: [mean_std(column) for column in columns] for way, columns in by_size.items()}
     return {
@@ -93,9 +91,9 @@ def transfer_section(numbers: dict[str, Any]) -> Section:
     samples, mean = numbers["samples"], numbers["mean"]
     count = len(numbers["association"])
     claim = (
-        f"The learned attention transfers: a task with another feature is learned to accuracy "
-        f"{mean[FROZEN][0]:.2f} from {samples[0]} samples with the attention frozen; from scratch "
-        f"{samples[0]} samples give {mean[SCRATCH][0]:.2f} and {samples[-1]} give {mean[SCRATCH][-1]:.2f}."
+        "The learned attention transfers to a task with another feature from few samples. "
+        f"Here {samples[0]} samples gave accuracy {mean[FROZEN][0]:.2f} with the attention frozen; from scratch "
+        f"{samples[0]} samples gave {mean[SCRATCH][0]:.2f} and {samples[-1]} gave {mean[SCRATCH][-1]:.2f}."
     )
     rows = [[way, *map(mean_std_text, columns)] for way, columns in numbers["by_size"].items()]
     return Section(
@@ -112,6 +110,8 @@ def transfer_section(numbers: dict[str, Any]) -> Section:
                 x_log=True,
                 caption=f"Mean and standard deviation over {count} seeds.",
             ),
-            Table(f"Test accuracy, mean ± std over {count} seeds", ["", *(f"N = {n}" for n in samples)], rows),
+            Table(
+                f"Test accuracy, mean ± std over {count} seeds", ["", *(f"N = {n}" for n in samples)], rows
+            ),
         ],
     )
