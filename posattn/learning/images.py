@@ -35,7 +35,9 @@ def train(
     """Train ``model`` in place, a record at a time; with an average of the weights it ends with those.
 
     The order of the images, augmentation and every draw inside the model are functions of (seed, process,
-    step), so a run that was interrupted ends as if it never had been (to the bit, on a CPU).
+    step), so a run that was interrupted ends as if it never had been (to the bit, on a CPU). They come from
+    torch's global generators: train one model at a time in a process, not one in each of several threads.
+    A run that is found finished yields its last record once more.
 
     Args:
         model: a timm classifier with at least as many outputs as the set has classes.
@@ -55,6 +57,8 @@ def train(
     run = Training(model, train_set, config, transform, accelerator or Accelerator())
     if checkpoints is not None:
         restore(run, checkpoints)
+    if run.step == run.steps and run.last is not None:
+        yield run.last
     with StopSignal(active=checkpoints is not None) as stop:
         while run.step < run.steps:
             run.update()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from posattn.learning.checkpoints import load_latest, save_checkpoint
-from posattn.learning.training import Training
+from posattn.learning.training import Training, TrainRecord
 
 
 def save(training: Training, folder: Path) -> None:
@@ -29,6 +29,7 @@ def save(training: Training, folder: Path) -> None:
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()} | {"losses": losses}
     if training.accelerator.is_main_process:
         meta = {"run": identity(training), "optimizer": others, "seconds": training.seconds}
+        meta["last"] = None if training.last is None else training.last.scalars
         save_checkpoint(folder, training.step, tensors, meta)
 
 
@@ -58,6 +59,8 @@ def restore(training: Training, folder: Path) -> None:
     training.step, training.seconds = checkpoint.step, meta["seconds"]
     training.losses = list(tensors["losses"].to(training.device))
     training.scheduler.step_update(training.step)
+    if meta["last"] is not None:
+        training.last = TrainRecord(**meta["last"] | {"model": training.averaged})
 
 
 def identity(training: Training) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,11 @@ class TrainRecord(NamedTuple):
     end_of_epoch: bool
     model: nn.Module  # to evaluate: the averaged weights where there is an average, else the model itself
 
+    @property
+    def scalars(self) -> dict[str, Any]:
+        """All but the model, for logs."""
+        return {name: value for name, value in self._asdict().items() if name != "model"}
+
 
 class Training:
     """A training under way: everything that a step changes."""
@@ -73,8 +78,14 @@ class Training:
         self.runner = accelerator.prepare_model(torch.compile(model) if config.compile else model)
         self.step, self.seconds, self.clock = 0, 0.0, time.perf_counter()
         self.losses: list[Tensor] = []  # of the steps since the last record
+        self.last: TrainRecord | None = None
         self.feed: Iterator[tuple[Images, Tensor]] | None = None  # of the epoch feed_epoch
         self.feed_epoch = 0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model to evaluate."""
+        return self.model if self.ema is None else self.ema.module
 
     @property
     def record_due(self) -> bool:
@@ -160,7 +171,7 @@ class Training:
         images = len(self.losses) * self.config.batch_size
         speed = images / (now - self.clock)
         self.seconds, self.clock, self.losses = self.seconds + now - self.clock, now, []
-        return TrainRecord(
+        self.last = TrainRecord(
             step=self.step,
             steps=self.steps,
             epoch=self.step / self.steps_per_epoch,
@@ -169,8 +180,9 @@ class Training:
             images_per_second=speed,
             seconds=self.seconds,
             end_of_epoch=self.step % self.steps_per_epoch == 0,
-            model=self.model if self.ema is None else self.ema.module,
+            model=self.averaged,
         )
+        return self.last
 
     def agree(self, stop: bool) -> bool:
         """Whether to stop now: processes stop together, at a step where they meet for a record."""
