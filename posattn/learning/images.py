@@ -4,6 +4,7 @@ One loop on accelerate for one process or many, with timm's optimizers and sched
 happened and prints nothing: progress bars, logs and measures are the caller's.
 """
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,12 @@ def train(
     run = Training(model, train_set, config, transform, accelerator or Accelerator())
     if checkpoints is not None:
         restore(run, checkpoints)
+    return steps(run, checkpoints)
+
+
+def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
+    """The rest of a training. A checkpoint is written only after its record was used, so none is ever lost."""
+    run.clock = time.perf_counter()
     if run.step == run.steps and run.last is not None:
         yield run.last
     with StopSignal(active=checkpoints is not None) as stop:
@@ -69,9 +76,9 @@ def train(
             if checkpoints is not None and (stopping or run.checkpoint_due):
                 save(run, checkpoints)
             if stopping:
-                raise SystemExit(143)
+                raise SystemExit(128 + signal.SIGTERM)
         if stop.received:
-            raise SystemExit(143)
+            raise SystemExit(128 + signal.SIGTERM)
     run.finish()
 
 

@@ -284,4 +284,4 @@ def test_what_does_not_fit_is_refused(options: dict[str, int], changes: dict[str
         | options,
     )
     with pytest.raises(ValueError, match=message):
-        next(train(model, few(), replace(SHORT, **changes)))
+        train(model, few(), replace(SHORT, **changes))  # before a first step is asked for
