@@ -183,7 +183,7 @@ def _admit(run: RunFolder, described: dict[str, Any], resume: bool, overwrite: b
 
 def describe(recipe: str, config: Any) -> dict[str, Any]:
     """What config.json says of a run."""
-    settings = json.loads(to_json(asdict(config)))
+    settings = json.loads(json.dumps(asdict(config), allow_nan=False, default=str))  # a Path is its text
     return {
         "recipe": recipe,
         "config": settings,

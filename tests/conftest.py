@@ -1,9 +1,11 @@
-"""One thread a worker: the suite runs two workers on two cores."""
+"""Annotations and shapes are checked in every test; one thread a worker, for the suite runs two workers."""
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from torch import Generator
 
+install_import_hook("posattn", "typechecker.check")
 torch.set_num_threads(1)
 
 

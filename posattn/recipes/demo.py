@@ -8,7 +8,7 @@ from rich.progress import Progress
 from posattn.learning.images import TrainConfig
 from posattn.page import to_plain
 from posattn.recipes import recipe
-from posattn.recipes.digits import DigitsConfig, compare_on_digits, digits_section
+from posattn.recipes.images import ImagesConfig, check_images, compare_on_images, images_section
 from posattn.recipes.structure import StructureConfig, find_structure, structure_section
 from posattn.recipes.transfer import TransferConfig, transfer_curves, transfer_section
 from posattn.records import RunFolder
@@ -20,22 +20,27 @@ class DemoConfig:
 
     structure: StructureConfig = field(default_factory=StructureConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
-    digits: DigitsConfig = field(default_factory=DigitsConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
     seed: int = 0
 
 
 def run_demo(config: DemoConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The three acts, each a unit that a resumed run does not repeat."""
+    check_images(config.images)
     structure = run.unit("structure", lambda: find_structure(config.structure, config.seed, run, progress))
     transfer = transfer_curves(config.transfer, config.seed, run, progress)
-    digits, timing = compare_on_digits(config.digits, config.seed, run, progress)
-    sections = [structure_section(structure), transfer_section(transfer), digits_section(digits, timing)]
+    images, timing = compare_on_images(config.images, config.seed, run, progress)
+    sections = [
+        structure_section(structure),
+        transfer_section(transfer),
+        images_section(config.images, images, timing),
+    ]
     return {
         "title": "Vision Transformers learn spatial structure",
         "summary": "Three claims of arXiv 2210.09221, each trained on this machine, in a few minutes.",
         "structure": structure,
         "transfer": transfer,
-        "digits": digits,
+        "images": images,
         "timing": timing,
         "page": to_plain(sections),
     }
@@ -56,7 +61,7 @@ def demo(smoke: bool = False) -> DemoConfig:
     return DemoConfig(
         StructureConfig(steps=60, batch_size=128, test_samples=256, measurements=3),
         TransferConfig(num_patches=32, dim=16, seeds=2, sizes=(8, 32), steps=30, test_samples=256),
-        DigitsConfig(
+        ImagesConfig(
             embed_dim=16,
             depth=1,
             num_heads=2,

@@ -72,6 +72,8 @@ def map_of_maps(map_: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np
 def to_svg(figure: Figure) -> str:
     """The figure as an SVG element that takes the page's text colour."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata=dict.fromkeys(["Date", "Creator", "Format", "Type"])
+    )
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :].replace(INK, "currentColor")

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 import posattn.models.vision_transformer_posattn  # noqa: F401  (registers its models)
+from posattn import checks
 from posattn.data.images import ImageSet, load_images, to_float
 from posattn.learning.images import TrainConfig, evaluate, train
 from posattn.measure.speed import interleaved, spread
@@ -20,13 +21,20 @@ from posattn.recipes.sweep import sweep
 from posattn.records import CHECKPOINTS, RunFolder
 
 ORIGINAL, POSITIONAL = "ViT", "positional ViT"
-MODELS = {ORIGINAL: "vit_tiny_patch16_224", POSITIONAL: "vit_posattn_tiny_patch16_224"}
 
 
 @dataclass(frozen=True)
-class DigitsConfig:
-    """Two models of one size, trained alike on scikit-learn's digits."""
+class ImagesConfig:
+    """Two models of one size, trained alike on one data set."""
 
+    data: str = "digits"
+    """A name of `posattn list data`, or the path of a folder or a parquet file"""
+    data_dir: Path | None = None
+    """Where the files of a named set are"""
+    original: str = "vit_tiny_patch16_224"
+    """A timm model"""
+    positional: str = "vit_posattn_tiny_patch16_224"
+    """A name of `posattn list models`"""
     patch_size: int = 2
     embed_dim: int = 64
     depth: int = 4
@@ -38,33 +46,48 @@ class DigitsConfig:
     speed_rounds: int = 30
     """Turns of the interleaved timing of inference"""
 
+    @property
+    def models(self) -> dict[str, str]:
+        """The timm name of each model."""
+        return {ORIGINAL: self.original, POSITIONAL: self.positional}
 
-def compare_on_digits(
-    config: DigitsConfig, seed: int, run: RunFolder, progress: Progress
+
+def compare_on_images(
+    config: ImagesConfig, seed: int, run: RunFolder, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train each model with each seed, a thread each. Returns the numbers and, apart from them, the timings."""
+    test_set = load_images(config.data, "test", config.data_dir)
     settings = {
         f"{name}/{seed + index}": (config, name, seed + index, run.path)
         for index in range(config.seeds)
-        for name in MODELS
+        for name in config.models
     }
-    done = sweep("digits", settings, train_one, run, progress)
-    runs = {name: [one for key, one in done.items() if key.split("/")[0] == name] for name in MODELS}
-    test_set = load_images("digits", "test")
-    models = {name: load_trained(config, name, seed, test_set, run) for name in MODELS}
-    speed = run.unit("digits/speed", lambda: throughput(models, test_set, config.speed_rounds))
+    done = sweep("images", settings, train_one, run, progress)
+    runs = {name: [one for key, one in done.items() if key.split("/")[0] == name] for name in config.models}
+    models = {name: load_trained(config, name, seed, test_set, run) for name in config.models}
+    speed = run.unit("images/speed", lambda: throughput(models, test_set, config.speed_rounds))
     run.save_tensors("attention", {"maps": models[POSITIONAL].attention_maps().detach().flatten(0, 1)})
     seconds = {name: [one["seconds"] for one in ones] for name, ones in runs.items()}
     return gather(runs, models), {"training_seconds": seconds, "images_per_second": speed}
 
 
-def build(config: DigitsConfig, name: str, seed: int, images: ImageSet) -> nn.Module:
+def check_images(config: ImagesConfig) -> None:
+    """Raise, before anything is trained, what ``compare_on_images`` would raise of data and models."""
+    test_set = load_images(config.data, "test", config.data_dir)
+    for name in config.models:
+        build(config, name, 0, test_set)
+
+
+def build(config: ImagesConfig, name: str, seed: int, images: ImageSet) -> nn.Module:
     """The timm model at the size of the config, at the random start of the seed."""
-    channels, height, _ = images.shape
+    channels, height, width = images.shape
+    for side, pixels in (("height", height), ("width", width)):
+        checks.divides("patch_size", config.patch_size, f"image {side}", pixels)
+    checks.divides("num_heads", config.num_heads, "embed_dim", config.embed_dim)
     torch.manual_seed(seed)
     return timm.create_model(
-        MODELS[name],
-        img_size=height,
+        known_model(config.models[name]),
+        img_size=(height, width),
         patch_size=config.patch_size,
         in_chans=channels,
         num_classes=images.num_classes,
@@ -74,10 +97,18 @@ def build(config: DigitsConfig, name: str, seed: int, images: ImageSet) -> nn.Mo
     )
 
 
-def train_one(config: DigitsConfig, name: str, seed: int, folder: Path) -> dict[str, Any]:
+def known_model(name: str) -> str:
+    """``name`` if timm knows it, else ValueError listing this package's models."""
+    if timm.is_model(name):
+        return name
+    ours = ", ".join(timm.list_models("vit_posattn_*"))
+    raise ValueError(f"unknown model {name!r}; known: {ours}, and every model of timm.list_models()")
+
+
+def train_one(config: ImagesConfig, name: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train one model into a run folder; test accuracy after each epoch, and the seconds that training took."""
     run, unit = RunFolder(folder), weights_name(name, seed)
-    train_set, test_set = load_images("digits", "train"), load_images("digits", "test")
+    train_set, test_set = (load_images(config.data, split, config.data_dir) for split in ("train", "test"))
     model = build(config, name, seed, test_set)
     # an interrupted training goes on from its checkpoint: what was measured before it is in the journal
     accuracy = {row["step"]: row["accuracy"] for row in run.events(unit)}
@@ -92,10 +123,10 @@ def train_one(config: DigitsConfig, name: str, seed: int, folder: Path) -> dict[
 
 def weights_name(name: str, seed: int) -> str:
     """The file of a trained model."""
-    return f"digits-{name.replace(' ', '-')}-{seed}"
+    return f"images-{name.replace(' ', '-')}-{seed}"
 
 
-def load_trained(config: DigitsConfig, name: str, seed: int, images: ImageSet, run: RunFolder) -> Any:
+def load_trained(config: ImagesConfig, name: str, seed: int, images: ImageSet, run: RunFolder) -> Any:
     """The trained model of the first seed, in evaluation mode."""
     model = build(config, name, seed, images)
     model.load_state_dict(run.load_tensors(weights_name(name, seed)))
@@ -127,14 +158,14 @@ def gather(runs: dict[str, list[dict[str, Any]]], models: dict[str, Any]) -> dic
     }
 
 
-def digits_section(numbers: dict[str, Any], timing: dict[str, Any]) -> Section:
+def images_section(config: ImagesConfig, numbers: dict[str, Any], timing: dict[str, Any]) -> Section:
     """What act three shows."""
     final, seconds, speed = numbers["final_accuracy"], timing["training_seconds"], timing["images_per_second"]
     percent = {name: mean_std_text(values, 1, 100) for name, values in final.items()}
     count, ratio = len(final[ORIGINAL]), speed[POSITIONAL][0] / speed[ORIGINAL][0]
     claim = (
         "On real images a ViT whose attention depends on positions alone does about as well as the original. "
-        f"Here it reached {percent[POSITIONAL]} % against {percent[ORIGINAL]} % on handwritten digits, "
+        f"Here it reached {percent[POSITIONAL]} % against {percent[ORIGINAL]} % on {config.data}, "
         f"at {ratio:.2f} times the original's inference throughput."
     )
     rows = [
@@ -145,7 +176,7 @@ def digits_section(numbers: dict[str, Any], timing: dict[str, Any]) -> Section:
             mean_std_text(seconds[name], 1),
             f"{speed[name][0]:,.0f} ({speed[name][1]:,.0f} to {speed[name][2]:,.0f})",
         ]
-        for name in MODELS
+        for name in final
     ]
     columns = ["model", "test accuracy, %", "parameters", "training, s", "inference, images/s"]
     return Section(
@@ -153,15 +184,16 @@ def digits_section(numbers: dict[str, Any], timing: dict[str, Any]) -> Section:
         claim,
         [
             Table(
-                "scikit-learn's 1,797 digits, a fixed stratified split",
+                f"Two models of one size, trained alike on {config.data}",
                 columns,
                 rows,
-                caption=f"Mean ± std over {count} seeds; inference: median and quartiles, the models taking turns.",
+                caption=f"Mean ± std over {count} seeds, on the test split. Trainings share the machine, "
+                "a thread each; inference: median and quartiles, the models taking turns.",
             ),
             Lines(
                 "Test accuracy over training",
-                "digits.epoch",
-                {name: f"digits.mean_accuracy.{name}" for name in MODELS},
+                "images.epoch",
+                {name: f"images.mean_accuracy.{name}" for name in final},
                 x_label="epoch",
                 y_label="test accuracy",
                 caption=f"Mean over {count} seeds.",
