@@ -5,6 +5,7 @@ All draws come from torch's global generators of the CPU and of the images' devi
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
@@ -21,6 +22,11 @@ GROUP = (
 Mixer = Callable[
     [Float[Tensor, "n c H W"], Int[Tensor, " n"]], tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]
 ]
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed that depends on all of ``numbers``, without the overlaps of their sum."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def augment(images: Images, padding: int, flip: bool, policy: str) -> Images:

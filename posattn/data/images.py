@@ -3,7 +3,7 @@
 A set is loaded whole as uint8 tensors; its files are found and read in ``posattn.data.readers``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,6 +80,13 @@ class ImageSet:
     def select(self, index: Shaped[Tensor, "..."]) -> "ImageSet":
         """The images at ``index`` (integers or a mask), with the classes of the whole set."""
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def batches(
+        self, parts: Iterable[Int[Tensor, " n"]], seed: int = 0
+    ) -> Iterator[tuple[Images, Int[Tensor, " n"]]]:
+        """The images and labels at each of ``parts``. Nothing is drawn here, so ``seed`` changes nothing."""
+        for index in parts:
+            yield self.images[index], self.labels[index]
 
     def __repr__(self) -> str:
         return f"ImageSet({self.name!r}, {len(self)} images {self.shape}, {self.num_classes} classes)"

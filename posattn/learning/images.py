@@ -4,6 +4,7 @@ One loop on accelerate for one process or many, with timm's optimizers and sched
 happened and prints nothing: progress bars, logs and measures are the caller's.
 """
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from posattn import checks
 from posattn.data.images import ImageSet, to_float
+from posattn.data.streams import ImageStream
 from posattn.learning.config import TrainConfig
 from posattn.learning.resume import restore, save
 from posattn.learning.signals import StopSignal
@@ -24,7 +26,7 @@ __all__ = ["TrainConfig", "TrainRecord", "evaluate", "train"]
 
 def train(
     model: nn.Module,
-    train_set: ImageSet,
+    train_set: ImageSet | ImageStream,
     config: TrainConfig,
     *,
     checkpoints: Path | None = None,
@@ -34,11 +36,13 @@ def train(
     """Train ``model`` in place, a record at a time; with an average of the weights it ends with those.
 
     The order of the images, augmentation and every draw inside the model are functions of (seed, process,
-    step), so a run that was interrupted ends as if it never had been (to the bit, on a CPU).
+    step), so a run that was interrupted ends as if it never had been (to the bit, on a CPU). They come from
+    torch's global generators: train one model at a time in a process, not one in each of several threads.
+    A run that is found finished yields its last record once more.
 
     Args:
         model: a timm classifier with at least as many outputs as the set has classes.
-        train_set: the images; they are kept on the accelerator's device.
+        train_set: the images; those in memory are moved to the accelerator's device.
         config: the recipe.
         checkpoints: a folder to keep the last two checkpoints in, and to go on from where it holds one. With
             it, SIGTERM is answered by a checkpoint and SystemExit(143).
@@ -54,6 +58,14 @@ def train(
     run = Training(model, train_set, config, transform, accelerator or Accelerator())
     if checkpoints is not None:
         restore(run, checkpoints)
+    return steps(run, checkpoints)
+
+
+def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
+    """The rest of a training. A checkpoint is written only after its record was used, so none is ever lost."""
+    run.clock = time.perf_counter()
+    if run.step == run.steps and run.last is not None:
+        yield run.last
     with StopSignal(active=checkpoints is not None) as stop:
         while run.step < run.steps:
             run.update()
@@ -64,15 +76,19 @@ def train(
             if checkpoints is not None and (stopping or run.checkpoint_due):
                 save(run, checkpoints)
             if stopping:
-                raise SystemExit(143)
+                raise SystemExit(128 + signal.SIGTERM)
         if stop.received:
-            raise SystemExit(143)
+            raise SystemExit(128 + signal.SIGTERM)
     run.finish()
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, image_set: ImageSet, *, batch_size: int = 512, transform: Transform | None = None
+    model: nn.Module,
+    image_set: ImageSet | ImageStream,
+    *,
+    batch_size: int = 512,
+    transform: Transform | None = None,
 ) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is put back."""
     checks.positive_int("batch_size", batch_size)
@@ -80,9 +96,7 @@ def evaluate(
     training = model.training
     model.eval()
     correct = 0
-    for images, labels in zip(
-        image_set.images.split(batch_size), image_set.labels.split(batch_size), strict=True
-    ):
+    for images, labels in image_set.batches(torch.arange(len(image_set)).split(batch_size)):
         pixels = to_float(images.to(device))
         logits = model(pixels if transform is None else transform(pixels))
         correct += int((logits.argmax(-1) == labels.to(device)).sum())

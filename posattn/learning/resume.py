@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from posattn.learning.checkpoints import load_latest, save_checkpoint
-from posattn.learning.training import Training
+from posattn.learning.training import Training, TrainRecord
 
 
 def save(training: Training, folder: Path) -> None:
@@ -19,7 +19,7 @@ def save(training: Training, folder: Path) -> None:
         FloatingPointError: a loss since the last record or a weight is not finite; nothing is written.
     """
     losses = training.finite_losses()
-    optimizer, numbers = flatten_optimizer(training.optimizer)
+    optimizer, others = flatten_optimizer(training.optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in training.model.state_dict().items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -28,7 +28,8 @@ def save(training: Training, folder: Path) -> None:
         tensors |= {f"ema.{name}": tensor for name, tensor in training.ema.module.state_dict().items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()} | {"losses": losses}
     if training.accelerator.is_main_process:
-        meta = {"run": identity(training), "optimizer": numbers, "seconds": training.seconds}
+        meta = {"run": identity(training), "optimizer": others, "seconds": training.seconds}
+        meta["last"] = None if training.last is None else training.last.scalars
         save_checkpoint(folder, training.step, tensors, meta)
 
 
@@ -58,6 +59,8 @@ def restore(training: Training, folder: Path) -> None:
     training.step, training.seconds = checkpoint.step, meta["seconds"]
     training.losses = list(tensors["losses"].to(training.device))
     training.scheduler.step_update(training.step)
+    if meta["last"] is not None:
+        training.last = TrainRecord(**meta["last"] | {"model": training.averaged})
 
 
 def identity(training: Training) -> dict[str, Any]:
@@ -71,20 +74,24 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state as tensors named ``parameter.key`` and as numbers for JSON."""
-    state = optimizer.state_dict()
+    """State and settings, named ``state.parameter.key`` and ``groups.number.key``: tensors and the rest."""
+    held = optimizer.state_dict()
+    kinds = {"state": held["state"], "groups": dict(enumerate(held["param_groups"]))}
     entries = {
-        f"{number}.{key}": value for number, held in state["state"].items() for key, value in held.items()
+        f"{kind}.{number}.{key}": value
+        for kind, numbered in kinds.items()
+        for number, fields in numbered.items()
+        for key, value in fields.items()
     }
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
-    numbers = {name: value for name, value in entries.items() if name not in tensors}
-    return tensors, {"state": numbers, "groups": state["param_groups"]}
+    return tensors, {name: value for name, value in entries.items() if name not in tensors}
 
 
-def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], others: Mapping[str, Any]) -> None:
     """The inverse of ``flatten_optimizer``."""
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**numbers["state"], **tensors}.items():
-        number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": numbers["groups"]})
+    kinds: dict[str, dict[int, dict[str, Any]]] = {"state": {}, "groups": {}}
+    for name, value in {**others, **tensors}.items():
+        kind, number, key = name.split(".", 2)
+        kinds[kind].setdefault(int(number), {})[key] = value
+    groups = [kinds["groups"][number] for number in sorted(kinds["groups"])]
+    optimizer.load_state_dict({"state": kinds["state"], "param_groups": groups})

@@ -1,11 +1,10 @@
 """The state of a training and what a step does to it."""
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -18,8 +17,10 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from posattn import checks
-from posattn.data.augment import augment, make_mixer
+from posattn.data.augment import augment, derived_seed, make_mixer
+from posattn.data.formats import Images
 from posattn.data.images import ImageSet, to_float
+from posattn.data.streams import ImageStream
 from posattn.learning.config import TrainConfig
 
 Transform = Callable[[Tensor], Tensor]
@@ -38,6 +39,11 @@ class TrainRecord(NamedTuple):
     end_of_epoch: bool
     model: nn.Module  # to evaluate: the averaged weights where there is an average, else the model itself
 
+    @property
+    def scalars(self) -> dict[str, Any]:
+        """All but the model, for logs."""
+        return {name: value for name, value in self._asdict().items() if name != "model"}
+
 
 class Training:
     """A training under way: everything that a step changes."""
@@ -45,7 +51,7 @@ class Training:
     def __init__(
         self,
         model: nn.Module,
-        train_set: ImageSet,
+        train_set: ImageSet | ImageStream,
         config: TrainConfig,
         transform: Transform | None,
         accelerator: Accelerator,
@@ -72,7 +78,14 @@ class Training:
         self.runner = accelerator.prepare_model(torch.compile(model) if config.compile else model)
         self.step, self.seconds, self.clock = 0, 0.0, time.perf_counter()
         self.losses: list[Tensor] = []  # of the steps since the last record
-        self.order: Int[Tensor, " n"] | None = None
+        self.last: TrainRecord | None = None
+        self.feed: Iterator[tuple[Images, Tensor]] | None = None  # of the epoch feed_epoch
+        self.feed_epoch = 0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model to evaluate."""
+        return self.model if self.ema is None else self.ema.module
 
     @property
     def record_due(self) -> bool:
@@ -87,12 +100,15 @@ class Training:
         """One optimizer step on the next batch."""
         config = self.config
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # the caller's generators stay as they were
+        with (
+            torch.random.fork_rng(devices),
+            memory_advice(config),
+        ):  # the caller's generators stay as they were
             torch.manual_seed(derived_seed(config.seed, self.accelerator.process_index, self.step))
             self.losses.append(self.accumulate())
-        if config.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimizer.step()
+            if config.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+            self.optimizer.step()
         self.optimizer.zero_grad()
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.step += 1
@@ -102,32 +118,32 @@ class Training:
 
     def accumulate(self) -> Float[Tensor, ""]:
         """Gather the gradients of this process's share of a batch, a part at a time; return the mean loss."""
-        parts = self.share()
+        parts = self.config.accumulation
         total = torch.zeros((), device=self.device)
-        for number, index in enumerate(parts, 1):
-            last = number == len(parts)
-            with nullcontext() if last else self.accelerator.no_sync(self.runner):
-                loss = self.loss(index) / len(parts)
+        for number in range(1, parts + 1):
+            with nullcontext() if number == parts else self.accelerator.no_sync(self.runner):
+                loss = self.loss(*self.next_part()) / parts
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
-    def share(self) -> Int[Tensor, "parts size"]:
-        """Where this process finds its images of the batch: a function of seed, epoch, step and process."""
+    def next_part(self) -> tuple[Images, Int[Tensor, " size"]]:
+        """The next images and labels of this process; the set is shuffled anew at the start of an epoch."""
         epoch, batch = divmod(self.step, self.steps_per_epoch)
-        if self.order is None or batch == 0:
-            shuffle = Generator().manual_seed(derived_seed(self.config.seed, epoch))
-            self.order = torch.randperm(len(self.train_set), generator=shuffle).to(self.device)
-        index = self.order[batch * self.config.batch_size :][: self.config.batch_size]
-        return index.view(-1, self.accelerator.num_processes, self.part_size)[
-            :, self.accelerator.process_index
-        ]
+        if self.feed is None or epoch != self.feed_epoch:
+            seed = derived_seed(self.config.seed, epoch)
+            order = torch.randperm(len(self.train_set), generator=Generator().manual_seed(seed))
+            order = order[: self.steps_per_epoch * self.config.batch_size].to(self.device)
+            processes = self.accelerator.num_processes
+            parts = order.view(self.steps_per_epoch, self.config.accumulation, processes, self.part_size)
+            own = parts[batch:, :, self.accelerator.process_index].flatten(0, 1)
+            self.feed, self.feed_epoch = self.train_set.batches(own, seed), epoch
+        return next(self.feed)
 
-    def loss(self, index: Int[Tensor, " size"]) -> Float[Tensor, ""]:
-        """The cross-entropy on the augmented images at ``index``."""
+    def loss(self, images: Images, labels: Int[Tensor, " size"]) -> Float[Tensor, ""]:
+        """The cross-entropy on the augmented images."""
         config = self.config
-        images = augment(self.train_set.images[index], config.padding, config.flip, config.policy)
-        pixels, targets = to_float(images), self.train_set.labels[index]
+        pixels, targets = to_float(augment(images, config.padding, config.flip, config.policy)), labels
         if self.mixer is not None:
             pixels, targets = self.mixer(pixels, targets)
         if self.transform is not None:
@@ -138,8 +154,9 @@ class Training:
 
     def finite_losses(self) -> Float[Tensor, " steps"]:
         """The losses since the last record, over all processes, else FloatingPointError naming the step."""
-        losses = torch.stack(self.losses) if self.losses else torch.zeros(0, device=self.device)
-        losses = self.accelerator.reduce(losses, "mean").cpu()
+        if not self.losses:
+            return torch.zeros(0)
+        losses = self.accelerator.reduce(torch.stack(self.losses), "mean").cpu()
         if bad := (~losses.isfinite()).nonzero().flatten().tolist():
             step = self.step - len(losses) + bad[0] + 1
             raise FloatingPointError(
@@ -154,7 +171,7 @@ class Training:
         images = len(self.losses) * self.config.batch_size
         speed = images / (now - self.clock)
         self.seconds, self.clock, self.losses = self.seconds + now - self.clock, now, []
-        return TrainRecord(
+        self.last = TrainRecord(
             step=self.step,
             steps=self.steps,
             epoch=self.step / self.steps_per_epoch,
@@ -163,8 +180,9 @@ class Training:
             images_per_second=speed,
             seconds=self.seconds,
             end_of_epoch=self.step % self.steps_per_epoch == 0,
-            model=self.model if self.ema is None else self.ema.module,
+            model=self.averaged,
         )
+        return self.last
 
     def agree(self, stop: bool) -> bool:
         """Whether to stop now: processes stop together, at a step where they meet for a record."""
@@ -192,13 +210,23 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: in
     return scheduler
 
 
-def derived_seed(*numbers: int) -> int:
-    """A seed that depends on all of ``numbers``, without the overlaps of their sum."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+@contextmanager
+def memory_advice(config: TrainConfig) -> Iterator[None]:
+    """Turn running out of memory, of the CPU or a GPU, into a MemoryError that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(
+            f"out of memory with batch_size {config.batch_size} in {config.accumulation} part(s): "
+            "raise accumulation or lower batch_size"
+        ) from error
 
 
 @torch.no_grad()
-def check_fits(model: nn.Module, image_set: ImageSet) -> None:
+def check_fits(model: nn.Module, image_set: ImageSet | ImageStream) -> None:
     """ValueError where the model does not take the set's images, cuts them short or has too few outputs."""
     patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None) or (1, 1)
     for side, patch, size in zip(("height", "width"), patch_size, image_set.shape[1:], strict=True):
@@ -206,7 +234,7 @@ def check_fits(model: nn.Module, image_set: ImageSet) -> None:
     device = next(model.parameters()).device
     mode = model.training
     try:
-        outputs = model.eval()(to_float(image_set.images[:1].to(device))).shape[-1]
+        outputs = model.eval()(torch.zeros(1, *image_set.shape, device=device)).shape[-1]
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"the model does not take images of shape {image_set.shape}: {error}") from error
     finally:

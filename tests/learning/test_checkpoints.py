@@ -49,6 +49,13 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_killed_writer_left_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "step-00000003.part").write_bytes(b"half of it")
+    assert load_latest(tmp_path) is None
+    save_checkpoint(tmp_path, 3, tensors(), META)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003.safetensors"]
+
+
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 1, tensors(), META)
     whole = path.read_bytes()

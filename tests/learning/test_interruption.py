@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from posattn.data.images import ImageSet, load_images
+from posattn.learning.checkpoints import load_latest
 from posattn.learning.images import TrainConfig, train
 
 CONFIG = TrainConfig(
@@ -34,6 +35,7 @@ CONFIG = TrainConfig(
 )
 LAUNCHED = """
 import json, os, sys, timm, torch
+from pathlib import Path
 from posattn.data.images import load_images
 from posattn.learning.images import TrainConfig, train
 
@@ -41,8 +43,10 @@ torch.manual_seed(0)
 sizes = dict(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=2, in_chans=1, num_classes=10)
 model = timm.create_model("vit_tiny_patch16_224", **sizes)
 data = load_images("digits").select(torch.arange(200))
-config = TrainConfig(epochs=2, batch_size=32, warmup_epochs=0.5, clip=1.0, accumulation=2, record_every=1)
-losses = [record.loss for record in train(model, data, config)]
+sizes = dict(epochs=2, batch_size=32, accumulation=2)
+config = TrainConfig(**sizes, warmup_epochs=0.5, clip=1.0, ema_decay=0.9, record_every=1, checkpoint_every=5)
+folder = Path(sys.argv[1] + ".checkpoints")
+losses = [record.loss for record in train(model, data, config, checkpoints=folder)]
 if os.environ.get("RANK", "0") == "0":
     open(sys.argv[1], "w").write(json.dumps([losses, os.environ.get("WORLD_SIZE", "1")]))
 """
@@ -117,7 +121,7 @@ def check_same(
 
 
 def test_killed_at_random_moments(tmp_path: Path, uninterrupted: tuple[nn.Module, dict[int, float]]) -> None:
-    draw, losses, killed = random.Random(os.getpid()), {}, 0
+    draw, losses, killed = random.Random(0), {}, 0
     for _ in range(4):
         child = Child(tmp_path)
         child.listen(draw.randrange(5))
@@ -155,3 +159,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (one[1], two[1]) == ("1", "2")
     assert two[0] == pytest.approx(one[0], abs=1e-5)
+    saved = [load_latest(tmp_path / f"{name}.checkpoints") for name in ("one", "two")]
+    assert saved[0].step == saved[1].step == 12
+    for name, tensor in saved[0].tensors.items():
+        assert torch.allclose(saved[1].tensors[name].float(), tensor.float(), atol=1e-4), name
