@@ -41,7 +41,7 @@ class Expansion(NamedTuple):
         curved = np.einsum("e,ekl->kl", wrong @ self.moments, bends)
         return ((slopes.T * (wrong * (1 - wrong))) @ slopes - curved) / len(self.moments)
 
-    def _monomials(self, theta: Float[ndarray, " K"], times: Int[ndarray, "*m K"]) -> Float[ndarray, "E *m"]:
+    def _monomials(self, theta: Float[ndarray, " K"], times: Int[ndarray, "*m K"]) -> Float[ndarray, "E *m"]:  # noqa: F821 (no expression)
         """The coefficients of the moments in F, differentiated ``times`` times in each entry of θ."""
         powers = self.powers.reshape(-1, *[1] * (times.ndim - 1), len(theta))
         falling = np.prod(poch(powers - times + 1, times), axis=-1)  # e!/(e-k)!, and 0 for k > e
