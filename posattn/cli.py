@@ -25,12 +25,13 @@ from rich.table import Table
 
 import posattn.recipes.demo
 from posattn.data.images import DATA_SETS
-from posattn.recipes import RECIPES, Recipe, find
+from posattn.recipes import RECIPES, Recipe, find, load
 from posattn.records import RunFolder, open_run
 from posattn.report.html import build_report
 
 FAILED, INTERRUPTED = 2, 130
 ConfigT = TypeVar("ConfigT")
+load()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ Its config is a frozen dataclass with a ``seed``; its job takes the config, the 
 returns the content of result.json.
 """
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +32,13 @@ class Recipe:
         return (self.config.__doc__ or "").strip().splitlines()[0]
 
 
-RECIPES: dict[str, Recipe] = {}
+RECIPES: dict[str, Recipe] = {}  # filled by ``load``
+
+
+def load() -> None:
+    """Import every module of this folder, which registers its recipes."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
 
 
 def recipe(job: Job) -> Callable[[Callable[[bool], Any]], Callable[[bool], Any]]:
