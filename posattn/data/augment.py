@@ -25,7 +25,7 @@ Mixer = Callable[
 
 
 def derived_seed(*numbers: int) -> int:
-    """A seed that depends on all of ``numbers``, without the overlaps of their sum."""
+    """A seed that depends on all of ``numbers`` (not on zeros at the end), without the overlaps of their sum."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 

@@ -24,6 +24,7 @@ from posattn.data.streams import ImageStream
 from posattn.learning.config import TrainConfig
 
 Transform = Callable[[Tensor], Tensor]
+ORDER, STEP = 1, 2  # what a seed is derived for: the images' order in an epoch, the draws of a step
 
 
 class TrainRecord(NamedTuple):
@@ -100,11 +101,9 @@ class Training:
         """One optimizer step on the next batch."""
         config = self.config
         devices = [self.device] if self.device.type == "cuda" else []
-        with (
-            torch.random.fork_rng(devices),
-            memory_advice(config),
-        ):  # the caller's generators stay as they were
-            torch.manual_seed(derived_seed(config.seed, self.accelerator.process_index, self.step))
+        # the caller's generators stay as they were
+        with torch.random.fork_rng(devices), memory_advice(config):
+            torch.manual_seed(derived_seed(config.seed, STEP, self.accelerator.process_index, self.step))
             self.losses.append(self.accumulate())
             if config.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -131,7 +130,7 @@ class Training:
         """The next images and labels of this process; the set is shuffled anew at the start of an epoch."""
         epoch, batch = divmod(self.step, self.steps_per_epoch)
         if self.feed is None or epoch != self.feed_epoch:
-            seed = derived_seed(self.config.seed, epoch)
+            seed = derived_seed(self.config.seed, ORDER, epoch)
             order = torch.randperm(len(self.train_set), generator=Generator().manual_seed(seed))
             order = order[: self.steps_per_epoch * self.config.batch_size].to(self.device)
             processes = self.accelerator.num_processes

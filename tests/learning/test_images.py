@@ -174,6 +174,22 @@ def test_bfloat16_stays_near_float32() -> None:
     assert half != losses(tiny_vit(), few(), SHORT)
 
 
+def test_batch_norm_goes_on_where_it_was(tmp_path: Path) -> None:
+    def resnet(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return timm.create_model("test_resnet", num_classes=10, in_chans=1)
+
+    config = replace(SHORT, ema_decay=0.5)
+    whole, model = resnet(0), resnet(1)
+    losses(whole, few(), config)
+    run = train(resnet(0), few(), config, checkpoints=tmp_path)
+    for _ in range(6):
+        next(run)
+    run.close()
+    losses(model, few(), config, checkpoints=tmp_path)
+    assert same_weights(model, whole)
+
+
 def test_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 
