@@ -16,10 +16,10 @@ from torch import nn
 from posattn import checks
 from posattn.data.images import ImageSet, to_float
 from posattn.data.streams import ImageStream
-from posattn.learning.config import TrainConfig
-from posattn.learning.resume import restore, save
-from posattn.learning.signals import StopSignal
-from posattn.learning.training import Training, TrainRecord, Transform
+from posattn.learning.images.config import TrainConfig
+from posattn.learning.images.resume import restore, save
+from posattn.learning.images.signals import StopSignal
+from posattn.learning.images.training import Training, TrainRecord, Transform
 
 __all__ = ["TrainConfig", "TrainRecord", "evaluate", "train"]
 

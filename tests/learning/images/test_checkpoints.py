@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posattn.learning.checkpoints import load_checkpoint, load_latest, save_checkpoint
+from posattn.learning.images.checkpoints import load_checkpoint, load_latest, save_checkpoint
 
 META = {"seed": 3, "nested": {"lr": 0.1, "names": ["a", "b"]}, "none": None}
 

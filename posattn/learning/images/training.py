@@ -21,7 +21,7 @@ from posattn.data.augment import augment, derived_seed, make_mixer
 from posattn.data.formats import Images
 from posattn.data.images import ImageSet, to_float
 from posattn.data.streams import ImageStream
-from posattn.learning.config import TrainConfig
+from posattn.learning.images.config import TrainConfig
 
 Transform = Callable[[Tensor], Tensor]
 ORDER, STEP = 1, 2  # what a seed is derived for: the images' order in an epoch, the draws of a step

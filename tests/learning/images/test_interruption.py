@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from posattn.data.images import ImageSet, load_images
-from posattn.learning.checkpoints import load_latest
 from posattn.learning.images import TrainConfig, train
+from posattn.learning.images.checkpoints import load_latest
 
 CONFIG = TrainConfig(
     epochs=4,

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from posattn.learning.checkpoints import load_latest, save_checkpoint
-from posattn.learning.training import Training, TrainRecord
+from posattn.learning.images.checkpoints import load_latest, save_checkpoint
+from posattn.learning.images.training import Training, TrainRecord
 
 
 def save(training: Training, folder: Path) -> None:
