@@ -149,7 +149,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(LAUNCHED)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     environment["ACCELERATE_USE_CPU"] = "true"
     for name, command in (("one", [sys.executable]), ("two", torchrun)):
         done = subprocess.run(
