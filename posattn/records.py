@@ -7,6 +7,7 @@ unit of work is an event too, so that an interrupted run goes on where it was.
 import importlib.metadata
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -188,7 +189,7 @@ def describe(recipe: str, config: Any) -> dict[str, Any]:
         "recipe": recipe,
         "config": settings,
         "seed": settings.get("seed"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["posattn", *sys.argv[1:]]),
         "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in VERSIONED}},
         "git_commit": git_commit(),
         "device": device_name(),
@@ -226,7 +227,7 @@ def device_name() -> str:
     """The device that a run uses, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu, {torch.get_num_threads()} threads"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _version(name: str) -> str | None:
