@@ -13,9 +13,9 @@ from posattn.models.attention import FrozenMaps, PositionalAttention, dense
 from posattn.models.scores import PositionEncodings
 from posattn.shapes import Maps
 
-# The largest k / N whose gathers are taken for faster than the dense product on a CPU. Measured at 384 and 512 px
-# (N = 576, 1024; batch 8, 4; ViT-Tiny heads; one thread), product alone: float32 k = N/9 2.1 times as fast,
-# bfloat16 k = N/36 1.4 times, k = N/18 0.8 times.
+# The largest k / N that is gathered on a CPU rather than multiplied densely. Measured at 384 and 512 px
+# (N = 576, 1024; batch 8, 4; ViT-Tiny heads; one thread), the product alone: float32 k = N/9 2.1 times as
+# fast, bfloat16 k = N/36 1.4 times, k = N/18 0.8 times.
 GATHERED = {torch.float32: 1 / 8, torch.bfloat16: 1 / 32}
 
 
@@ -26,9 +26,9 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
 
     Args:
         model: a model with positional attention, wholly or in part, also one from ``to_positional``.
-        keep: k, entries that each query keeps of its map, its largest, renormalised to sum to 1. On a CPU
-            few enough of them are gathered rather than multiplied densely; such a model is not built again by name
-            (``save_for_hf``): save it unpruned.
+        keep: k, entries that each query keeps of its map, its largest, renormalised to sum to 1. On a
+            CPU few enough of them are gathered rather than multiplied densely; timm cannot build such a model
+            again from ``save_for_hf``: save it unpruned.
 
     Raises:
         TypeError, ValueError: no positional attention, maps that are not finite, or k not in 1..N.
