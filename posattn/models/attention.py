@@ -6,7 +6,8 @@ Source: arXiv 2210.09221, positional attention.
 from typing import Any, no_type_check
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
@@ -20,20 +21,38 @@ MapsHNN = Float[Tensor, "h N N"]
 @register_notrace_function
 @no_type_check  # traced and scripted
 def mix_tokens(
-    maps: Tensor, values: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    maps: Tensor,
+    values: Tensor,
+    indices: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
 ) -> Tensor:
-    """Σ_j S^h_ij V_j in every head: (h, N, N) maps and (B, N, h·d_h) values to (B, N, h·d_h).
+    """Σ_j S^h_ij V_j in every head, as one product a head over the whole batch.
 
-    ValueError where the maps and the values differ in N, and for a mask: the maps are constants of the model.
+    Args:
+        maps: (h, N, N), or (h, N, k) with ``indices``.
+        values: (B, N, h·d_h).
+        indices: (h, N, k), the keys that the entries of pruned maps belong to, numbered through all heads.
+        attn_mask, is_causal: refused, what attends by position being a constant of the model.
+
+    Raises:
+        ValueError: the maps are for another number of tokens, or a mask is given.
     """
     if attn_mask is not None or is_causal:
         raise ValueError("positional attention takes no mask: its maps are constants of the model")
     B, N, D = values.shape
     h = maps.shape[0]
-    if maps.shape[-1] != N:
-        raise ValueError(f"attention maps are for {maps.shape[-1]} tokens, got {N}")
+    if maps.shape[1] != N:
+        raise ValueError(f"attention maps are for {maps.shape[1]} tokens, got {N}")
     columns = values.view(B, N, h, D // h).permute(2, 1, 0, 3).reshape(h, N, -1)
-    mixed = maps.to(values.dtype) @ columns
+    maps = maps.to(values.dtype)
+    if indices is None:
+        mixed = maps @ columns
+    else:
+        weights = maps.flatten(0, 1)
+        mixed = F.embedding_bag(
+            indices.flatten(0, 1), columns.flatten(0, 1), per_sample_weights=weights, mode="sum"
+        )
     return mixed.view(h, N, B, D // h).permute(2, 1, 0, 3).reshape(B, N, D)
 
 
@@ -105,11 +124,11 @@ def same_state(old: list[Any], new: list[Any]) -> bool:
 
 
 class FrozenMaps(nn.Module):
-    """Constant (h, N, N) maps, a buffer. ValueError where they are not finite square maps."""
+    """Constant (h, N, N) maps, or (h, N, k) entries of pruned ones, a buffer. ValueError: not finite."""
 
     maps: Tensor
 
-    def __init__(self, maps: MapsHNN) -> None:
+    def __init__(self, maps: Float[Tensor, "h N k"]) -> None:
         super().__init__()
         if not maps.is_meta and not (finite := maps.isfinite().flatten(1).all(1)).all():
             raise ValueError(
@@ -122,10 +141,17 @@ class FrozenMaps(nn.Module):
         return self.maps
 
 
+def dense(weights: Float[Tensor, "h N k"], indices: Int[Tensor, "h N k"]) -> MapsHNN:
+    """Pruned maps, entries and the keys they belong to, as (h, N, N) maps."""
+    h, N, _ = weights.shape
+    keys = indices - N * torch.arange(h, device=indices.device)[:, None, None]
+    return weights.new_zeros(h, N, N).scatter(2, keys, weights)
+
+
 class PositionalAttention(nn.Module):
     """Attention that depends on positions alone; stands where timm's ``Attention`` stands (``attn_layer``).
 
-    ``attach`` gives it its maps, once the tokens are known.
+    ``attach`` gives it its maps, once the tokens are known; ``indices`` are the keys of pruned ones.
 
     Args:
         dim: D, channels of a token.
@@ -142,6 +168,8 @@ class PositionalAttention(nn.Module):
         TypeError, ValueError: ``num_heads`` does not divide ``dim``, or a norm is asked for without
         ``norm_layer``.
     """
+
+    indices: Tensor | None
 
     def __init__(
         self,
@@ -164,6 +192,7 @@ class PositionalAttention(nn.Module):
         self.qk_norm_layer = norm_layer if qk_norm else None
         self.v = nn.Linear(dim, dim, bias=qkv_bias, **dd)
         self.maps: nn.Module = nn.Identity()
+        self.register_buffer("indices", None)  # of pruned maps
         self.attn_drop = nn.Dropout(attn_drop)
         self.norm = norm_layer(dim, **dd) if scale_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim, bias=proj_bias, **dd)
@@ -183,7 +212,7 @@ class PositionalAttention(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         values = self.v(x)
         maps = self.maps(None) if torch.jit.is_scripting() else self.maps(self._positions())
-        x = self.norm(mix_tokens(self.attn_drop(maps), values, attn_mask, is_causal))
+        x = self.norm(mix_tokens(self.attn_drop(maps), values, self.indices, attn_mask, is_causal))
         return self.proj_drop(self.proj(x))
 
     @no_type_check  # traced
@@ -192,9 +221,11 @@ class PositionalAttention(nn.Module):
 
     def attention_maps(self) -> MapsHNN:
         """S, the (h, N, N) maps of this layer."""
-        return self.maps(self._positions())
+        maps = self.maps(self._positions())
+        return maps if self.indices is None else dense(maps, self.indices)
 
     def reparameterize(self) -> None:
         """Freeze in place, for timm's ``reparameterize_model``: the maps become a buffer, Q and K go."""
-        with torch.no_grad():
-            self.attach(FrozenMaps(self.attention_maps()))
+        if not isinstance(self.maps, FrozenMaps):
+            with torch.no_grad():
+                self.attach(FrozenMaps(self.attention_maps()))

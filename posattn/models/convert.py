@@ -116,6 +116,7 @@ class MixedAttention(nn.Module):
     def __init__(self, attn: Attention, maps: FrozenMaps, heads: list[int], others: list[int]) -> None:
         super().__init__()
         self.maps = maps
+        self.register_buffer("indices", None)  # of pruned maps
         self.head_dim, self.split = attn.head_dim, attn.head_dim * len(heads)
         queries, keys = (channels(attn, others, part) for part in (0, 1))
         self.qk = rows(attn.qkv, torch.cat([queries, keys]))
@@ -128,7 +129,7 @@ class MixedAttention(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         values = self.v(x)
         maps = self.attn_drop(self.maps(None))
-        by_place = mix_tokens(maps, values[..., : self.split], attn_mask, is_causal)
+        by_place = mix_tokens(maps, values[..., : self.split], self.indices, attn_mask, is_causal)
         query, key = self.qk(x).unflatten(2, (2, -1, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
         value = values[..., self.split :].unflatten(2, (-1, self.head_dim)).transpose(1, 2)
         dropout = self.attn_drop.p if self.training else 0.0

@@ -5,7 +5,7 @@ Source: arXiv 2210.09221 for the attention; everything else is timm's VisionTran
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,18 @@ def hybrid_block(depth: int, attn_layer: Any, *, split: int, **options: Any) -> 
     """Block number ``depth``: positional up to ``split`` blocks, content-based from there on."""
     layer = PositionalAttention if depth < split else Attention
     return Block(depth=depth, attn_layer=layer, **options)
+
+
+class Contiguous(nn.Module):
+    """Tokens laid out one after the other.
+
+    Without a class token to concatenate, timm's patch embedding leaves them transposed, and every addition
+    and norm of the residual stream would work across the grain.
+    """
+
+    @no_type_check  # traced and scripted
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous()
 
 
 class VisionTransformerPosAttn(VisionTransformer):
@@ -61,6 +73,7 @@ class VisionTransformerPosAttn(VisionTransformer):
         split = split_of(positional_blocks, options["depth"])
         super().__init__(**options, block_fn=partial(hybrid_block, split=split))  # type: ignore[arg-type]
         self.score_kind = scores
+        self.patch_drop = Contiguous()  # type: ignore[assignment]
         dd = {"device": options.get("device"), "dtype": options.get("dtype")}
         encodings = PositionEncodings(self._grid(), self.embed_dim, **dd) if scores == "encodings" else None
         self.pos_encodings: nn.Module = encodings or nn.Identity()

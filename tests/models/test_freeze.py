@@ -8,8 +8,9 @@ import timm
 import torch
 from timm.utils import reparameterize_model
 
+import posattn.models.freeze
 from posattn.models.convert import to_positional
-from posattn.models.freeze import freeze_attention, keep_largest
+from posattn.models.freeze import freeze_attention, largest
 from posattn.models.scores import SCORES
 from posattn.models.vision_transformer_posattn import VisionTransformerPosAttn
 
@@ -127,16 +128,45 @@ def test_onnx_with_a_dynamic_batch(name: str, tmp_path) -> None:
             torch.testing.assert_close(torch.from_numpy(found), model(images(size)), atol=1e-5, rtol=1e-4)
 
 
-def test_keep_largest_by_brute_force(generator: torch.Generator) -> None:
-    maps = torch.rand(2, 3, 7, 7, generator=generator, dtype=torch.float64).softmax(-1)
+def test_largest_by_brute_force(generator: torch.Generator) -> None:
+    maps = torch.rand(3, 7, 7, generator=generator, dtype=torch.float64).softmax(-1)
     for k in (1, 3, 7):
         expected = torch.zeros_like(maps)
-        for index in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(7)).tolist():
-            row = maps[tuple(index)]
-            largest = sorted(range(7), key=row.__getitem__, reverse=True)[:k]
-            expected[tuple(index)][largest] = row[largest] / row[largest].sum()
-        torch.testing.assert_close(keep_largest(maps, k), expected)
-    torch.testing.assert_close(keep_largest(maps, 7), maps)
+        for h, i in torch.cartesian_prod(torch.arange(3), torch.arange(7)).tolist():
+            kept = sorted(range(7), key=maps[h, i].__getitem__, reverse=True)[:k]
+            expected[h, i, kept] = maps[h, i, kept] / maps[h, i, kept].sum()
+        weights, columns = largest(maps, k)
+        torch.testing.assert_close(torch.zeros_like(maps).scatter(2, columns, weights), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("name", ["all", "converted"])
+def test_gathered_maps_are_the_dense_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of the same pruned model agree, in outputs, gradients and maps, traced and scripted."""
+    model = MODELS[name]()
+    dense = freeze_attention(model, keep=3)
+    monkeypatch.setattr(posattn.models.freeze, "GATHERED", {torch.float32: 1.0})
+    gathered = freeze_attention(model, keep=3)
+    assert gathered.blocks[0].attn.indices.shape[-1] == 3
+    for m in (dense, gathered):
+        m(images()).square().sum().backward()
+    for p, q in zip(dense.parameters(), gathered.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    with torch.no_grad():
+        expected = dense(images())
+        torch.testing.assert_close(gathered(images()), expected)
+        torch.testing.assert_close(freeze_attention(gathered)(images()), expected)
+        torch.testing.assert_close(freeze_attention(gathered, keep=3)(images()), expected)
+        torch.testing.assert_close(torch.jit.script(copy.deepcopy(gathered))(images()), expected)
+        traced = timm.models.create_feature_extractor(gathered, {"head": "out"})
+        torch.testing.assert_close(traced(images())["out"], expected)
+        compiled = torch.compile(gathered, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(images()), expected)
+        other = freeze_attention(model, keep=3)
+        other.load_state_dict(gathered.state_dict())
+        torch.testing.assert_close(other(images()), expected)
+        maps = [m.blocks[1].attn.attention_maps() for m in (dense, gathered)]
+        torch.testing.assert_close(*maps)
 
 
 @pytest.mark.parametrize(

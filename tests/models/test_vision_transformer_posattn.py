@@ -120,6 +120,17 @@ def test_maps_do_not_depend_on_the_image_and_the_block_is_linear_in_it(options: 
     torch.testing.assert_close(attn(2 * x - 3 * y) - zero, 2 * (attn(x) - zero) - 3 * (attn(y) - zero))
 
 
+def test_tokens_reach_the_blocks_contiguous(options: dict[str, object]) -> None:
+    """With and without the concatenation of a class token, which alone would see to it in timm's ViT."""
+    for prefix in ({}, PREFIX):
+        model = make(**options, **prefix)
+        strides: list[bool] = []
+        model.norm_pre.register_forward_hook(lambda _, x, y, seen=strides: seen.append(y.is_contiguous()))
+        model.blocks.register_forward_hook(lambda _, x, y, seen=strides: seen.append(y.is_contiguous()))
+        model(images())
+        assert strides == [True, True]
+
+
 def test_one_image_alone_and_in_a_batch(options: dict[str, object]) -> None:
     model = make(**options)
     torch.testing.assert_close(model(images())[1:2], model(images()[1:2]))
