@@ -48,6 +48,8 @@ class FlowSetting:
     samples: int = 4000
     """Of the population, drawn once"""
     t_end: float = 1e10
+    rtol: float = 1e-6
+    """Tolerance of a step of the solver"""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def make_flow(setting: FlowSetting, seed: int) -> PopulationFlow:
 
 def integrate(flow: PopulationFlow, setting: FlowSetting) -> Trajectory:
     """The flow from A_ij = 0 and v = α₀ w*."""
-    return flow.integrate(alpha=setting.alpha, beta=0.0, gamma=0.0, rho=0.0, t_end=setting.t_end)
+    return flow.integrate(
+        alpha=setting.alpha, beta=0.0, gamma=0.0, rho=0.0, t_end=setting.t_end, rtol=setting.rtol
+    )
 
 
 def at_times(trajectory: Trajectory, times: Sequence[float]) -> dict[str, list[float]]:
@@ -393,7 +397,7 @@ def phases(smoke: bool = False) -> PhasesConfig:
     """
     if not smoke:
         return PhasesConfig()
-    small = FlowSetting(num_patches=96, samples=300, t_end=1e5)
+    small = FlowSetting(num_patches=96, samples=300, t_end=2e4, rtol=1e-4)
     return PhasesConfig(
         small,
         Scan((80, 96, 112), (), (), (), (), (), seeds=1),

@@ -50,13 +50,13 @@ class SolutionsConfig:
     """Standard deviations of the noise added to A; v gets a tenth of it, relative to its length"""
     margin: float = 1.0
     """The mean |F(X)| at the start, to which v is scaled; without it the loss leaves no gradient"""
-    steps: int = 5000
+    steps: int = 3000
     batch_size: int = 128
     rate: float = 50.0
     """η of A, whose entries are D² and whose gradients are small"""
     value_rate: float = 0.3
     """η of v"""
-    seeds: int = 5
+    seeds: int = 3
     test_samples: int = 2048
     seed: int = 0
 
