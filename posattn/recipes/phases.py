@@ -184,25 +184,24 @@ def transition_time(setting: FlowSetting, seed: int, level: float) -> float | No
 
 
 def fit_scan(name: str, values: Sequence[float], rows: Sequence[Sequence[float | None]]) -> dict[str, Any]:
-    """The power law through all points whose transition was seen, the local powers, and what the figure shows."""
+    """The power law through all points whose transition was seen, the local powers, and what the figure shows.
+
+    No law where it was seen at fewer than three values.
+    """
     axis = [math.expm1(value) if name == "diagonal" else float(value) for value in values]
     seen = [(x, [t for t in row if t is not None]) for x, row in zip(axis, rows, strict=True)]
     seen = [(x, row) for x, row in seen if row]
     points = [(x, time) for x, row in seen for time in row]
-    if len(seen) < 3:
-        raise ValueError(
-            f"{name}: the transition was seen at {len(seen)} of {len(axis)} values, a fit needs 3: {rows}"
-        )
-    law = power_law([x for x, _ in points], [time for _, time in points])
+    law = power_law([x for x, _ in points], [time for _, time in points]) if len(seen) > 2 else None
     xs, means = [x for x, _ in seen], [mean_std(row) for _, row in seen]
     logs = np.log([mean for mean, _ in means])
     return {
-        "law": law._asdict(),
+        "law": law and law._asdict(),
         "local": (np.diff(logs) / np.diff(np.log(xs))).tolist(),
         "x": xs,
         "mean": [mean for mean, _ in means],
         "std": [std for _, std in means],
-        "fit": [law(x) for x in xs],
+        "fit": [law(x) for x in xs] if law else [],
     }
 
 
@@ -334,26 +333,14 @@ def descent_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
 
 def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
     """How the transition time scales."""
-    laws = {name: PowerLaw(**scan["law"]) for name, scan in numbers.items()}
+    laws = {name: PowerLaw(**scan["law"]) for name, scan in numbers.items() if scan["law"]}
     powers = ", ".join(f"{law.exponent:.2f} in {SYMBOLS[name]}" for name, law in laws.items())
     base = config.flow
     claim = (
-        f"Fitted powers of the transition time: {powers}. They are averages over the range: where the first and the "
-        "last local power in the table differ, the curve bends and is no power law."
+        f"Fitted powers of the transition time: {powers or 'none'}. They are averages over the range: where the first "
+        "and the last local power in the table differ, the curve bends and is no power law."
     )
-    items = [
-        Lines(
-            f"Transition time against {SYMBOLS[name]}",
-            f"scans.{name}.x",
-            {"measured": f"scans.{name}.mean", "power law": f"scans.{name}.fit"},
-            {"measured": f"scans.{name}.std"},
-            x_label=SYMBOLS[name],
-            y_label="transition time",
-            x_log=True,
-            y_log=True,
-        )
-        for name in laws
-    ]
+    items = [scan_figure(name, fitted=name in laws) for name, scan in numbers.items() if scan["x"]]
     columns = [
         "varied",
         "range",
@@ -367,7 +354,7 @@ def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
     table = Table(
         "Fitted powers of the transition time",
         columns,
-        [scan_row(name, scan, laws[name]) for name, scan in numbers.items()],
+        [scan_row(name, scan, laws.get(name)) for name, scan in numbers.items()],
         f"Around D = {base.num_patches}, C = {base.set_size}, q = {base.noise_rate:g}, p = {base.power}, "
         f"ν = {base.linear:g}, σ_A = {base.diagonal:g}; {config.scan.seeds} populations of {base.samples} samples a "
         f"value. The transition: the loss falls below {config.scan.level:g} of the plateau's.",
@@ -375,15 +362,30 @@ def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
     return Section("How long the plateau lasts", claim, [*items, table])
 
 
-def scan_row(name: str, scan: dict[str, Any], law: PowerLaw) -> list[str]:
+def scan_figure(name: str, fitted: bool) -> Lines:
+    """The transition time against one number, with the power law where there is one."""
+    law = {"power law": f"scans.{name}.fit"} if fitted else {}
+    return Lines(
+        f"Transition time against {SYMBOLS[name]}",
+        f"scans.{name}.x",
+        {"measured": f"scans.{name}.mean", **law},
+        {"measured": f"scans.{name}.std"},
+        x_label=SYMBOLS[name],
+        y_label="transition time",
+        x_log=True,
+        y_log=True,
+    )
+
+
+def scan_row(name: str, scan: dict[str, Any], law: PowerLaw | None) -> list[str]:
     """One row of the table of powers."""
     times = [time for row in scan["times"] for time in row]
-    seen = sum(time is not None for time in times)
+    seen = f"{sum(time is not None for time in times)} of {len(times)}"
+    if law is None:
+        return [SYMBOLS[name], *["too few seen"] * 6, seen]
+    span, interval = f"{scan['x'][0]:.4g} to {scan['x'][-1]:.4g}", f"{law.low:.2f} to {law.high:.2f}"
     local = [f"{scan['local'][i]:.2f}" for i in (0, -1)]
-    span = f"{scan['x'][0]:.3g} to {scan['x'][-1]:.3g}"
-    interval = f"{law.low:.2f} to {law.high:.2f}"
-    figures = [f"{law.exponent:.2f}", interval, f"{law.r_squared:.3f}"]
-    return [SYMBOLS[name], span, *figures, *local, f"{seen} of {len(times)}"]
+    return [SYMBOLS[name], span, f"{law.exponent:.2f}", interval, f"{law.r_squared:.3f}", *local, seen]
 
 
 @recipe(run_phases)

@@ -43,7 +43,7 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
         if spec["x_log"]:
             axes.set_xscale("log")
             if len(series["x"]["x"]) <= FEW:
-                axes.set_xticks(series["x"]["x"], [f"{x:.3g}" for x in series["x"]["x"]])
+                axes.set_xticks(series["x"]["x"], [f"{x:.4g}" for x in series["x"]["x"]])
                 axes.minorticks_off()
         if spec["y_log"]:
             axes.set_yscale("log")

@@ -12,7 +12,16 @@ from torch import Generator
 from posattn import cli
 from posattn.data.structured import Partition, StructuredTask
 from posattn.models.simplified import SimplifiedViT
-from posattn.recipes.phases import FlowSetting, fit_scan, four_numbers, make_flow, transition_time
+from posattn.page import Table
+from posattn.recipes.phases import (
+    FlowSetting,
+    PhasesConfig,
+    fit_scan,
+    four_numbers,
+    make_flow,
+    scan_section,
+    transition_time,
+)
 
 
 def test_the_smoke_run_shows_plateau_transition_and_descent(tmp_path: Path) -> None:
@@ -38,8 +47,16 @@ def test_a_scan_fits_what_was_seen() -> None:
     assert fitted["law"]["exponent"] == pytest.approx(2.0)
     assert fitted["x"] == [2.0, 4.0, 8.0]
     assert fitted["local"] == pytest.approx([2.0, 2.0])
-    with pytest.raises(ValueError, match="set_size: the transition was seen at 2 of 3 values"):
-        fit_scan("set_size", [2, 4, 8], [[1.0], [2.0], [None]])
+
+
+def test_a_scan_without_enough_transitions_has_no_law_and_is_still_shown() -> None:
+    rows = [[1.0], [2.0], [None]]
+    scan = {"times": rows, **fit_scan("set_size", [2, 4, 8], rows)}
+    assert scan["law"] is None
+    section = scan_section({"set_size": scan}, PhasesConfig())
+    assert isinstance(table := section.items[-1], Table)
+    assert table.rows == [["C", *["too few seen"] * 6, "2 of 3"]]
+    assert fit_scan("set_size", [2, 4, 8], [[None]] * 3)["x"] == []
 
 
 def test_the_diagonal_is_scanned_by_what_it_adds_to_an_even_row() -> None:
