@@ -59,15 +59,15 @@ class Setting:
 
 
 ANALYSIS = Setting(
-    num_patches=192,
+    num_patches=128,
     set_size=8,
     dim=64,
-    noise_rate=0.4,
+    noise_rate=0.25,
     power=3,
     linear=0.01,
     diagonal=2.0,
     scale=None,
-    encoding_dim=192,
+    encoding_dim=128,
     batch_size=128,
     steps=300,
     value_rate=1e-3,
@@ -83,7 +83,7 @@ class AssociationConfig:
     analysis: Setting = field(default_factory=lambda: ANALYSIS)
     seeds: int = 10
     measurements: int = 30
-    frames: int = 8
+    frames: int = 10
     """Maps of A kept of the first seed"""
     test_samples: int = 1024
     seed: int = 0
@@ -168,7 +168,7 @@ def start(setting: Setting, form: str, generator: Generator) -> tuple[Structured
 
 HEADINGS = {
     "small": "The paper's small experiments",
-    "analysis": "The setting of the analysis, where counting over all patches does not suffice",
+    "analysis": "The setting of the analysis, in unit-norm steps",
 }
 MEASURES = {
     "association": "patch association",
@@ -245,10 +245,16 @@ def last_table(arms: dict[str, str], numbers: dict[str, Any]) -> Table:
 def association(smoke: bool = False) -> AssociationConfig:
     """Gradient descent from random initialisation finds the hidden sets, with free scores and with A = P Pᵀ.
 
-    Claim: MEASURED
+    Claim: in both settings of the paper the association of each row goes from chance to complete, with free scores first
+    and with A = P Pᵀ later, while v turns to the feature. In the small setting only the order of the scores shows the
+    sets: the attention inside them hardly grows. The analysis setting starts from the same small Gaussian noise and is
+    crossed in unit-norm steps, for plain ones wait on a plateau (recipe phases).
     Command: posattn run association
-    Time: MEASURED
-    Expected: MEASURED
+    Time: about 150 s with --jobs 1 on 2 CPU cores shared with other work.
+    Expected, seeds 0 to 9, CPU: small, A free: association 0.285 ± 0.017 to 1.000 ± 0.000, complete at step 80 ± 0,
+    attention inside the sets 0.116 to 0.128, accuracy 0.984 ± 0.005; small, A = P Pᵀ: 1.000 ± 0.000, step 356 ± 28,
+    attention 0.117. Analysis, A free: 0.171 ± 0.004 to 1.000 ± 0.000, step 35 ± 5, attention 0.311 ± 0.008, accuracy
+    1.000 ± 0.001; A = P Pᵀ: 0.998 ± 0.003, complete in 8 of 10 seeds at step 154 ± 13, attention 0.779 ± 0.018.
     """
     if not smoke:
         return AssociationConfig()

@@ -13,15 +13,9 @@ from posattn import cli
 from posattn.data.structured import Partition, StructuredTask
 from posattn.models.simplified import SimplifiedViT
 from posattn.page import Table
-from posattn.recipes.phases import (
-    FlowSetting,
-    PhasesConfig,
-    fit_scan,
-    four_numbers,
-    make_flow,
-    scan_section,
-    transition_time,
-)
+from posattn.recipes.descent import four_numbers
+from posattn.recipes.flows import FlowSetting, make_flow, transition_time
+from posattn.recipes.transitions import Scan, fit_scan, scan_section
 
 
 def test_the_smoke_run_shows_plateau_transition_and_descent(tmp_path: Path) -> None:
@@ -53,7 +47,7 @@ def test_a_scan_without_enough_transitions_has_no_law_and_is_still_shown() -> No
     rows = [[1.0], [2.0], [None]]
     scan = {"times": rows, **fit_scan("set_size", [2, 4, 8], rows)}
     assert scan["law"] is None
-    section = scan_section({"set_size": scan}, PhasesConfig())
+    section = scan_section({"set_size": scan}, FlowSetting(), Scan())
     assert isinstance(table := section.items[-1], Table)
     assert table.rows == [["C", *["too few seen"] * 6, "2 of 3"]]
     assert fit_scan("set_size", [2, 4, 8], [[None]] * 3)["x"] == []
