@@ -245,7 +245,7 @@ def last_table(arms: dict[str, str], numbers: dict[str, Any]) -> Table:
 def association(smoke: bool = False) -> AssociationConfig:
     """Gradient descent from random initialisation finds the hidden sets, with free scores and with A = P Pᵀ.
 
-    Claim: in both settings of the paper the association of each row goes from chance to complete, with free scores first
+    Claim: in both settings the association of each row goes from chance to complete, with free scores first
     and with A = P Pᵀ later, while v turns to the feature. In the small setting only the order of the scores shows the
     sets: the attention inside them hardly grows. The analysis setting starts from the same small Gaussian noise and is
     crossed in unit-norm steps, for plain ones wait on a plateau (recipe phases).

@@ -86,7 +86,7 @@ def phases(smoke: bool = False) -> PhasesConfig:
     plateau lasts longer with larger D, q and ν, less long with larger C and σ_A, and as long whatever κ.
     Command: posattn run phases
     Time: 170 s of CPU time (2 CPU cores shared with much other work; 18 minutes there with --jobs 1).
-    Expected, seeds 0 to 3, CPU: plateau 0.494 and transition at t = 7.3e5 (D = 480, C = 8, q = 0.25); SGD at D = 128 has
+    Expected, seeds 0 to 3: plateau 0.494 and transition at t = 7.3e5 (D = 480, C = 8, q = 0.25); SGD at D = 128 has
     its transition at 9269 ± 856, the flow at 9334; powers with 95% intervals: D 4.63 (4.50 to 4.77), C -2.84 (-2.96
     to -2.71), q 2.18 (2.07 to 2.28), ν 0.68 (0.56 to 0.81), exp(σ_A) - 1 -0.66 (-0.70 to -0.62), κ 0.00. Only C and q
     come near a power law: the local power goes from 3.9 to 5.2 in D and from 0.2 to 1.5 in ν.
