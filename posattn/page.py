@@ -50,6 +50,17 @@ class GridMaps:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Square maps side by side."""
+
+    title: str
+    tensor: str  # "file:name", (maps, D, D)
+    labels: list[str] = field(default_factory=list)  # a label a map
+    caption: str = ""
+    kind: str = "gallery"
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of text."""
 
@@ -66,7 +77,7 @@ class Section:
 
     title: str
     claim: str
-    items: list[Lines | Maps | GridMaps | Table]
+    items: list[Lines | Maps | GridMaps | Gallery | Table]
 
 
 def to_plain(sections: list[Section]) -> list[dict[str, Any]]:

@@ -5,16 +5,15 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
-from torch import Generator, Tensor
+from torch import Generator
 
 from posattn import checks
-from posattn.data.structured import Batch, Partition, StructuredTask
+from posattn.data.structured import Partition, StructuredTask
 from posattn.learning.gradient import descend
-from posattn.measure.accuracy import accuracy
-from posattn.measure.association import patch_association
 from posattn.models import solutions
 from posattn.models.simplified import SimplifiedViT, small_noise_rate
 from posattn.page import Lines, Maps, Section, Table
+from posattn.recipes.tracking import describe, evenly, first_full, track
 from posattn.records import RunFolder
 
 
@@ -45,8 +44,17 @@ def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress:
     task = StructuredTask(partition, dim=config.dim, noise_rate=noise_rate, generator=generator)
     model = SimplifiedViT.small(config.num_patches, config.dim, generator=generator)
     test = task.sample(config.test_samples, generator=generator)
+    bar = progress.add_task("structure: steps", total=config.steps)
+
+    def watch(row: dict[str, float]) -> None:
+        run.log("structure", **row)
+        progress.update(bar, completed=row["step"])
+
+    training = descend(
+        model, lambda: task.sample(config.batch_size, generator=generator), config.steps, config.rate
+    )
     try:
-        history, maps = train(model, task, test, config, generator, run, progress)
+        history, maps = track(model, task, test, training, evenly(config.steps, config.measurements), watch)
     except FloatingPointError:  # the model holds the last parameters whose loss was finite
         run.save_tensors("structure-last-good", model.state_dict())
         raise
@@ -58,48 +66,8 @@ def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress:
         "associated by hand": solutions.associated(partition, task, **options),
         "permuted sets by hand": solutions.permuted(partition, task, shift, **options),
     }
-    found = {name: describe_solution(model, test, partition) for name, model in models.items()}
+    found = {name: describe(model, task, test) for name, model in models.items()}
     return {"history": history, "solutions": found, "chance": chance_below_diagonal(partition)}
-
-
-def train(
-    model: SimplifiedViT,
-    task: StructuredTask,
-    test: Batch,
-    config: StructureConfig,
-    generator: Generator,
-    run: RunFolder,
-    progress: Progress,
-) -> tuple[dict[str, list[Any]], list[Tensor]]:
-    """The measurements over time and, at each, the scores off the diagonal with the sets side by side."""
-    order = task.partition.sets.flatten()
-    history: dict[str, list[Any]] = {"step": [], "loss": []}
-    maps: list[Tensor] = []
-
-    def measure(step: int, loss: float) -> None:
-        row = {"step": step, "loss": loss, **describe_solution(model, test, task.partition)}
-        run.log("structure", **row)
-        for name, value in row.items():
-            history.setdefault(name, []).append(value)
-        maps.append(model.scores.detach().clone().fill_diagonal_(0.0)[order][:, order])
-
-    def sample() -> Batch:
-        return task.sample(config.batch_size, generator=generator)
-
-    every = max(1, config.steps // config.measurements)
-    bar = progress.add_task("structure: steps", total=config.steps)
-    measure(0, torch.log(torch.tensor(2.0)).item())
-    for updates, loss in descend(model, sample, config.steps, config.rate):
-        progress.update(bar, completed=updates)
-        if updates % every == 0:
-            measure(updates, loss)
-    return history, maps
-
-
-def describe_solution(model: SimplifiedViT, test: Batch, partition: Partition) -> dict[str, float]:
-    """Test accuracy, patch association and the attention inside the sets."""
-    found = patch_association(model.scores, partition)
-    return {"accuracy": accuracy(model, test), "association": float(found.top_c), "mass": float(found.mass)}
 
 
 def chance_below_diagonal(partition: Partition) -> float:
@@ -112,8 +80,8 @@ def structure_section(numbers: dict[str, Any]) -> Section:
     """What act one shows."""
     history, found = numbers["history"], numbers["solutions"]
     start, end = history["association"][0], history["association"][-1]
-    full = [step for step, a in zip(history["step"], history["association"], strict=True) if a == 1.0]
-    reached = f", complete at step {full[0]}" if full else ""
+    full = first_full(history)
+    reached = "" if full is None else f", complete at step {full:g}"
     permuted = found["permuted sets by hand"]
     claim = (
         "Gradient descent from random initialisation finds the hidden sets, though other solutions generalise as well. "
@@ -143,7 +111,7 @@ def structure_section(numbers: dict[str, Any]) -> Section:
                 "structure.history.step",
                 {"loss": "structure.history.loss"},
                 x_label="gradient step",
-                y_label="logistic loss",
+                y_label="test loss",
             ),
             Maps(
                 "Scores A over training, patches reordered by their set",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 INK = "#010203"  # drawn in this, then replaced by the page's own text colour
 COLOURS = ["#3b7dd8", "#e07b39", "#2a9d6f", "#b5529c", "#8a8f98", "#c9a227"]  # legible on light and dark
 COLOUR_MAP = "viridis"
+FEW = 14  # points up to which a curve shows each of them, and its spread as bars instead of a band
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "posattn",
@@ -32,14 +33,18 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
         axes = figure.subplots()
         for label, y in series["y"].items():
             x, spread = series["x"]["x"], series["spread"].get(label)
-            if spread is None:
+            if spread is None or len(x) > FEW:
                 axes.plot(x, y, label=label, linewidth=1.8)
             else:
                 axes.errorbar(x, y, yerr=spread, label=label, linewidth=1.8, marker="o", capsize=3)
+            if spread is not None and len(x) > FEW:
+                axes.fill_between(x, np.subtract(y, spread), np.add(y, spread), alpha=0.25, linewidth=0)
         axes.set(xlabel=spec["x_label"], ylabel=spec["y_label"])
         if spec["x_log"]:
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(series["x"]["x"], [f"{x:g}" for x in series["x"]["x"]])
+            axes.set_xscale("log")
+            if len(series["x"]["x"]) <= FEW:
+                axes.set_xticks(series["x"]["x"], [f"{x:.4g}" for x in series["x"]["x"]])
+                axes.minorticks_off()
         if spec["y_log"]:
             axes.set_yscale("log")
         axes.grid(alpha=0.25)

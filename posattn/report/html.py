@@ -64,4 +64,4 @@ def _nothing(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> di
     return {}
 
 
-PREPARE = {"lines": _lines, "maps": _maps, "grid_maps": _grid_maps, "table": _nothing}
+PREPARE = {"lines": _lines, "maps": _maps, "grid_maps": _grid_maps, "gallery": _maps, "table": _nothing}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from posattn.page import GridMaps, Lines, Maps, Section, Table, lookup, to_plain
+from posattn.page import Gallery, GridMaps, Lines, Maps, Section, Table, lookup, to_plain
 from posattn.records import open_run
 from posattn.report import figures
 from posattn.report.html import PREPARE, build_report
@@ -52,6 +52,15 @@ def test_lines_are_whole_svg_in_the_colour_of_the_page() -> None:
     assert figures.INK not in svg
 
 
+def test_many_points_have_a_band_for_their_spread_and_few_have_bars() -> None:
+    spec = {"x_label": "", "y_label": "", "x_log": True, "y_log": False}
+    svgs = []
+    for count in (figures.FEW, figures.FEW + 1):
+        numbers = list(range(1, count + 1))
+        svgs.append(figures.lines(spec, {"x": {"x": numbers}, "y": {"a": numbers}, "spread": {"a": numbers}}))
+    assert ["FillBetweenPolyCollection" in svg for svg in svgs] == [False, True]
+
+
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
@@ -64,13 +73,14 @@ def test_every_kind_of_item_is_rendered_and_text_is_escaped(tmp_path: Path) -> N
         Lines("Curve", "toy.x", {"y": "toy.y"}),
         Maps("Stepped", "maps:m", ["one", "two", "three"]),
         GridMaps("Grid", "maps:m", (2, 2), ["a", "b", "c"]),
+        Gallery("Side by side", "maps:m", ["a", "b", "c"]),
         Table("Numbers", ["<b>", "value"], [["<script>alert(1)</script>", "1"]]),
     ]
     assert {item.kind for item in items} == PREPARE.keys()
     page = to_plain([Section("Toy", "A claim.", items)])
     run.finish({"title": "Toy", "summary": "s", "toy": {"x": [1, 2], "y": [3.0, 4.0]}, "page": page})
     html = build_report(run.path).read_text()
-    assert html.count("data:image/png") == 6
+    assert html.count("data:image/png") == 9
     assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
     assert 'max="2"' in html
