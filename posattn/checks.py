@@ -32,6 +32,13 @@ def finite(name: str, value: object, minimum: float = -math.inf) -> float:
     return float(value)
 
 
+def positive(name: str, value: object) -> float:
+    """``value`` as a finite float above 0, else TypeError or ValueError naming it."""
+    if (number := finite(name, value)) <= 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+    return number
+
+
 def probability(name: str, value: object) -> float:
     """``value`` as a float in [0, 1], else TypeError or ValueError naming it."""
     number = finite(name, value)

@@ -8,6 +8,7 @@ import torch
 from rich.progress import Progress
 from torch import Generator
 
+from posattn import checks
 from posattn.data.structured import Partition, StructuredTask
 from posattn.learning.exact import descend_in_law
 from posattn.measure.spread import mean_std, mean_std_text
@@ -91,6 +92,7 @@ class AssociationConfig:
 
 def run_association(config: AssociationConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every training of every seed; the maps of the first."""
+    checks.positive_int("seeds", config.seeds)
     arms = {
         f"{setting}, {form}": (getattr(config, setting), form)
         for setting in ("small", "analysis")

@@ -10,6 +10,7 @@ import torch
 from rich.progress import Progress
 from torch import Generator
 
+from posattn import checks
 from posattn.data.structured import Partition, StructuredTask
 from posattn.learning.exact import descend_in_law
 from posattn.measure.scaling import plateau_loss, time_below
@@ -45,7 +46,7 @@ def compare_descent(
     descent: Descent, level: float, seed: int, run: RunFolder, progress: Progress
 ) -> dict[str, Any]:
     """SGD seeds and their flow at the same times."""
-    seeds = range(seed, seed + descent.seeds)
+    seeds = range(seed, seed + checks.positive_int("seeds", descent.seeds))
     settings = {f"seed={each}": (descent, each) for each in seeds}
     histories = list(sweep("descent", settings, descend_once, run, progress).values())
     times = histories[0]["t"]
@@ -78,7 +79,7 @@ def descend_once(descent: Descent, seed: int) -> dict[str, list[float]]:
     model = SimplifiedViT(setting.num_patches, descent.dim, *options, init_std=0.0)
     model.value.data = setting.alpha * task.feature
     test = task.sample(descent.test_samples, generator=generator)
-    steps = math.ceil(setting.t_end / descent.rate)
+    steps = math.ceil(setting.t_end / checks.positive("rate", descent.rate))
     wanted = set(np.geomspace(1, steps, descent.measurements).astype(int).tolist())
     history: dict[str, list[float]] = {}
     training = descend_in_law(model, task, descent.batch_size, steps, descent.rate, generator=generator)

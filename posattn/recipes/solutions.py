@@ -85,7 +85,7 @@ FAMILIES: dict[str, Build] = {
 
 def run_solutions(config: SolutionsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every family as built, and trained from near it at every noise, for every seed."""
-    seeds = range(config.seed, config.seed + config.seeds)
+    seeds = range(config.seed, config.seed + checks.positive_int("seeds", config.seeds))
     settings = {f"{family}, seed={seed}": (config, family, seed) for family in FAMILIES for seed in seeds}
     found = sweep("solutions", settings, one_family, run, progress)
     runs = {family: [found[f"{family}, seed={seed}"] for seed in seeds] for family in FAMILIES}
@@ -154,14 +154,12 @@ def start_near(
 ) -> SimplifiedViT:
     """The solution with softer scores, noise on A and v, and v scaled to the margin; in place."""
     noise = checks.finite("noise", noise, 0.0)
-    if checks.finite("margin", config.margin, 0.0) == 0:
-        raise ValueError(f"margin must be above 0, got {config.margin}")
     scores, value = model.scores.data, model.value.data
     scores.sub_(model.diagonal).mul_(checks.finite("sharpness", config.sharpness, 0.0)).add_(model.diagonal)
     scores.add_(torch.randn(scores.shape, generator=generator), alpha=noise).fill_diagonal_(model.diagonal)
     direction = torch.randn(value.shape, generator=generator)
     value.add_(direction, alpha=0.1 * noise / direction.norm().item())
-    value.mul_(length_for(model, test.patches, config.margin))
+    value.mul_(length_for(model, test.patches, checks.positive("margin", config.margin)))
     return model
 
 
@@ -237,25 +235,21 @@ def trained_section(numbers: dict[str, Any], config: SolutionsConfig) -> Section
 
 def trained_table(numbers: dict[str, Any], config: SolutionsConfig, index: int) -> Table:
     """Before and after, at one noise."""
-    measures = {"distance": "distance", "accuracy": "accuracy", "loss": "loss", "association": "association"}
-    columns = ["near", *(f"{title}, {when}" for title in measures.values() for when in ("start", "end"))]
+    measures = ("distance", "accuracy", "loss", "association")
     rows = [
-        [
-            family,
-            *(
-                mean_std_text(each["trained"][index][when][name])
-                for name in measures
-                for when in ("start", "end")
-            ),
-        ]
+        [family, *(f"{mean_std(start[name])[0]:.3f} → {mean_std_text(end[name])}" for name in measures)]
         for family, each in numbers.items()
+        for start, end in [(each["trained"][index]["start"], each["trained"][index]["end"])]
     ]
     caption = (
-        f"{config.steps} plain gradient steps; mean ± std over {config.seeds} seeds. Distance: to the map as built. "
+        f"{config.steps} plain gradient steps; start → end, with std over {config.seeds} seeds. Distance: to the map as built. "
         f"All start with {config.sharpness:g} of the differences of scores and a mean |F(X)| of {config.margin:g}."
     )
     return Table(
-        f"Training from near each solution, noise {config.noises[index]:g} on A", columns, rows, caption
+        f"Training from near each solution, noise {config.noises[index]:g} on A",
+        ["near", *measures],
+        rows,
+        caption,
     )
 
 
@@ -263,10 +257,17 @@ def trained_table(numbers: dict[str, Any], config: SolutionsConfig, index: int) 
 def solutions(smoke: bool = False) -> SolutionsConfig:
     """Many solutions generalise, some without the structure; gradient descent stays near those that do.
 
-    Claim: MEASURED
+    Claim: the associated, the permuted and the delegates' solution generalise, with association 1, 0, little over 1/C;
+    everybody even and delegates whose others look at themselves do not. Plain gradient descent from noise 1 around one
+    of the first three ends nearer to it and keeps its association. The other two it leaves: from everybody even it
+    learns to generalise without the structure, from rows on themselves the association grows.
     Command: posattn run solutions
-    Time: MEASURED
-    Expected: MEASURED
+    Time: 190 s of CPU time (2 CPU cores shared with much other work; 15 minutes there with --jobs 2).
+    Expected, seeds 0 to 2, CPU, accuracy as built: 1.000, 1.000, 1.000, 0.807 ± 0.017, 0.815 ± 0.013. Distance to the
+    solution before and after training from noise 1: associated 0.402 to 0.238, permuted 0.407 to 0.230, delegates
+    0.383 to 0.337, everybody even 0.381 to 0.447 (accuracy 0.988 ± 0.001, association 0.028 ± 0.002), others on
+    themselves 0.674 to 0.750. From noise 0.1: the first three within 0.004 of the start, everybody even still on its
+    plateau (accuracy 0.808), others on themselves to association 0.882 ± 0.005 and accuracy 0.975 ± 0.003.
     """
     if not smoke:
         return SolutionsConfig()

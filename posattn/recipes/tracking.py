@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posattn import checks
 from posattn.data.structured import Batch, Partition, StructuredTask
 from posattn.learning.gradient import Step
 from posattn.measure.association import patch_association
@@ -80,7 +81,7 @@ def track(
 
 def evenly(steps: int, count: int) -> list[int]:
     """About ``count`` numbers of updates from 0 to ``steps``, both included."""
-    return sorted({*range(0, steps, max(1, steps // count)), steps})
+    return sorted({*range(0, steps, max(1, steps // checks.positive_int("measurements", count))), steps})
 
 
 def over_seeds(histories: Sequence[History]) -> dict[str, History]:
