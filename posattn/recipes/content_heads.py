@@ -176,5 +176,5 @@ def content_heads(smoke: bool = False) -> ContentHeadsConfig:
     """
     if not smoke:
         return ContentHeadsConfig()
-    train = TrainConfig(epochs=4, batch_size=64, lr=1e-2, warmup_epochs=0.5)
+    train = TrainConfig(epochs=8, batch_size=64, lr=1e-2, warmup_epochs=0.5)
     return ContentHeadsConfig(ImagesConfig(embed_dim=16, depth=2, num_heads=2, seeds=2, train=train), 256)

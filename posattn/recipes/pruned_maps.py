@@ -13,7 +13,7 @@ from posattn.measure.spread import mean_std, mean_std_text
 from posattn.models.freeze import freeze_attention
 from posattn.page import Lines, Section, Table, to_plain
 from posattn.recipes import recipe
-from posattn.recipes.images import POSITIONAL, ImagesConfig, check_images, load_trained, train_one
+from posattn.recipes.images import POSITIONAL, ImagesConfig, build, check_images, load_trained, train_one
 from posattn.recipes.sweep import sweep
 from posattn.records import RunFolder
 
@@ -45,6 +45,7 @@ def prune_one(config: PrunedMapsConfig, seed: int, folder: Path) -> dict[str, An
 def run_pruned_maps(config: PrunedMapsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """A model a seed, each a part of a sweep."""
     check_images(config.images)
+    check_keeps(config)
     settings = {
         f"seed={config.seed + i}": (config, config.seed + i, run.path) for i in range(config.images.seeds)
     }
@@ -56,6 +57,13 @@ def run_pruned_maps(config: PrunedMapsConfig, run: RunFolder, progress: Progress
         "pruned": numbers,
         "page": to_plain([mass_section(config, numbers), accuracy_section(config, numbers)]),
     }
+
+
+def check_keeps(config: PrunedMapsConfig) -> None:
+    """ValueError, before anything is trained, where a k is not in 1..N."""
+    test_set = load_images(config.images.data, "test", config.images.data_dir)
+    model: Any = build(config.images, POSITIONAL, 0, test_set)
+    top_mass(model.attention_maps(), config.keeps)
 
 
 def gather(config: PrunedMapsConfig, seeds: list[dict[str, Any]]) -> dict[str, Any]:
