@@ -1,4 +1,4 @@
-"""The command line: list, run, report."""
+"""The command line: list, run, report, bench."""
 
 import contextlib
 import importlib
@@ -30,6 +30,7 @@ from posattn.records import RunFolder, open_run
 from posattn.report.html import build_report
 
 FAILED, INTERRUPTED = 2, 130
+BENCH = "bench"  # short for: run speed
 ConfigT = TypeVar("ConfigT")
 load()
 
@@ -76,6 +77,11 @@ class Report:
     """The run folder."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time our models beside those they would replace; the same as `posattn run speed`."""
 
 
 def list_known(options: List) -> None:
@@ -140,6 +146,8 @@ def progress_bar() -> Progress:
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:
     """The command that the arguments ask for, and whether to debug. SystemExit where they ask for help or err."""
+    if arguments[:1] == [BENCH]:
+        arguments = ["run", "speed", *arguments[1:]]
     if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         recipe = find(arguments[1])
         settings = recipe.config("--smoke" in arguments)
@@ -156,6 +164,7 @@ def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:
         Annotated[List, tyro.conf.subcommand("list")]
         | Annotated[NoRecipe, tyro.conf.subcommand("run")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Bench, tyro.conf.subcommand(BENCH)]
     )
     options = parse_options(commands, arguments, prog="posattn", description=posattn.__doc__)
     if isinstance(options, NoRecipe):
