@@ -252,7 +252,7 @@ def association(smoke: bool = False) -> AssociationConfig:
     sets: the attention inside them hardly grows. The analysis setting starts from the same small Gaussian noise and is
     crossed in unit-norm steps, for plain ones wait on a plateau (recipe phases).
     Command: posattn run association
-    Time: about 150 s with --jobs 1 on 2 CPU cores shared with other work.
+    Time: 126 s with --jobs 2 on 2 CPU cores shared with much other work.
     Expected, seeds 0 to 9, CPU: small, A free: association 0.285 ± 0.017 to 1.000 ± 0.000, complete at step 80 ± 0,
     attention inside the sets 0.116 to 0.128, accuracy 0.984 ± 0.005; small, A = P Pᵀ: 1.000 ± 0.000, step 356 ± 28,
     attention 0.117. Analysis, A free: 0.171 ± 0.004 to 1.000 ± 0.000, step 35 ± 5, attention 0.311 ± 0.008, accuracy

@@ -242,8 +242,8 @@ def trained_table(numbers: dict[str, Any], config: SolutionsConfig, index: int) 
         for start, end in [(each["trained"][index]["start"], each["trained"][index]["end"])]
     ]
     caption = (
-        f"{config.steps} plain gradient steps; start → end, with std over {config.seeds} seeds. Distance: to the map as built. "
-        f"All start with {config.sharpness:g} of the differences of scores and a mean |F(X)| of {config.margin:g}."
+        f"{config.steps} plain gradient steps; start → end, std over {config.seeds} seeds. Distance: to the map "
+        f"as built. Start: {config.sharpness:g} of the score differences, a mean |F(X)| of {config.margin:g}."
     )
     return Table(
         f"Training from near each solution, noise {config.noises[index]:g} on A",
