@@ -39,10 +39,10 @@ class TeachersConfig:
     selected: int = 3
     """s, tokens of a subset"""
     seeds: int = 10
-    steps: int = 1000
+    steps: int = 1500
     batch_size: int = 256
-    rate: float = 300.0
-    """η of A; its gradient is small as its softmax starts uniform"""
+    rate: float = 5.0
+    """η of A, a query: times Q, for the loss is their mean"""
     value_rate: float = 1.0
     """η of V"""
     measurements: int = 20
@@ -109,7 +109,7 @@ def learn_teacher(name: str, config: TeachersConfig, seed: int) -> dict[str, Any
     every = max(1, config.steps // config.measurements)
     groups = [{"params": [student.scores]}, {"params": [student.value], "lr": config.value_rate}]
     measure(0, student.loss(teacher.sample(config.batch_size, generator=generator)).item())
-    for step in updates(groups, gradient, config.steps, config.rate):
+    for step in updates(groups, gradient, config.steps, config.rate * len(student.scores)):
         if step.updates % every == 0 or step.updates == config.steps:
             measure(*step)
     maps = {"truth": teacher.attention, "recovered": student.attention().detach()}
@@ -204,5 +204,5 @@ def teachers(smoke: bool = False) -> TeachersConfig:
     if not smoke:
         return TeachersConfig()
     return TeachersConfig(
-        num_patches=8, dim=4, outputs=3, set_size=2, degree=2, selected=2, seeds=2, steps=300, rate=50.0, value_rate=0.5
+        num_patches=8, dim=4, outputs=3, set_size=2, degree=2, selected=2, seeds=2, steps=300, value_rate=0.5
     )
