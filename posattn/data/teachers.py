@@ -57,8 +57,8 @@ class Teacher:
         return outputs.sign() if self.head == "sign" else outputs
 
 
-def read_out(read: Outputs, head: Head) -> Outputs:
-    """φ without the sign: what a student of that head puts out. (n, Q, k), or (n, 1, k) for ``sign``."""
+def read_out(read: Outputs, head: str) -> Float[Tensor, "n R k"]:
+    """φ without the sign: what a student of that head puts out. R is Q, or 1 for ``sign``."""
     if head == "sign":
         return read.mean(1, keepdim=True)
     return read.relu() if head == "relu" else read

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from posattn import checks
-from posattn.data.teachers import Head, Outputs, Teacher, TeacherBatch, read_out
+from posattn.data.teachers import Outputs, Teacher, TeacherBatch, read_out
 from posattn.shapes import Patches
 
 
@@ -34,7 +34,7 @@ class PositionStudent(nn.Module):
         num_patches: int,
         dim: int,
         outputs: int,
-        head: Head,
+        head: str,
         *,
         init_std: float = 1e-2,
         generator: Generator | None = None,
@@ -50,7 +50,8 @@ class PositionStudent(nn.Module):
     @classmethod
     def of(cls, teacher: Teacher, *, generator: Generator | None = None) -> "PositionStudent":
         """A student of the teacher's shapes and head, at its random start."""
-        return cls(*teacher.attention.shape, *teacher.value.shape, teacher.head, generator=generator)
+        (Q, D), (d, k) = teacher.attention.shape, teacher.value.shape
+        return cls(Q, D, d, k, teacher.head, generator=generator)
 
     def attention(self) -> Float[Tensor, "Q D"]:
         """S."""
@@ -58,7 +59,7 @@ class PositionStudent(nn.Module):
 
     def forward(self, patches: Patches) -> Outputs:
         """(n, Q, k) outputs, or (n, 1, k) logits for ``sign``."""
-        return read_out(self.attention() @ (patches @ self.value), self.head)  # type: ignore[arg-type]
+        return read_out(self.attention() @ (patches @ self.value), self.head)
 
     def loss(self, batch: TeacherBatch) -> Float[Tensor, ""]:
         """The mean squared error, or for ``sign`` the logistic loss log(1 + exp(-y F))."""

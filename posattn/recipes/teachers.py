@@ -183,7 +183,7 @@ def teachers_section(config: TeachersConfig, numbers: dict[str, Any]) -> Section
                     ["true", "recovered"],
                     x_label="position",
                     y_label="query",
-                    caption="The first seed, each frame on its own colour scale; rows repeated where queries are fewer.",
+                    caption="The first seed, each frame on its own scale; rows are repeated where queries are fewer.",
                 )
                 for index, name in enumerate(numbers)
             ),
@@ -195,8 +195,8 @@ def teachers_section(config: TeachersConfig, numbers: dict[str, Any]) -> Section
 def teachers(smoke: bool = False) -> TeachersConfig:
     """Attention over positions recovers the true attention of four structured teachers beyond the paper.
 
-    Claim: a student softmax(A) X V, trained by gradient descent, comes close in total variation to the true attention of
-    a convolution with average pooling, a graph convolution, sparse token selection and group-sparse classification.
+    Claim: a student softmax(A) X V, trained by gradient descent, comes close in total variation to the true attention
+    of a convolution with average pooling, a graph convolution, token selection and group-sparse classification.
     Command: posattn run teachers
     Time: MEASURED
     Expected: MEASURED

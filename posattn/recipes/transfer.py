@@ -60,16 +60,21 @@ class Lesson:
     def __init__(self, config: TransferConfig, seed: int) -> None:
         self.config, self.generator = config, Generator().manual_seed(seed)
         partition = Partition.random(config.num_patches, config.set_size, generator=self.generator)
-        shape = {"dim": config.dim, "noise_rate": config.noise_rate}
-        task = StructuredTask(partition, **shape, generator=self.generator)  # type: ignore[arg-type]
-        self.learned = fresh_start(
-            SimplifiedViT(config.num_patches, config.dim), generator=self.generator
+        task = StructuredTask(
+            partition, dim=config.dim, noise_rate=config.noise_rate, generator=self.generator
         )
-        rates = {"rate": self.rate, "value_rate": config.value_rate, "normalize": True}
-        steps = descend_in_law(
-            self.learned, task, config.batch_size, config.steps, **rates, generator=self.generator
-        )  # type: ignore[arg-type]
-        for _ in steps:
+        blank = SimplifiedViT(config.num_patches, config.dim)
+        self.learned = fresh_start(blank, generator=self.generator)
+        for _ in descend_in_law(
+            self.learned,
+            task,
+            config.batch_size,
+            config.steps,
+            self.rate,
+            value_rate=config.value_rate,
+            normalize=True,
+            generator=self.generator,
+        ):
             pass
         self.association = patch_association(self.learned.scores, partition).top_c
         self.downstream = task.downstream(generator=self.generator)
@@ -96,8 +101,16 @@ class Lesson:
         few = self.downstream.sample(size, generator=generator)
         for way in ways:
             model, rate = self.start(way)
-            rates = {"value_rate": config.value_rate, "tolerance": config.tolerance}
-            for _ in fit(model, few, config.batch_size, config.steps, rate, **rates, generator=generator):
+            for _ in fit(
+                model,
+                few,
+                config.batch_size,
+                config.steps,
+                rate,
+                value_rate=config.value_rate,
+                tolerance=config.tolerance,
+                generator=generator,
+            ):
                 pass
             yield accuracy_in_law(model, self.downstream, config.test_samples, generator=generator)
 

@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 from typing import Any
@@ -100,15 +101,18 @@ def samples_needed(config: TransferConfig, needed: NeededConfig, seed: int) -> d
     that reached it.
     """
     lesson = Lesson(config, seed)
-    return {way: least_samples(lesson, way, needed) for way in WAYS}
+    return {
+        way: least_samples(lambda n, way=way: next(lesson.accuracies(n, (way,))), needed)  # type: ignore[misc]
+        for way in WAYS
+    }
 
 
-def least_samples(lesson: Lesson, way: str, needed: NeededConfig) -> float | None:
-    """The least N of one way."""
+def least_samples(accuracy: Callable[[int], float], needed: NeededConfig) -> float | None:
+    """The least N at which the accuracy after training on N samples reaches the target."""
     found: dict[int, float] = {}
 
     def reached(exponent: int) -> bool:
-        found[exponent] = next(lesson.accuracies(2**exponent, (way,)))
+        found[exponent] = accuracy(2**exponent)
         return found[exponent] >= needed.target
 
     exponents = range(int(math.log2(needed.most)) + 1)
@@ -134,7 +138,7 @@ def fit_reached(num_patches: tuple[int, ...], samples: list[list[float | None]])
         return None
     if len({n for _, n in points}) == 1:  # no scatter to fit
         return {"exponent": 0.0, "low": 0.0, "high": 0.0}
-    law = power_law(*(list(map(float, axis)) for axis in zip(*points, strict=True)))
+    law = power_law([float(D) for D, _ in points], [n for _, n in points])
     return {"exponent": law.exponent, "low": law.low, "high": law.high}
 
 

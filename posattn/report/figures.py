@@ -61,7 +61,9 @@ def heat_maps(spec: dict[str, Any], values: NDArray[np.floating], x: list[float]
             axes.set_xticks(np.arange(len(x)) + 0.5, [f"{place:.3g}" for place in x], rotation=45)
             axes.set_yticks(np.arange(len(y)) + 0.5, [f"{place:.3g}" for place in y])
             if spec["line"] is not None:
-                axes.axvline(np.interp(spec["line"], x, np.arange(len(x)) + 0.5), color="white", linestyle="--")
+                axes.axvline(
+                    np.interp(spec["line"], x, np.arange(len(x)) + 0.5), color="white", linestyle="--"
+                )
         panels[0].set_ylabel(spec["y_label"])
         figure.colorbar(mesh, ax=panels)
         return to_svg(figure)
