@@ -119,6 +119,7 @@ def descend_in_law(
     *,
     value_rate: float | None = None,
     normalize: bool = False,
+    decay: bool = False,
     generator: Generator | None = None,
 ) -> Iterator[Step]:
     """``descend`` on fresh batches of ``task``, in law, without their patches; yields after each update.
@@ -128,6 +129,7 @@ def descend_in_law(
         task: the distribution; the generator is on the device of its feature.
         batch_size: samples of each step.
         steps, rate, value_rate, normalize: as in ``descend``, with its errors.
+        decay: the rates fall in a straight line, almost to 0 at the last step.
         generator: draws the batches.
 
     Raises:
@@ -151,7 +153,7 @@ def descend_in_law(
         hand_over(model.value, by_value)
         return loss
 
-    return updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, normalize)
+    return updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, normalize, decay)
 
 
 def hand_over(output: Tensor, gradient: Tensor) -> None:

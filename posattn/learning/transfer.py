@@ -70,15 +70,15 @@ def fit(
 ) -> Iterator[Step]:
     """Descent with unit-norm gradients on given samples; yields after each update.
 
-    The steps of ``descend``, with ``minibatches`` and the gradient written by hand: several times faster for a
-    large D, and for a frozen attention. Ends early once every batch of an epoch in a row had a loss below
+    The steps of ``descend``, but that rates fall in a straight line, with ``minibatches`` and the gradient written by
+    hand: several times faster for a large D, and for a frozen attention. Ends early once every batch of an epoch in a row had a loss below
     ``tolerance``.
 
     Args:
         model: trained in place; v alone where its scores require no gradient.
         samples: the (n, D, d) patches and their labels.
         batch_size: samples of each step, at most.
-        steps, rate, value_rate: as in ``descend``, with its errors.
+        steps, rate, value_rate: as in ``descend``, with its errors; the rates are those of the first step.
         tolerance: of the loss; 0 never ends early.
         generator: draws the order.
 
@@ -100,7 +100,7 @@ def fit(
         return loss
 
     epoch, quiet = max(1, len(samples.labels) // batch_size), 0
-    for step in updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, True):
+    for step in updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, True, True):
         yield step
         quiet = quiet + 1 if step.loss < tolerance else 0
         if quiet >= epoch:

@@ -165,10 +165,10 @@ def descent_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Sectio
     claim = (
         "Descent from a random start finds the sets where the fixed diagonal is large enough, and what is enough grows "
         "with the sign noise and the noise; the line q·D = C², beyond which the sum over all patches no longer tells "
-        f"the label, is not where it ends. Here, at σ = {config.noise_stds[0]:g}, σ_A = {config.diagonals[0]:g} left the "
-        f"association at {mean_at(under, 0)} on and below the line and at {mean_at(over, 0)} above it, "
-        f"σ_A = {config.diagonals[-1]:g} took it to {mean_at(under, -1)} and {mean_at(over, -1)}. The least σ_A at which "
-        f"it reached {FOUND:g} went from {texts[0][0]} at q·D/C² = {config.ratios[0]:g} to {texts[0][-1]} at "
+        f"the label, is not where it ends. Here, at σ = {config.noise_stds[0]:g}, σ_A = {config.diagonals[0]:g} left "
+        f"the association at {mean_at(under, 0)} on and below the line and at {mean_at(over, 0)} above it, "
+        f"σ_A = {config.diagonals[-1]:g} took it to {mean_at(under, -1)} and {mean_at(over, -1)}. The least σ_A at "
+        f"which it reached {FOUND:g} went from {texts[0][0]} at q·D/C² = {config.ratios[0]:g} to {texts[0][-1]} at "
         f"{config.ratios[-1]:g}; at σ = {config.noise_stds[-1]:g}, from {texts[-1][0]} to {texts[-1][-1]}."
     )
     x_y = {"x": "boundaries.ratios", "y": "boundaries.diagonals", "x_label": "q·D / C²", "y_label": "σ_A"}

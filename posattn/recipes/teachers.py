@@ -149,8 +149,8 @@ def teachers_section(config: TeachersConfig, numbers: dict[str, Any]) -> Section
     rows = [
         [
             name,
-            mean_std_text(each["untrained"]),
-            mean_std_text(each["trained"]),
+            mean_std_text(each["untrained"], 4),
+            mean_std_text(each["trained"], 4),
             f"{mean_std(each['loss_before'])[0]:.3g}",
             f"{mean_std(each['loss_after'])[0]:.3g}",
         ]

@@ -27,7 +27,7 @@ WAYS = (FROZEN, TUNED, SCRATCH, ORACLE)
 
 @dataclass(frozen=True)
 class TransferConfig:
-    """Where the structure matters; unit-norm gradient steps, of one length for A and another for v."""
+    """Where the structure matters; unit-norm gradient steps, of one length for A and another for v, both falling to 0."""
 
     num_patches: int = 128
     """D"""
@@ -43,12 +43,12 @@ class TransferConfig:
     steps: int = 300
     batch_size: int = 128
     """Samples a step; downstream all of them where they are fewer"""
-    rate: float = 0.12
-    """Length of a step of A, in units of √D: of each row, were they alike"""
+    rate: float = 0.2
+    """Length of the first step of A, in units of √D: of each row, were they alike"""
     tuning: float = 0.1
     """Length of a step of a fine-tuned A as a share of that from scratch"""
     value_rate: float = 0.0003
-    """Length of a step of v"""
+    """Length of the first step of v"""
     tolerance: float = 1e-4
     """Downstream training ends once every batch of an epoch had a loss below this"""
     test_samples: int = 4096
@@ -73,6 +73,7 @@ class Lesson:
             self.rate,
             value_rate=config.value_rate,
             normalize=True,
+            decay=True,
             generator=self.generator,
         ):
             pass

@@ -18,6 +18,7 @@ from posattn.learning.transfer import (
 )
 from posattn.measure.accuracy import accuracy
 from posattn.models import solutions
+from posattn.models.simplified import logistic_loss
 
 
 def test_frozen_attention_stays_and_the_value_learns(generator: Generator) -> None:
@@ -53,18 +54,23 @@ def test_accuracy_counts_signs_and_zero_is_wrong(generator: Generator) -> None:
     assert accuracy(model, batch) == 0.0
 
 
-def test_fit_makes_the_steps_of_normalised_descent(generator: Generator) -> None:
-    """In float64, against autograd; all samples are in every batch."""
+def test_fit_makes_normalised_steps_whose_length_falls(generator: Generator) -> None:
+    """In float64, against autograd and a loop written out; all samples are in every batch."""
     feature = torch.randn(6, generator=generator, dtype=torch.double)
     task = StructuredTask(Partition.contiguous(8, 2), dim=6, noise_rate=0.4, feature=feature)
     few = task.sample(5, generator=generator)
-    by_hand = SimplifiedViT(8, 6, init_std=0.3, generator=generator).double()
-    by_autograd = copy.deepcopy(by_hand)
-    fitted = list(fit(by_hand, few, 5, 20, 0.3, value_rate=0.05))
-    descended = list(descend(by_autograd, lambda: few, 20, 0.3, value_rate=0.05, normalize=True))
-    torch.testing.assert_close(torch.tensor(fitted), torch.tensor(descended))
-    torch.testing.assert_close(by_hand.scores, by_autograd.scores)
-    torch.testing.assert_close(by_hand.value, by_autograd.value)
+    fitted = SimplifiedViT(8, 6, init_std=0.3, generator=generator).double()
+    expected = copy.deepcopy(fitted)
+    losses = [step.loss for step in fit(fitted, few, 5, 4, 0.3, value_rate=0.05)]
+    for loss, share in zip(losses, (1.0, 0.75, 0.5, 0.25), strict=True):
+        expected.zero_grad()
+        of_batch = logistic_loss(expected(few.patches), few.labels)
+        of_batch.backward()
+        assert loss == pytest.approx(of_batch.item(), rel=1e-8)  # softplus is linear beyond 20
+        for parameter, rate in ((expected.scores, 0.3), (expected.value, 0.05)):
+            parameter.data -= share * rate * parameter.grad / parameter.grad.norm()
+    torch.testing.assert_close(fitted.scores, expected.scores)
+    torch.testing.assert_close(fitted.value, expected.value)
 
 
 def test_fit_leaves_frozen_scores_and_ends_at_the_tolerance(generator: Generator) -> None:
