@@ -71,8 +71,8 @@ def fit(
     """Descent with unit-norm gradients on given samples; yields after each update.
 
     The steps of ``descend``, but that rates fall in a straight line, with ``minibatches`` and the gradient written by
-    hand: several times faster for a large D, and for a frozen attention. Ends early once every batch of an epoch in a row had a loss below
-    ``tolerance``.
+    hand: several times faster for a large D, and for a frozen attention. Ends early once every batch of an epoch in
+    a row had a loss below ``tolerance``.
 
     Args:
         model: trained in place; v alone where its scores require no gradient.

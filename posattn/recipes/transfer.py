@@ -27,7 +27,7 @@ WAYS = (FROZEN, TUNED, SCRATCH, ORACLE)
 
 @dataclass(frozen=True)
 class TransferConfig:
-    """Where the structure matters; unit-norm gradient steps, of one length for A and another for v, both falling to 0."""
+    """Where the structure matters; unit-norm gradient steps whose lengths, one for A and one for v, fall to 0."""
 
     num_patches: int = 128
     """D"""
