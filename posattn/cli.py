@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-import posattn.recipes.demo
+import posattn
 from posattn.data.images import DATA_SETS
 from posattn.recipes import RECIPES, Recipe, find, load
 from posattn.records import RunFolder, open_run

@@ -61,6 +61,22 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class HeatMaps:
+    """Values over two axes, panel beside panel on one colour scale."""
+
+    title: str
+    values: str  # place of (panels, rows, columns)
+    x: str  # place of a number a column, in increasing order
+    y: str  # place of a number a row
+    panels: list[str]  # a label a panel
+    x_label: str = ""
+    y_label: str = ""
+    line: float | None = None  # an x at which an upright line is drawn
+    caption: str = ""
+    kind: str = "heat_maps"
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of text."""
 
@@ -77,7 +93,7 @@ class Section:
 
     title: str
     claim: str
-    items: list[Lines | Maps | GridMaps | Gallery | Table]
+    items: list[Lines | Maps | GridMaps | Gallery | HeatMaps | Table]
 
 
 def to_plain(sections: list[Section]) -> list[dict[str, Any]]:

@@ -63,25 +63,43 @@ def gradient_in_law(
         buffers: for S and for ∂L/∂A, which is returned in the second. Writing to fresh memory can take longer
             than all the rest.
     """
-    labels, signal, along, across = batch
     attention, by_scores = buffers or (torch.empty_like(model.scores), torch.empty_like(model.scores))
-    attention.copy_(model.scores).fill_diagonal_(model.diagonal)
-    torch.softmax(attention, -1, out=attention)
+    labels, signal, along, across = batch
+    direction, read = read_in_law(model, feature, noise_std, batch)
+    loss, by_read = pass_back(model, read, labels, attention, by_scores)
+    by_value = (by_read * signal).sum() * feature + noise_std * (by_read * along).sum() * direction
+    rest = across - (across @ feature) * feature - (across @ direction) * direction
+    by_value += noise_std * by_read.norm() * rest
+    return Gradient(loss, by_scores, by_value)
+
+
+def read_in_law(
+    model: SimplifiedViT, feature: Feature, noise_std: float, batch: Draw
+) -> tuple[Feature, Signal]:
+    """(v⊥/|v⊥|, <v, X_j> of every patch)."""
     strength = model.value @ feature
     direction, length = unit_residue(model.value, strength, feature)
-    read = strength * signal + (noise_std * length) * along  # <v, X_j>
+    return direction, strength * batch.signal + (noise_std * length) * batch.along
+
+
+def pass_back(
+    model: SimplifiedViT, read: Signal, labels: Labels, attention: Scores, by_scores: Scores
+) -> tuple[float, Signal]:
+    """The loss and its gradient c in ``read``, <v, X_j> of every patch, derived by hand.
+
+    S is left in ``attention``; the gradient in A in ``by_scores``, where A is trained.
+    """
+    attention.copy_(model.scores).fill_diagonal_(model.diagonal)
+    torch.softmax(attention, -1, out=attention)
     z = (model.scale * read) @ attention.T
     logits = activation(z, model.power, model.linear).sum(-1)
     by_logit = -labels * torch.sigmoid(-labels * logits) / len(labels)
     by_z = by_logit[:, None] * (model.power * z ** (model.power - 1) + model.linear)
     by_mean = model.scale * by_z  # of the mean that each query reads
-    by_read = by_mean @ attention  # c
-    torch.mm(by_mean.T, read, out=by_scores)
-    by_scores.sub_((by_z * z).sum(0)[:, None]).mul_(attention).fill_diagonal_(0.0)
-    by_value = (by_read * signal).sum() * feature + noise_std * (by_read * along).sum() * direction
-    rest = across - (across @ feature) * feature - (across @ direction) * direction
-    by_value += noise_std * by_read.norm() * rest
-    return Gradient(logistic_loss(logits, labels).item(), by_scores, by_value)
+    if model.scores.requires_grad:
+        torch.mm(by_mean.T, read, out=by_scores)
+        by_scores.sub_((by_z * z).sum(0)[:, None]).mul_(attention).fill_diagonal_(0.0)
+    return logistic_loss(logits, labels).item(), by_mean @ attention
 
 
 def unit_residue(value: Feature, strength: Tensor, feature: Feature) -> tuple[Feature, Tensor]:
@@ -101,6 +119,7 @@ def descend_in_law(
     *,
     value_rate: float | None = None,
     normalize: bool = False,
+    decay: bool = False,
     generator: Generator | None = None,
 ) -> Iterator[Step]:
     """``descend`` on fresh batches of ``task``, in law, without their patches; yields after each update.
@@ -110,6 +129,7 @@ def descend_in_law(
         task: the distribution; the generator is on the device of its feature.
         batch_size: samples of each step.
         steps, rate, value_rate, normalize: as in ``descend``, with its errors.
+        decay: the rates fall in a straight line, almost to 0 at the last step.
         generator: draws the batches.
 
     Raises:
@@ -129,15 +149,17 @@ def descend_in_law(
         loss, by_scores, by_value = gradient_in_law(
             model, task.feature, task.noise_std, batch, buffers=buffers
         )
-        _pass_back(model.scores, by_scores)
-        _pass_back(model.value, by_value)
+        hand_over(model.scores, by_scores)
+        hand_over(model.value, by_value)
         return loss
 
-    return updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, normalize)
+    return updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, normalize, decay)
 
 
-def _pass_back(output: Tensor, gradient: Tensor) -> None:
-    """Hands a gradient to a parameter, or through the parametrization that computes ``output``."""
+def hand_over(output: Tensor, gradient: Tensor) -> None:
+    """Hands a gradient to a parameter that is trained, or through the parametrization that computes ``output``."""
+    if not output.requires_grad:
+        return
     if output.is_leaf:
         output.grad = gradient
     else:

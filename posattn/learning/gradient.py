@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LinearLR
 
 from posattn import checks
 from posattn.data.structured import Batch
@@ -67,15 +68,17 @@ def updates(
     steps: int,
     rate: float,
     normalize: bool = False,
+    decay: bool = False,
 ) -> Iterator[Step]:
     """Updates of ``parameters`` (or an optimizer's groups of them) by ``gradient``.
 
-    ``gradient`` adds to their ``.grad`` and returns the loss. Arguments and errors are those of ``descend``.
+    ``gradient`` adds to their ``.grad`` and returns the loss. Where rates ``decay``, they fall in a straight line, to
+    1/steps of what they were. Other arguments and errors are those of ``descend``.
     """
     steps, rate = checks.positive_int("steps", steps), checks.finite("rate", rate, 0.0)
     if rate == 0:
         raise ValueError(f"rate must be above 0, got {rate}")
-    return _updates(parameters, gradient, steps, rate, normalize)
+    return _updates(parameters, gradient, steps, rate, normalize, decay)
 
 
 def _updates(
@@ -84,8 +87,10 @@ def _updates(
     steps: int,
     rate: float,
     normalize: bool,
+    decay: bool,
 ) -> Iterator[Step]:
     optimizer = torch.optim.SGD(groups, lr=rate)
+    schedule = LinearLR(optimizer, 1.0, 1 / steps if decay else 1.0, total_iters=max(1, steps - 1))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     good = [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
@@ -101,6 +106,7 @@ def _updates(
             for g, peak in zip(gradients, peaks, strict=True):
                 _to_unit_norm(g, peak)
         optimizer.step()
+        schedule.step()
         yield Step(step, loss)
 
 

@@ -53,6 +53,27 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
         return to_svg(figure)
 
 
+def heat_maps(spec: dict[str, Any], values: NDArray[np.floating], x: list[float], y: list[float]) -> str:
+    """An SVG of (panels, rows, columns) side by side on one colour scale; every row and column takes equal room."""
+    width = 1.2 + 2.9 * len(values)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, 3.4), layout="constrained")
+        panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
+        scale = {"vmin": values.min(), "vmax": values.max(), "cmap": COLOUR_MAP}
+        for axes, label, panel in zip(panels, spec["panels"], values, strict=True):
+            mesh = axes.pcolormesh(panel, **scale)
+            axes.set(title=label, xlabel=spec["x_label"])
+            axes.set_xticks(np.arange(len(x)) + 0.5, [f"{place:.3g}" for place in x], rotation=45)
+            axes.set_yticks(np.arange(len(y)) + 0.5, [f"{place:.3g}" for place in y])
+            if spec["line"] is not None:
+                axes.axvline(
+                    np.interp(spec["line"], x, np.arange(len(x)) + 0.5), color="white", linestyle="--"
+                )
+        panels[0].set_ylabel(spec["y_label"])
+        figure.colorbar(mesh, ax=panels)
+        return to_svg(figure)
+
+
 def frame(image: NDArray[np.floating], colour_map: str = COLOUR_MAP) -> str:
     """A small PNG, a pixel an entry, as a data address; brightest at the image's own maximum."""
     low, high = float(image.min()), float(image.max())

@@ -55,6 +55,11 @@ def _grid_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> 
     return {"images": [figures.frame(figures.map_of_maps(map_, (H, W))) for map_ in maps]}
 
 
+def _heat_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    values, x, y = (lookup(result, item[name]) for name in ("values", "x", "y"))
+    return {"svg": Markup(figures.heat_maps(item, np.array(values, float), x, y))}
+
+
 def _tensor(place: str, run: RunFolder) -> Any:
     file, name = place.split(":")
     return run.load_tensors(file)[name].numpy().astype(np.float64)
@@ -64,4 +69,11 @@ def _nothing(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> di
     return {}
 
 
-PREPARE = {"lines": _lines, "maps": _maps, "grid_maps": _grid_maps, "gallery": _maps, "table": _nothing}
+PREPARE = {
+    "lines": _lines,
+    "maps": _maps,
+    "grid_maps": _grid_maps,
+    "gallery": _maps,
+    "heat_maps": _heat_maps,
+    "table": _nothing,
+}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from posattn.page import Gallery, GridMaps, Lines, Maps, Section, Table, lookup, to_plain
+from posattn.page import Gallery, GridMaps, HeatMaps, Lines, Maps, Section, Table, lookup, to_plain
 from posattn.records import open_run
 from posattn.report import figures
 from posattn.report.html import PREPARE, build_report
@@ -61,6 +61,20 @@ def test_many_points_have_a_band_for_their_spread_and_few_have_bars() -> None:
     assert ["FillBetweenPolyCollection" in svg for svg in svgs] == [False, True]
 
 
+def test_heat_maps_draw_a_cell_a_value_and_the_line_between_its_columns() -> None:
+    spec = {"panels": ["σ = 1", "σ < 2"], "x_label": "x", "y_label": "y", "line": 2.0}
+    values = np.arange(12.0).reshape(2, 2, 3)
+    svg = figures.heat_maps(spec, values, [1.0, 2.0, 4.0], [0.0, 5.0])
+    tree = ElementTree.fromstring(svg)
+    assert {"σ = 1", "σ < 2"} <= {
+        "".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text")
+    }
+    assert svg.count("stroke-dasharray") == 2
+    cells = [group for group in tree.iter() if group.get("id", "").startswith("QuadMesh")]
+    assert [len(group) for group in cells[:2]] == [6, 6]
+    assert "stroke-dasharray" not in figures.heat_maps({**spec, "line": None}, values, [1, 2, 4], [0, 5])
+
+
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
@@ -74,13 +88,21 @@ def test_every_kind_of_item_is_rendered_and_text_is_escaped(tmp_path: Path) -> N
         Maps("Stepped", "maps:m", ["one", "two", "three"]),
         GridMaps("Grid", "maps:m", (2, 2), ["a", "b", "c"]),
         Gallery("Side by side", "maps:m", ["a", "b", "c"]),
+        HeatMaps("Heat", "toy.heat", "toy.x", "toy.y", ["left"], line=1.5),
         Table("Numbers", ["<b>", "value"], [["<script>alert(1)</script>", "1"]]),
     ]
     assert {item.kind for item in items} == PREPARE.keys()
     page = to_plain([Section("Toy", "A claim.", items)])
-    run.finish({"title": "Toy", "summary": "s", "toy": {"x": [1, 2], "y": [3.0, 4.0]}, "page": page})
+    run.finish(
+        {
+            "title": "Toy",
+            "summary": "s",
+            "toy": {"x": [1, 2], "y": [3.0, 4.0], "heat": [[[0, 1], [2, 3]]]},
+            "page": page,
+        }
+    )
     html = build_report(run.path).read_text()
-    assert html.count("data:image/png") == 9
+    assert html.count("data:image/png") == 10  # nine maps and the scale of the heat map
     assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
     assert 'max="2"' in html
