@@ -25,7 +25,10 @@ NAMES = ("alpha", "beta", "gamma", "rho")
 
 
 class Trajectory(NamedTuple):
-    """A solution of the flow at the times the solver chose."""
+    """A solution of the flow at the times the solver chose.
+
+    Times never fall; they may repeat, where the flow after a long plateau is faster than t can resolve.
+    """
 
     t: Float[ndarray, " T"]  # rate times number of descent steps
     alpha: Float[ndarray, " T"]
@@ -170,12 +173,19 @@ class PopulationFlow:
             return _finite("hessian", -speed[:, None] * self.hessian(*state), t, state)
 
         yield 0.0, start
-        solver = Radau(velocity, 0.0, start[moving], t_end, rtol=rtol, atol=1e-3 * rtol, jac=jacobian)
+        elapsed, tolerances = 0.0, {"rtol": rtol, "atol": 1e-3 * rtol}
+        solver = Radau(velocity, 0.0, start[moving], t_end, jac=jacobian, **tolerances)
         while solver.status == "running":
             failure = solver.step()
-            if failure:
-                raise FloatingPointError(f"{failure} {_place(solver.t, whole(solver.y))}")
-            yield solver.t, whole(solver.y)
+            if failure and solver.t > 0:
+                # A step fell below the spacing of t, as after a long plateau. The flow does not depend on t,
+                # so the clock starts anew.
+                elapsed = min(elapsed + solver.t, t_end)
+                solver = Radau(velocity, 0.0, solver.y, t_end - elapsed, jac=jacobian, **tolerances)
+            elif failure:
+                raise FloatingPointError(f"{failure} {_place(elapsed, whole(solver.y))}")
+            else:
+                yield elapsed + solver.t, whole(solver.y)
 
     def _figures(self, t: float, state: Float[ndarray, " 4"]) -> tuple[float, float]:
         """(loss, accuracy) at a state."""

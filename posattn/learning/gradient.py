@@ -92,7 +92,7 @@ def _updates(
         optimizer.zero_grad()
         loss = gradient()
         gradients = [p.grad for p in parameters if p.grad is not None]
-        peaks = [torch.linalg.vector_norm(g, torch.inf) for g in gradients]
+        peaks = [torch.stack(torch.aminmax(g)).abs().amax() for g in gradients]
         if not (math.isfinite(loss) and all(peak.isfinite() for peak in peaks)):
             _copy(good, parameters)
             raise FloatingPointError(f"loss {loss} or gradient not finite at step {step}, rate {rate:g}")

@@ -6,9 +6,12 @@ Source: arXiv 2210.09221, the definition of patch association.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from sklearn.cluster import SpectralClustering
+from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
+from posattn import checks
 from posattn.data.structured import Partition
 from posattn.shapes import Maps
 
@@ -36,12 +39,8 @@ def patch_association(scores_or_map: Maps, partition: Partition) -> PatchAssocia
     Raises:
         ValueError: the maps are not square, not finite, or of another D than the partition.
     """
-    D, C = partition.num_patches, partition.set_size
-    if scores_or_map.ndim < 2 or tuple(scores_or_map.shape[-2:]) != (D, D):
-        raise ValueError(f"maps must be (..., {D}, {D}) for {partition}, got {tuple(scores_or_map.shape)}")
-    if not scores_or_map.isfinite().all():
-        raise ValueError("maps must be finite, got NaN or infinity")
-    maps = scores_or_map.detach().double()
+    C = partition.set_size
+    maps = _checked(scores_or_map, partition.num_patches)
     own = partition.same.to(maps.device)
     share = own_share_of_largest(maps, own, C)
     inside = maps.masked_fill(~own, torch.inf).amin(-1)
@@ -49,7 +48,54 @@ def patch_association(scores_or_map: Maps, partition: Partition) -> PatchAssocia
     rows = (share, inside > outside, (as_attention(maps) * own).sum(-1))
     means = [figure.double().mean(-1) for figure in rows]
     top_c, exact, mass = [mean.item() if mean.ndim == 0 else mean for mean in means]
-    return PatchAssociation(top_c, exact, mass, C / D)
+    return PatchAssociation(top_c, exact, mass, C / partition.num_patches)
+
+
+def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> Int[Tensor, "*heads D"]:
+    """The sets that a map shows to one who does not know them, as labels 0..L-1 of each patch.
+
+    Spectral clustering (scikit-learn) of the graph whose edges are the mutual attention (S + Sᵀ)/2; the sets
+    found may differ in size.
+
+    Args:
+        scores_or_map: (..., D, D) scores or maps, as in ``patch_association``; each is clustered by itself.
+        num_sets: L, at most D.
+        seed: of the search for the clusters.
+
+    Raises:
+        TypeError, ValueError: the maps are not square or not finite, or L is not in 1..D.
+    """
+    D = scores_or_map.shape[-1]
+    maps = as_attention(_checked(scores_or_map, D))
+    if checks.positive_int("num_sets", num_sets) > D:
+        raise ValueError(f"num_sets must be at most D = {D}, got {num_sets}")
+    graphs = ((maps + maps.mT) / 2).reshape(-1, D, D).cpu().numpy()
+    clustering = SpectralClustering(num_sets, affinity="precomputed", random_state=seed)
+    found = [torch.from_numpy(clustering.fit_predict(graph)).long() for graph in graphs]
+    return torch.stack(found).reshape(scores_or_map.shape[:-1])
+
+
+def partition_recovery(scores_or_map: Maps, partition: Partition, *, seed: int = 0) -> float | Tensor:
+    """The adjusted Rand index of the recovered partition against the true one: 1 equal, 0 expected by chance.
+
+    A float for one map, a tensor of their leading shape for a batch. Errors as in ``recover_partition``, and
+    ValueError for maps of another D than the partition.
+    """
+    _checked(scores_or_map, partition.num_patches)
+    found = recover_partition(scores_or_map, partition.num_sets, seed=seed)
+    heads = found.reshape(-1, partition.num_patches).tolist()
+    indices = torch.tensor([adjusted_rand_score(partition.labels.tolist(), labels) for labels in heads])
+    return indices.item() if found.ndim == 1 else indices.reshape(found.shape[:-1])
+
+
+def _checked(scores_or_map: Maps, num_patches: int) -> Maps:
+    """The maps in float64, or ValueError where they are not square of that size, or not finite."""
+    expected, shape = (num_patches, num_patches), tuple(scores_or_map.shape)
+    if shape[-2:] != expected:
+        raise ValueError(f"maps must be (..., {num_patches}, {num_patches}), got {shape}")
+    if not scores_or_map.isfinite().all():
+        raise ValueError("maps must be finite, got NaN or infinity")
+    return scores_or_map.detach().double()
 
 
 def own_share_of_largest(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+from torch.nn.utils import parametrize
 
 from posattn import checks
 from posattn.data.structured import StructuredTask
@@ -103,6 +104,42 @@ class SimplifiedViT(nn.Module):
             raise ValueError(f"patches must be {expected}, got {tuple(patches.shape)}")
         read = (patches @ self.value) @ self.attention().T
         return activation(self.scale * read, self.power, self.linear).sum(-1)
+
+
+class GramScores(nn.Module):
+    """A = P Pᵀ."""
+
+    def forward(self, encodings: Float[Tensor, "D m"]) -> Scores:
+        return encodings @ encodings.T
+
+
+def encode_positions(
+    model: SimplifiedViT, dim: int, *, init_std: float = 1e-3, generator: Generator | None = None
+) -> SimplifiedViT:
+    """The model with its scores parametrised as A = P Pᵀ by trained positional encodings P (D, m), in place.
+
+    ``model.scores`` stays (D, D); P is ``model.parametrizations.scores.original``.
+
+    Args:
+        model: its scores are replaced.
+        dim: m; below D the scores have rank at most m.
+        init_std: standard deviation of the entries of A off the diagonal at the start, above 0: P = 0 is a
+            stationary point.
+        generator: draws P, whose entries are Gaussian.
+
+    Raises:
+        TypeError, ValueError: ``dim`` or ``init_std`` is out of range, or the scores are parametrised.
+    """
+    dim, init_std = checks.positive_int("dim", dim), checks.finite("init_std", init_std, 0.0)
+    if init_std == 0:
+        raise ValueError(f"init_std must be above 0, got {init_std}")
+    if parametrize.is_parametrized(model, "scores"):
+        raise ValueError("the scores of the model are parametrised already")
+    std = math.sqrt(init_std / math.sqrt(dim))  # P_i·P_j has variance m std⁴
+    encodings = std * torch.randn(model.num_patches, dim, generator=generator)
+    model.scores = nn.Parameter(encodings.to(model.scores))
+    parametrize.register_parametrization(model, "scores", GramScores(), unsafe=True)
+    return model
 
 
 def small_noise_rate(num_patches: int, dim: int) -> float:

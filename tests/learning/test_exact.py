@@ -92,6 +92,8 @@ def test_a_value_almost_along_the_feature_leaves_no_feature_in_the_residue(
 def gradient_samples(batch_size: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """(draws, entries) of (loss, ∂L/∂A, ∂L/∂v) in law and with patches, at one model."""
     task, model = case(Generator().manual_seed(1), num_patches=6, dim=4)
+    task.feature = torch.eye(4, dtype=torch.double)[0]
+    model.value.data = torch.tensor([0.4, 0.5, 0.0, 0.0], dtype=torch.double)  # two axes of pure noise
     one, other = Generator().manual_seed(2), Generator().manual_seed(3)
     in_law, built = [], []
     for _ in range(draws):

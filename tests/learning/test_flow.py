@@ -176,6 +176,18 @@ def test_a_million_patches() -> None:
     assert abs(run.accuracy[0] - counting) < 4 * np.sqrt(0.25 / 1000) + 0.01
 
 
+def test_a_transition_faster_than_the_clock_resolves() -> None:
+    """The plateau of a million patches lasts 1e19; what follows takes less than the spacing of t."""
+    flow = PopulationFlow(num_patches=2**20, set_size=64, noise_rate=2**-7, samples=500)
+    run = flow.integrate(alpha=1e-4, beta=0.0, gamma=0.0, rho=0.0, t_end=1e20)
+    assert run.t[-1] == 1e20
+    assert (np.diff(run.t) >= 0).all()
+    assert (np.diff(run.loss) < 1e-7).all()
+    assert run.accuracy[run.t < 1e18].max() < 0.9
+    assert run.accuracy[-1] == 1
+    assert run.gamma[-1] > 5
+
+
 @pytest.mark.parametrize(("patches", "size"), [(48, 2), (48, 8)])  # by type, set by set
 def test_sampled_sets_have_the_law_of_the_task(patches: int, size: int) -> None:
     law, q = sampling.Law(patches, size, 0.4), 0.4
