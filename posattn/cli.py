@@ -1,11 +1,11 @@
-"""The command line: list, run, report, bench."""
+"""The command line: list, run, report, inspect, bench."""
 
 import contextlib
 import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -26,6 +26,7 @@ from rich.table import Table
 import posattn
 from posattn.data.images import DATA_SETS
 from posattn.recipes import RECIPES, Recipe, find, load
+from posattn.recipes.inspection import InspectConfig, inspect_into
 from posattn.records import RunFolder, open_run
 from posattn.report.html import build_report
 
@@ -80,6 +81,28 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Inspect:
+    """Attention statistics of a ViT over images: a table with error bars, and a page to look at."""
+
+    model: tyro.conf.Positional[str]
+    """A timm model, hf-hub:NAME, or a run folder."""
+    images: str
+    """A folder of pictures, a parquet file, or a name of `posattn list data`."""
+    checkpoint: str | None = None
+    """The weights of a timm model (left out: its random start), or which model of the run folder."""
+    data_dir: Path | None = None
+    """Where the files of a named set are."""
+    limit: int | None = None
+    """Take so many images, evenly spaced; left out, all."""
+    out: Path | None = None
+    """The folder to write; left out, runs/inspect-MODEL."""
+    overwrite: bool = False
+    """Replace what is there."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Time our models beside those they would replace; the same as `posattn run speed`."""
 
@@ -107,6 +130,17 @@ def run(recipe: Recipe, options: Run[Any]) -> None:
     except BaseException as error:
         error.add_note(f"(what is done stands in {out}; --resume goes on with it)")
         raise
+    report(Report(out))
+
+
+def inspect(options: Inspect) -> None:
+    """Inspect a model into a folder, and write its page."""
+    out = options.out or Path("runs") / f"inspect-{Path(options.model).name.replace(':', '-')}"
+    given = {f.name: getattr(options, f.name) for f in fields(InspectConfig) if hasattr(options, f.name)}
+    config = InspectConfig(**given)
+    folder = open_run(out, "inspect", config, overwrite=options.overwrite)
+    with progress_bar() as progress:
+        inspect_into(config, folder, progress)
     report(Report(out))
 
 
@@ -164,6 +198,7 @@ def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:
         Annotated[List, tyro.conf.subcommand("list")]
         | Annotated[NoRecipe, tyro.conf.subcommand("run")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Inspect, tyro.conf.subcommand("inspect")]
         | Annotated[Bench, tyro.conf.subcommand(BENCH)]
     )
     options = parse_options(commands, arguments, prog="posattn", description=posattn.__doc__)
@@ -171,6 +206,8 @@ def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:
         raise ValueError(f"run which recipe? known: {', '.join(sorted(RECIPES))}")
     if isinstance(options, Report):
         return lambda: report(options), options.debug
+    if isinstance(options, Inspect):
+        return lambda: inspect(options), options.debug
     return lambda: list_known(options), False
 
 

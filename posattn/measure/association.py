@@ -39,16 +39,15 @@ def patch_association(scores_or_map: Maps, partition: Partition) -> PatchAssocia
     Raises:
         ValueError: the maps are not square, not finite, or of another D than the partition.
     """
-    C = partition.set_size
     maps = _checked(scores_or_map, partition.num_patches)
     own = partition.same.to(maps.device)
-    share = own_share_of_largest(maps, own, C)
+    share = own_share_of_largest(maps, own)
     inside = maps.masked_fill(~own, torch.inf).amin(-1)
     outside = maps.masked_fill(own, -torch.inf).amax(-1)
     rows = (share, inside > outside, (as_attention(maps) * own).sum(-1))
     means = [figure.double().mean(-1) for figure in rows]
     top_c, exact, mass = [mean.item() if mean.ndim == 0 else mean for mean in means]
-    return PatchAssociation(top_c, exact, mass, C / partition.num_patches)
+    return PatchAssociation(top_c, exact, mass, partition.set_size / partition.num_patches)
 
 
 def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> Int[Tensor, "*heads D"]:
@@ -99,13 +98,18 @@ def _checked(scores_or_map: Maps, num_patches: int) -> Maps:
 
 
 def own_share_of_largest(
-    maps: Float[Tensor, "*heads D D"], own: Bool[Tensor, "D D"], count: int
+    maps: Float[Tensor, "*heads D D"], own: Bool[Tensor, "D D"]
 ) -> Float[Tensor, "*heads D"]:
-    """The share of each row's ``count`` largest entries that ``own`` marks, in expectation over tied ones."""
-    threshold = maps.topk(count, dim=-1).values[..., -1:]
+    """The share of each row's largest entries that ``own`` marks, as many as it marks in that row.
+
+    In expectation over the order of tied entries; NaN where it marks none.
+    """
+    sizes = own.sum(-1)
+    largest = maps.topk(int(sizes.max()), dim=-1).values
+    threshold = largest.gather(-1, (sizes - 1).clamp(min=0)[:, None].expand(*maps.shape[:-1], 1))
     above, tied = maps > threshold, maps == threshold
-    slots = count - above.sum(-1)
-    return ((above & own).sum(-1) + slots * (tied & own).sum(-1) / tied.sum(-1)) / count
+    slots = sizes - above.sum(-1)
+    return ((above & own).sum(-1) + slots * (tied & own).sum(-1) / tied.sum(-1)) / sizes
 
 
 def as_attention(maps: Maps) -> Maps:

@@ -1,9 +1,7 @@
 """Any timm ViT with some of its attention replaced by constant maps: the average of what it attends to."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, no_type_check
 
 import torch
@@ -14,8 +12,8 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from posattn.models.attention import FrozenMaps, MapsHNN, PositionalAttention, mix_tokens
+from posattn.models.watch import watch_attention
 
-CALIBRATION_BATCH = 64
 Heads = Mapping[int, Sequence[int]]  # block number to heads
 
 
@@ -59,24 +57,18 @@ def average_maps(
     Arguments and errors are those of ``to_positional``.
     """
     sums: dict[int, Tensor] = {}
-    count, like = 0, next(vit.parameters())
-    with evaluating(vit), torch.no_grad(), hooked(vit, blocks, sums):
-        for batch in batches(images):
-            vit.forward_features(batch.to(like))
-            count += len(batch)
+
+    def add(number: int, maps: Tensor, batch: Tensor) -> None:
+        sums[number] = sums.get(number, torch.zeros(())).to(maps) + maps.sum(0)
+
+    layers: dict[int, Any] = {number: vit.blocks[number].attn for number in blocks}
+    count = watch_attention(vit, images, layers, add)
     if count == 0:
         raise ValueError("images is empty: average attention needs at least one image")
     for number, maps in sums.items():
         if not maps.isfinite().all():
             raise ValueError(f"the average attention of block {number} is not finite over {count} images")
     return {number: maps / count for number, maps in sums.items()}
-
-
-def attention_of(attn: Attention, x: Float[Tensor, "n N d"]) -> Float[Tensor, "n h N N"]:
-    """softmax(Q Kᵀ/√d_h) of a timm attention layer on its input, in float32."""
-    qkv = attn.qkv(x).unflatten(2, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
-    query, key = attn.q_norm(qkv[0]), attn.k_norm(qkv[1])
-    return (query * attn.scale @ key.transpose(-2, -1)).softmax(-1, dtype=torch.float32)
 
 
 def replace_heads(vit: VisionTransformer, maps: Mapping[int, MapsHNN], heads: Heads) -> VisionTransformer:
@@ -117,6 +109,7 @@ class MixedAttention(nn.Module):
         super().__init__()
         self.maps = maps
         self.register_buffer("indices", None)  # of pruned maps
+        self.num_heads = attn.num_heads
         self.head_dim, self.split = attn.head_dim, attn.head_dim * len(heads)
         queries, keys = (channels(attn, others, part) for part in (0, 1))
         self.qk = rows(attn.qkv, torch.cat([queries, keys]))
@@ -138,6 +131,10 @@ class MixedAttention(nn.Module):
         )
         x = torch.cat([by_place, by_content.transpose(1, 2).flatten(2)], 2)
         return self.proj_drop(self.proj(self.norm(x)))
+
+    def attention_maps(self) -> MapsHNN:
+        """S, the (p, N, N) maps of the positional heads."""
+        return self.maps(None)
 
 
 def channels(attn: Attention, heads: Sequence[int], part: int) -> Tensor:
@@ -193,42 +190,3 @@ def heads_of(vit: VisionTransformer, number: int, heads: Heads | Sequence[int] |
     if missing := [head for head in chosen if head not in range(attn.num_heads)]:
         raise ValueError(f"block {number} has heads 0..{attn.num_heads - 1}, got {missing}")
     return chosen
-
-
-def batches(images: Tensor | Iterable[Any]) -> Iterator[Tensor]:
-    """Batches of images, from one tensor or from a stream of batches."""
-    if isinstance(images, Tensor):
-        if images.ndim != 4:
-            raise ValueError(f"images must be (n, c, H, W), got {tuple(images.shape)}")
-        yield from (batch for batch in images.split(CALIBRATION_BATCH) if len(batch))
-    else:
-        for batch in images:
-            yield from batches(batch[0] if isinstance(batch, tuple | list) else batch)
-
-
-@contextmanager
-def hooked(vit: Any, blocks: Sequence[int], sums: dict[int, Tensor]) -> Iterator[None]:
-    """While it lasts, every forward adds its attention maps, summed over images, to ``sums``."""
-
-    def add(attn: Any, inputs: tuple[Any, ...], number: int) -> None:
-        maps = attention_of(attn, inputs[0]).sum(0)
-        sums[number] = sums[number] + maps if number in sums else maps
-
-    handles = [vit.blocks[i].attn.register_forward_pre_hook(partial(add, number=i)) for i in blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode while it lasts, then every module as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

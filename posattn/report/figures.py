@@ -9,6 +9,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 INK = "#010203"  # drawn in this, then replaced by the page's own text colour
 COLOURS = ["#3b7dd8", "#e07b39", "#2a9d6f", "#b5529c", "#8a8f98", "#c9a227"]  # legible on light and dark
@@ -79,8 +80,13 @@ def frame(image: NDArray[np.floating], colour_map: str = COLOUR_MAP) -> str:
     low, high = float(image.min()), float(image.max())
     scaled = (image - low) / (high - low) if high > low else np.zeros_like(image)
     pixels = (matplotlib.colormaps[colour_map](scaled)[..., :3] * 255).astype(np.uint8)
+    return png(pixels)
+
+
+def png(pixels: NDArray[np.uint8]) -> str:
+    """(H, W) grey or (H, W, 3) pixels as the data address of a PNG."""
     buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, pixels, format="png")
+    Image.fromarray(pixels).save(buffer, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

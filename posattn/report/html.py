@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from posattn.page import lookup
 from posattn.records import REPORT, RunFolder, write_whole
-from posattn.report import figures
+from posattn.report import figures, inspection
 
 
 def build_report(folder: Path) -> Path:
@@ -19,6 +19,9 @@ def build_report(folder: Path) -> Path:
     """
     run = RunFolder.reading(folder)
     config, result = run.config, run.result
+    template, context = "report.html", {}
+    if result.get("kind") == "inspection":
+        template, context = "inspection.html", inspection.context(run, result)
     sections = [
         {**section, "items": [_item(item, run, result) for item in section["items"]]}
         for section in result["page"]
@@ -26,7 +29,9 @@ def build_report(folder: Path) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("posattn.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    html = environment.get_template("report.html").render(config=config, result=result, sections=sections)
+    html = environment.get_template(template).render(
+        config=config, result=result, sections=sections, **context
+    )
     write_whole(folder / REPORT, html.encode())
     return folder / REPORT
 
