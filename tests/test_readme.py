@@ -22,7 +22,7 @@ COMMANDS = [
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
     assert {language for language, _ in BLOCKS} == {"python", "bash"}
     assert {command[0] for command in COMMANDS} == {"make", "posattn"}
 
