@@ -34,6 +34,7 @@ def multiply_adds(model: nn.Module, images: Tensor) -> int:
     counts; norms, activations and additions are none.
     """
     training = model.training
+    model.train()  # forgets the maps that positional attention keeps
     with FlopCounterMode(display=False) as counter:
         model.eval()(images)
     model.train(training)

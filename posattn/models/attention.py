@@ -93,7 +93,8 @@ class AttentionMaps(nn.Module):
         if any(t.is_inference() for t in tensors):  # these have no version counter
             return None
         kind = tensors[0].device.type
-        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on meta
+        cast = torch.get_autocast_dtype(kind) if casts else None
         return [cast, *((t, t._version, t.data_ptr()) for t in tensors)]
 
     def drop(self) -> None:

@@ -169,10 +169,12 @@ def trace(config: ContentHeadsConfig, numbers: dict[str, Any]) -> Section:
 def content_heads(smoke: bool = False) -> ContentHeadsConfig:
     """Heads of a trained ViT ranked by how much they need content, and accuracy as more of them become constant.
 
-    Claim: few heads need the image to know where to look; those that do are found by replacing one head at a time.
+    Claim: few heads need the image to know where to look; replacing one at a time finds them.
     Command: posattn run content-heads
-    Time: MEASURED
-    Expected: MEASURED
+    Time: 11 minutes on 2 cores that a dozen other processes shared; 3 minutes of CPU time
+    Expected (seeds 0-4, 2 CPU cores): test accuracy 93.7 ± 1.7 % before; with 8 of 16 heads replaced 90.1 % if the
+    most positional go first, 59.7 % if the others do; 44.8 ± 14.9 % with all. One head costs 0.0 points for the most
+    positional and 6.9 for the last, most of it in the first block (3.5 ± 3.7 a head there, 0.1 in the last two).
     """
     if not smoke:
         return ContentHeadsConfig()

@@ -36,6 +36,17 @@ def test_frozen_attention_has_one_product_and_pruned_attention_a_part_of_it(keep
     assert multiply_adds(model, images()) == by_hand(N, 2 * N * D * D + N * (keep or N) * D)
 
 
+def test_maps_are_counted_once_a_forward_whether_kept_or_not() -> None:
+    model = timm.create_model("vit_posattn_tiny_patch16_224", **TOY).eval()
+    scores = 3 * (2 * N * D * D + N * N * D)  # Q, K and their product, once a batch
+    with torch.no_grad():
+        model(images())
+    assert multiply_adds(model, images()) == by_hand(N, 2 * N * D * D + N * N * D) + scores
+    with torch.device("meta"):
+        model = timm.create_model("vit_posattn_tiny_patch16_224", **TOY)
+    assert multiply_adds(model, images().to("meta")) == by_hand(N, 2 * N * D * D + N * N * D) + scores
+
+
 def test_peak_memory_is_what_was_held_at_once() -> None:
     def work() -> None:
         a = torch.empty(1000, 1000)
