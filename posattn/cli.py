@@ -26,7 +26,7 @@ from rich.table import Table
 import posattn
 from posattn.data.images import DATA_SETS
 from posattn.recipes import RECIPES, Recipe, find, load
-from posattn.recipes.inspection import InspectConfig, inspect_into
+from posattn.recipes.vision.inspection import InspectConfig, inspect_into
 from posattn.records import RunFolder, open_run
 from posattn.report.html import build_report
 

@@ -36,8 +36,8 @@ RECIPES: dict[str, Recipe] = {}  # filled by ``load``
 
 
 def load() -> None:
-    """Import every module of this folder, which registers its recipes."""
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    """Import every module below this folder, which registers its recipes."""
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
         importlib.import_module(module.name)
 
 

@@ -9,9 +9,9 @@ from rich.progress import Progress
 from posattn.measure.scaling import plateau_loss, time_below
 from posattn.page import Lines, Section, to_plain
 from posattn.recipes import recipe
-from posattn.recipes.descent import Descent, compare_descent, descent_section
-from posattn.recipes.flows import FlowSetting, at_times, integrate, make_flow
-from posattn.recipes.transitions import Scan, scan_all, scan_section
+from posattn.recipes.theory.descent import Descent, compare_descent, descent_section
+from posattn.recipes.theory.flows import FlowSetting, at_times, integrate, make_flow
+from posattn.recipes.theory.transitions import Scan, scan_all, scan_section
 from posattn.records import RunFolder
 
 

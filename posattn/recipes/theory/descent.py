@@ -17,9 +17,9 @@ from posattn.measure.scaling import plateau_loss, time_below
 from posattn.measure.spread import mean_std_text
 from posattn.models.simplified import SimplifiedViT
 from posattn.page import Lines, Section
-from posattn.recipes.flows import FlowSetting, at_times, integrate, make_flow
 from posattn.recipes.sweep import sweep
-from posattn.recipes.tracking import describe, held_scores, over_seeds
+from posattn.recipes.theory.flows import FlowSetting, at_times, integrate, make_flow
+from posattn.recipes.theory.tracking import describe, held_scores, over_seeds
 from posattn.records import RunFolder
 
 

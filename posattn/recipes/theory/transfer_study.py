@@ -14,7 +14,7 @@ from posattn.measure.scaling import power_law
 from posattn.page import Lines, Section, Table, to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
-from posattn.recipes.transfer import (
+from posattn.recipes.theory.transfer import (
     FROZEN,
     SCRATCH,
     WAYS,

@@ -14,7 +14,7 @@ from posattn.measure.bench import DTYPES, INFERENCE, TRAINING, side_by_side
 from posattn.models.freeze import GATHERED, freeze_attention
 from posattn.page import to_plain
 from posattn.recipes import recipe
-from posattn.recipes.speed_page import ratios, speed_sections
+from posattn.recipes.vision.speed_page import ratios, speed_sections
 from posattn.records import RunFolder
 
 

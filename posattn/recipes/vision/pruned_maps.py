@@ -13,8 +13,15 @@ from posattn.measure.spread import mean_std, mean_std_text
 from posattn.models.freeze import freeze_attention
 from posattn.page import Lines, Section, Table, to_plain
 from posattn.recipes import recipe
-from posattn.recipes.images import POSITIONAL, ImagesConfig, build, check_images, load_trained, train_one
 from posattn.recipes.sweep import sweep
+from posattn.recipes.vision.images import (
+    POSITIONAL,
+    ImagesConfig,
+    build,
+    check_images,
+    load_trained,
+    train_one,
+)
 from posattn.records import RunFolder
 
 

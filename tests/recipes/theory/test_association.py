@@ -11,7 +11,7 @@ from torch import Generator
 
 from posattn import cli
 from posattn.data.structured import Partition
-from posattn.recipes.association import ANALYSIS, ENCODED, FREE, Setting, start
+from posattn.recipes.theory.association import ANALYSIS, ENCODED, FREE, Setting, start
 
 
 def test_the_smoke_run_finds_the_sets(tmp_path: Path) -> None:

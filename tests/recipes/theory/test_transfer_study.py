@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.recipes.transfer import FROZEN, ORACLE, SCRATCH, TUNED, WAYS, TransferConfig
-from posattn.recipes.transfer_study import (
+from posattn.recipes.theory.transfer import FROZEN, ORACLE, SCRATCH, TUNED, WAYS, TransferConfig
+from posattn.recipes.theory.transfer_study import (
     NeededConfig,
     TransferStudyConfig,
     at,

@@ -19,7 +19,7 @@ from posattn.models.simplified import SimplifiedViT, activation
 from posattn.page import Gallery, Section, Table, to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
-from posattn.recipes.tracking import by_set, describe, rounded
+from posattn.recipes.theory.tracking import by_set, describe, rounded
 from posattn.records import RunFolder
 from posattn.shapes import Patches, Scores
 

@@ -13,7 +13,7 @@ from posattn.learning.gradient import descend
 from posattn.models import solutions
 from posattn.models.simplified import SimplifiedViT, small_noise_rate
 from posattn.page import Lines, Maps, Section, Table
-from posattn.recipes.tracking import describe, evenly, first_full, track
+from posattn.recipes.theory.tracking import describe, evenly, first_full, track
 from posattn.records import RunFolder
 
 

@@ -9,7 +9,7 @@ import torch
 
 from posattn import cli
 from posattn.data.structured import Partition
-from posattn.recipes.boundaries import BoundariesConfig, association_of_others, least_diagonal
+from posattn.recipes.theory.boundaries import BoundariesConfig, association_of_others, least_diagonal
 
 
 def test_boundaries_at_their_smoke_setting(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.recipes.teachers import TEACHERS
+from posattn.recipes.theory.teachers import TEACHERS
 from posattn.records import RunFolder
 
 

@@ -13,9 +13,9 @@ from posattn import cli
 from posattn.data.structured import Partition, StructuredTask
 from posattn.models.simplified import SimplifiedViT
 from posattn.page import Table
-from posattn.recipes.descent import four_numbers
-from posattn.recipes.flows import FlowSetting, make_flow, transition_time
-from posattn.recipes.transitions import Scan, fit_scan, scan_section
+from posattn.recipes.theory.descent import four_numbers
+from posattn.recipes.theory.flows import FlowSetting, make_flow, transition_time
+from posattn.recipes.theory.transitions import Scan, fit_scan, scan_section
 
 
 def test_the_smoke_run_shows_plateau_transition_and_descent(tmp_path: Path) -> None:

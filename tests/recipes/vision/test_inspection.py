@@ -16,7 +16,7 @@ from posattn.data.images import load_images, to_float
 from posattn.learning.images import TrainConfig
 from posattn.measure.attention import inspect_attention
 from posattn.recipes.demo import DemoConfig
-from posattn.recipes.images import ImagesConfig, build, weights_name
+from posattn.recipes.vision.images import ImagesConfig, build, weights_name
 from posattn.records import RunFolder, open_run
 
 
@@ -102,7 +102,7 @@ def test_bad_input_is_one_line(
 def test_what_was_finished_before_a_failure_is_kept(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("posattn.recipes.inspection.BATCH", 2)
+    monkeypatch.setattr("posattn.recipes.vision.inspection.BATCH", 2)
     (pictures / "9.png").write_bytes(b"no picture")
     out = tmp_path / "out"
     said = fails(["inspect", "test_vit", "--images", str(pictures), "--out", str(out)], capsys)

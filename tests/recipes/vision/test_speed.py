@@ -7,8 +7,8 @@ import pytest
 
 from posattn import cli
 from posattn.page import lookup
-from posattn.recipes.speed import CONTENDERS, SpeedConfig, batch_of, build, entered
-from posattn.recipes.speed_page import better, ratios, share_of_peak
+from posattn.recipes.vision.speed import CONTENDERS, SpeedConfig, batch_of, build, entered
+from posattn.recipes.vision.speed_page import better, ratios, share_of_peak
 
 
 def timed(eager: list[float], compiled: list[float], multiply_adds: int) -> dict:

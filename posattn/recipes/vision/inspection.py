@@ -18,7 +18,7 @@ from posattn.data.pictures import Pictures
 from posattn.measure.attention import Inspection, inspect_model
 from posattn.measure.attention.average import STABLE, recovered_sets
 from posattn.measure.attention.positions import by_distance, embedding_similarity
-from posattn.recipes.images import ImagesConfig, build, known_model, weights_name
+from posattn.recipes.vision.images import ImagesConfig, build, known_model, weights_name
 from posattn.records import RunFolder, write_whole
 
 BATCH, EXAMPLES = 64, 3

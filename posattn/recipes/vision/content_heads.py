@@ -13,8 +13,8 @@ from posattn.measure.spread import mean_std, mean_std_text
 from posattn.models.convert import average_maps
 from posattn.page import Lines, Section, Table, to_plain
 from posattn.recipes import recipe
-from posattn.recipes.images import ORIGINAL, ImagesConfig, check_images, load_trained, train_one
 from posattn.recipes.sweep import sweep
+from posattn.recipes.vision.images import ORIGINAL, ImagesConfig, check_images, load_trained, train_one
 from posattn.records import RunFolder
 
 FIRST, LAST = "most positional first", "most content-based first"

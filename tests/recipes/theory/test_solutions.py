@@ -13,7 +13,7 @@ from torch import Generator
 from posattn import cli
 from posattn.data.structured import Partition, StructuredTask
 from posattn.models import solutions as by_hand
-from posattn.recipes.solutions import FAMILIES, SolutionsConfig, length_for, start_near
+from posattn.recipes.theory.solutions import FAMILIES, SolutionsConfig, length_for, start_near
 
 GENERAL = ("associated", "permuted sets", "delegates, others even")
 

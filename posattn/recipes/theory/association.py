@@ -15,9 +15,9 @@ from posattn.measure.spread import mean_std, mean_std_text
 from posattn.models.simplified import SimplifiedViT, encode_positions, small_noise_rate
 from posattn.page import Lines, Maps, Section, Table, to_plain
 from posattn.recipes import recipe
-from posattn.recipes.structure import chance_below_diagonal
 from posattn.recipes.sweep import sweep
-from posattn.recipes.tracking import evenly, first_full, over_seeds, rounded, track
+from posattn.recipes.theory.structure import chance_below_diagonal
+from posattn.recipes.theory.tracking import evenly, first_full, over_seeds, rounded, track
 from posattn.records import RunFolder
 
 FREE, ENCODED = "A free", "A = P Pᵀ"

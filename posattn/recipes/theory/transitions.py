@@ -11,8 +11,8 @@ from rich.progress import Progress
 from posattn.measure.scaling import PowerLaw, power_law
 from posattn.measure.spread import mean_std
 from posattn.page import Lines, Section, Table
-from posattn.recipes.flows import FlowSetting, transition_time
 from posattn.recipes.sweep import sweep
+from posattn.recipes.theory.flows import FlowSetting, transition_time
 from posattn.records import RunFolder
 
 SYMBOLS = {

@@ -1,0 +1,1 @@
+"""Recipes on the paper's distribution: each claim as a run."""

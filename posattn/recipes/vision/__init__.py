@@ -1,0 +1,1 @@
+"""Recipes on images and on full-size models."""
