@@ -1,6 +1,5 @@
 """What positionality says of a head: what its conversion to positional attention costs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -84,7 +83,7 @@ def figures_on(model: nn.Module, images: ImageSet) -> tuple[float, float]:
     ).float().mean().item()
 
 
-def rank(x: Sequence[float], y: Sequence[float]) -> float:
+def rank(x: Any, y: Any) -> float:
     """Spearman's ρ; 0 where either has no order."""
     return float(spearmanr(x, y).statistic) if min(len(set(x)), len(set(y))) > 1 else 0.0
 
@@ -96,15 +95,25 @@ def rank_correlation(heads: dict[str, list[dict[str, float]]], cost: str) -> dic
         for seed, rows in heads.items()
     }
     x, y = ([v for pair in pairs.values() for v in pair[i]] for i in (0, 1))
+    layers = sorted({row["layer"] for rows in heads.values() for row in rows})
     interval = bootstrap(
         (x, y), rank, paired=True, vectorized=False, n_resamples=2000, rng=0
     ).confidence_interval
     return {
+        "by_layer": [rank(*of_layer(heads, cost, layer)) for layer in layers],
         "by_seed": [rank(*pair) for pair in pairs.values()],
         "all": rank(x, y),
         "low": float(interval.low),
         "high": float(interval.high),
     }
+
+
+def of_layer(
+    heads: dict[str, list[dict[str, float]]], cost: str, layer: float
+) -> tuple[list[float], list[float]]:
+    """Positionality and cost of one layer's heads in every seed."""
+    rows = [row for of_seed in heads.values() for row in of_seed if row["layer"] == layer]
+    return [row["positionality"] for row in rows], [row[cost] for row in rows]
 
 
 def section_of(config: PositionalityConfig, heads: dict[str, Any], numbers: dict[str, Any]) -> Section:
@@ -116,7 +125,13 @@ def section_of(config: PositionalityConfig, heads: dict[str, Any], numbers: dict
         f"{loss['all']:.2f} (95 % interval {loss['low']:.2f} to {loss['high']:.2f}, {count} heads)."
     )
     correlations = [
-        [text, f"{n['all']:.2f}", f"{n['low']:.2f} to {n['high']:.2f}", mean_std_text(n["by_seed"], 2)]
+        [
+            text,
+            f"{n['all']:.2f}",
+            f"{n['low']:.2f} to {n['high']:.2f}",
+            mean_std_text(n["by_seed"], 2),
+            ", ".join(f"{value:.2f}" for value in n["by_layer"]),
+        ]
         for cost, text in COSTS.items()
         for n in (numbers[cost],)
     ]
@@ -133,7 +148,7 @@ def section_of(config: PositionalityConfig, heads: dict[str, Any], numbers: dict
     tables = [
         Table(
             "Rank correlation with positionality",
-            ["cost", "all heads", "95 %", "mean ± std over seeds"],
+            ["cost", "all heads", "95 %", "mean ± std over seeds", "within layer 0, 1, ..."],
             correlations,
         ),
         Table("Every head", ["seed, layer, head", "positionality", "loss rise", "accuracy fall, %"], rows),
@@ -143,13 +158,14 @@ def section_of(config: PositionalityConfig, heads: dict[str, Any], numbers: dict
 
 @recipe(run_positionality)
 def positionality(smoke: bool = False) -> PositionalityConfig:
-    """Positionality tells what a head's conversion to positional attention costs.
+    """Whether a head's positionality tells what its conversion to positional attention costs.
 
-    Claims: over the heads of ViTs trained on digits, the less positional a head's attention, the more its
-    replacement by its average map raises the test loss.
+    Claims: not by itself. On digits the heads that are cheap to convert are not the more positional ones: early
+    layers are both more positional and dearer.
     Command: posattn run positionality
-    Time: MEASURED
-    Expected: MEASURED
+    Time: about five minutes on 2 CPU cores that are shared
+    Expected: rank correlation with the rise of the test loss 0.53 (95 % 0.27 to 0.72), with the fall of the accuracy
+    0.34 (0.05 to 0.59); 48 heads of 3 seeds.
     """
     if not smoke:
         return PositionalityConfig()

@@ -10,12 +10,15 @@ from posattn.recipes.positionality import rank_correlation
 
 
 def rows(costs: list[float]) -> list[dict[str, float]]:
-    return [{"positionality": place / 10, "loss": cost} for place, cost in enumerate(costs)]
+    return [
+        {"positionality": place / 10, "loss": cost, "layer": place % 2} for place, cost in enumerate(costs)
+    ]
 
 
 def test_the_rank_correlation_and_its_interval() -> None:
     found = rank_correlation({"0": rows([9, 7, 5, 3, 1]), "1": rows([8, 6, 4, 2, 0])}, "loss")
     assert found["by_seed"] == pytest.approx([-1, -1])
+    assert found["by_layer"] == pytest.approx([-1, -1], abs=0.2)
     assert found["all"] < -0.9
     assert found["low"] <= found["all"] <= found["high"] < 0
     assert rank_correlation({"0": rows([1.0] * 5)}, "loss")["all"] == 0
