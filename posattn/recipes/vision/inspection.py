@@ -164,7 +164,7 @@ def result_of(config: InspectConfig, inspection: Inspection, table: pd.DataFrame
     recovered = [recovered_sets(sums, num_sets) for sums in inspection.sums.values()]
     return {
         "kind": "inspection",
-        "title": f"Where {Path(config.model).name} looks",
+        "title": f"Where {config.checkpoint if Path(config.model).is_dir() else config.model} looks",
         "summary": f"{config.checkpoint or weights}: {inspection.images:,} images of {config.images}; "
         f"{grid.height} x {grid.width} patches; class tokens and registers: {grid.prefix}.",
         **table.attrs,
