@@ -12,7 +12,7 @@ from posattn.learning.gradient import Step
 from posattn.measure.accuracy import accuracy
 from posattn.measure.association import patch_association
 from posattn.models.simplified import SimplifiedViT, encode_positions
-from posattn.recipes import tracking
+from posattn.recipes.theory import tracking
 
 PARTITION = Partition([0, 1, 2, 0, 1, 2])
 

@@ -17,8 +17,8 @@ from posattn.measure.spread import mean_std_text
 from posattn.models.convert import to_positional
 from posattn.page import Section, Table, to_plain
 from posattn.recipes import recipe
-from posattn.recipes.images import ORIGINAL, ImagesConfig, load_trained, train_one
 from posattn.recipes.sweep import sweep
+from posattn.recipes.vision.images import ORIGINAL, ImagesConfig, load_trained, train_one
 from posattn.records import RunFolder
 
 COSTS = {"loss": "rise of the test loss", "accuracy": "fall of the test accuracy"}

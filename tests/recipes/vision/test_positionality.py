@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.recipes.positionality import rank_correlation
+from posattn.recipes.vision.positionality import rank_correlation
 
 
 def rows(costs: list[float]) -> list[dict[str, float]]:
