@@ -163,7 +163,7 @@ def positionality(smoke: bool = False) -> PositionalityConfig:
     Claims: not by itself. On digits the heads that are cheap to convert are not the more positional ones: early
     layers are both more positional and dearer.
     Command: posattn run positionality
-    Time: about five minutes on 2 CPU cores that are shared
+    Time: six to eight minutes on 2 CPU cores busy with other work
     Expected: rank correlation with the rise of the test loss 0.53 (95 % 0.27 to 0.72), with the fall of the accuracy
     0.34 (0.05 to 0.59); 48 heads of 3 seeds.
     """
