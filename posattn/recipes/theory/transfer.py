@@ -78,6 +78,9 @@ class Lesson:
         ):
             pass
         self.association = patch_association(self.learned.scores, partition).top_c
+        self.accuracy = accuracy_in_law(
+            self.learned, task, config.test_samples, generator=self.generator
+        )  # from scratch on samples without end
         self.downstream = task.downstream(generator=self.generator)
 
     @property

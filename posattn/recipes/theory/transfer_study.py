@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from posattn import checks
 from posattn.measure.scaling import power_law
+from posattn.measure.spread import mean_std_text
 from posattn.page import Lines, Section, Table, to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
@@ -91,20 +92,27 @@ def needed_samples(config: TransferStudyConfig, run: RunFolder, progress: Progre
     }
     means = {way: [mean_reached(row) for row in rows] for way, rows in samples.items()}
     fits = {way: fit_reached(needed.num_patches, rows) for way, rows in samples.items()}
-    return {"num_patches": list(needed.num_patches), "samples": samples, "mean": means, "fits": fits}
+    return {
+        "num_patches": list(needed.num_patches),
+        "samples": samples,
+        "mean": means,
+        "fits": fits,
+        "upstream": [[found[f"D={D}/seed={s}"]["upstream"] for s in seeds] for D in needed.num_patches],
+    }
 
 
 def samples_needed(config: TransferConfig, needed: NeededConfig, seed: int) -> dict[str, float | None]:
-    """The least N at which each way reaches the target; None where ``most`` samples do not.
+    """The least N at which each way reaches the target; None where ``most`` samples do not; the accuracy upstream.
 
     Found by bisection among powers of 2, then linear in log N between the last below the target and the first
     that reached it.
     """
     lesson = Lesson(config, seed)
-    return {
+    least = {
         way: least_samples(lambda n, way=way: next(lesson.accuracies(n, (way,))), needed)  # type: ignore[misc]
         for way in WAYS
     }
+    return {**least, "upstream": lesson.accuracy}
 
 
 def least_samples(accuracy: Callable[[int], float], needed: NeededConfig) -> float | None:
@@ -155,6 +163,7 @@ def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Sect
         [way, *(needed_text(row, needed.most) for row in numbers["samples"][way]), exponent_text(fits[way])]
         for way in WAYS
     ]
+    rows.append(["accuracy upstream", *map(mean_std_text, numbers["upstream"]), ""])
     drawn = [way for way in WAYS if None not in numbers["mean"][way]]
     return Section(
         "Samples needed against D",
@@ -175,7 +184,8 @@ def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Sect
                 "Samples needed: geometric mean (least to most over seeds)",
                 ["", *(f"D = {D}" for D in needed.num_patches), "exponent of D"],
                 rows,
-                caption="Exponents are fitted to the seeds that reached the target.",
+                caption="Exponents are fitted to the seeds that reached the target. Upstream: what as many steps from "
+                "scratch reach with fresh samples at each.",
             ),
         ],
     )

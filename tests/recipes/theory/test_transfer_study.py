@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from posattn import cli
@@ -30,6 +31,8 @@ def test_transfer_at_its_smoke_setting(tmp_path: Path) -> None:
     for D_samples in zip(needed["samples"][FROZEN], needed["samples"][SCRATCH], strict=True):
         frozen, scratch = (max(256 if n is None else n for n in samples) for samples in D_samples)
         assert frozen < scratch
+    assert np.shape(needed["upstream"]) == (2, 2)
+    assert np.min(needed["upstream"]) > 0.9
     assert len(needed["samples"][TUNED]) == len(needed["num_patches"])
     assert needed["fits"][ORACLE]["low"] <= needed["fits"][ORACLE]["exponent"]
 
