@@ -96,7 +96,8 @@ def pass_back(
     by_logit = -labels * torch.sigmoid(-labels * logits) / len(labels)
     by_z = by_logit[:, None] * (model.power * z ** (model.power - 1) + model.linear)
     by_mean = model.scale * by_z  # of the mean that each query reads
-    if model.scores.requires_grad:
+    # asked of the parameters, for without autograd a parametrized A does not say that it is trained
+    if any(p.requires_grad for p in model.parameters() if p is not model.value):
         torch.mm(by_mean.T, read, out=by_scores)
         by_scores.sub_((by_z * z).sum(0)[:, None]).mul_(attention).fill_diagonal_(0.0)
     return logistic_loss(logits, labels).item(), by_mean @ attention

@@ -11,7 +11,7 @@ from posattn.learning.exact import Draw, descend_in_law, draw, gradient_in_law, 
 from posattn.learning.gradient import descend
 from posattn.measure.association import patch_association
 from posattn.measure.speed_theory import step_seconds
-from posattn.models.simplified import SimplifiedViT, logistic_loss
+from posattn.models.simplified import SimplifiedViT, encode_positions, logistic_loss
 
 STD = 0.4
 
@@ -194,3 +194,15 @@ def test_draw_is_what_a_step_needs(generator: Generator) -> None:
     batch = draw(task, 3, generator=generator)
     assert [tuple(x.shape) for x in batch] == [(3,), (3, 12), (3, 12), (7,)]
     assert isinstance(batch, Draw)
+
+
+def test_encoded_scores_get_the_gradient_of_free_ones(generator: Generator) -> None:
+    task = StructuredTask(Partition.contiguous(8, 2), dim=5, noise_rate=0.3, generator=generator)
+    model = SimplifiedViT(8, 5, init_std=0.3, generator=generator)
+    encode_positions(model, 4, init_std=0.5, generator=generator)
+    free = SimplifiedViT(8, 5, init_std=0.0)
+    free.scores.data, free.value.data = model.scores.detach().clone(), model.value.detach().clone()
+    batch = draw(task, 16, generator=generator)
+    ours, theirs = (gradient_in_law(m, task.feature, task.noise_std, batch) for m in (model, free))
+    assert torch.equal(ours.scores, theirs.scores)
+    assert ours.scores.abs().sum() > 0
