@@ -253,13 +253,17 @@ def flow_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Section:
 
 @recipe(run_boundaries)
 def boundaries(smoke: bool = False) -> BoundariesConfig:
-    """Whether the structure is found depends on the fixed diagonal, ever more of it as sign noise and noise grow.
+    """Whether descent finds the structure depends on the fixed diagonal, ever more of it as both noises grow.
 
-    Claim: σ_A = 0 is a fixed point of the attention; what σ_A it takes to find the sets grows with q·D and with σ. The
-    line q·D = C² marks where the sum over all patches ceases to tell the label, not where the sets cease to be found.
+    Claim: σ_A = 0 is a fixed point of the attention; what σ_A it takes to find the sets within a number of steps grows
+    with q·D and with σ. The line q·D = C² marks where the sum over all patches ceases to tell the label, not where the
+    sets cease to be found. The population flow finds them for every σ_A above 0, given time.
     Command: posattn run boundaries
-    Time: MEASURED
-    Expected: MEASURED
+    Time: 260 s of CPU time (2 CPU cores shared with much other work; 10 minutes there with --jobs 2).
+    Expected, mean over seeds 0 to 2: the least σ_A for an association of 0.9 at q·D/C² = 1/4, 1 and 4 is 0.5, 1 and 3
+    at σ = 1/8, 2, 2 and 4 at σ = 1, and 4, 4 and none up to 5 at σ = 4. At σ = 1/8, σ_A = 5 and q·D/C² = 4 the
+    association is 1.00 and the accuracy 0.69: the order of the scores is right before the attention is sharp. The
+    flow's γ - ρ exceeds 1 in 35%, 89% and 100% of the settings with σ_A > 0 by t = 1e4, 1e5 and 1e6.
     """
     if not smoke:
         return BoundariesConfig()

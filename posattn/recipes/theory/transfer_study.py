@@ -47,7 +47,7 @@ class TransferStudyConfig:
     """The curves at one D, and the samples needed over D."""
 
     curves: TransferConfig = field(
-        default_factory=lambda: TransferConfig(seeds=10, sizes=tuple(2**k for k in range(13)))
+        default_factory=lambda: TransferConfig(seeds=10, sizes=tuple(4**k for k in range(7)))
     )
     needed: NeededConfig = field(default_factory=NeededConfig)
     seed: int = 0
@@ -152,19 +152,23 @@ def fit_reached(num_patches: tuple[int, ...], samples: list[list[float | None]])
 
 def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Section:
     """What the samples needed show."""
-    needed, fits = config.needed, numbers["fits"]
+    needed, fits, samples = config.needed, numbers["fits"], numbers["samples"]
     target, first, last = f"{needed.target:.0%}", needed.num_patches[0], needed.num_patches[-1]
+    ends = {
+        way: [needed_text(samples[way][end], needed.most) for end in (0, -1)] for way in (FROZEN, SCRATCH)
+    }
     claim = (
-        f"The samples needed for an accuracy of {target} stay nearly flat in D with the learned attention and grow "
-        f"without. Here, from D = {first} to {last}, they scale as D to the power {exponent_text(fits[FROZEN])} with "
-        f"it frozen and {exponent_text(fits[SCRATCH])} from scratch (95% confidence interval in brackets)."
+        f"With the learned attention frozen a handful of samples gives an accuracy of {target}, whatever D; from "
+        f"scratch what it takes grows as a power of D. Here, from D = {first} to {last}, it took "
+        f"{' to '.join(ends[FROZEN])} samples with it frozen, D to the power {exponent_text(fits[FROZEN])}, and {' to '.join(ends[SCRATCH])} from "
+        f"scratch, D to the power {exponent_text(fits[SCRATCH])} where it was reached (geometric mean, least to most "
+        "over seeds in parentheses; 95% confidence interval in brackets)."
     )
     rows = [
-        [way, *(needed_text(row, needed.most) for row in numbers["samples"][way]), exponent_text(fits[way])]
+        [way, *(needed_text(row, needed.most) for row in samples[way]), exponent_text(fits[way])]
         for way in WAYS
     ]
     rows.append(["accuracy upstream", *map(mean_std_text, numbers["upstream"]), ""])
-    drawn = [way for way in WAYS if None not in numbers["mean"][way]]
     return Section(
         "Samples needed against D",
         claim,
@@ -172,13 +176,13 @@ def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Sect
             Lines(
                 f"Samples needed for {target} accuracy",
                 "needed.num_patches",
-                {way: f"needed.mean.{way}" for way in drawn},
+                {way: f"needed.mean.{way}" for way in WAYS},
                 x_label="patches D",
                 y_label="downstream samples N",
                 x_log=True,
                 y_log=True,
                 caption=f"Geometric mean over {needed.seeds} seeds; C, d and q·D stay as D grows. 1 is the least "
-                "there is. A way that did not always get there is in the table alone.",
+                "there is; a curve leaves out a D at which a seed did not get there.",
             ),
             Table(
                 "Samples needed: geometric mean (least to most over seeds)",
@@ -203,7 +207,10 @@ def needed_text(samples: list[float | None], most: int) -> str:
     reached = [n for n in samples if n is not None]
     if not reached:
         return f"> {most}"
-    text = f"{geometric_mean(reached):.3g} ({min(reached):.3g} to {max(reached):.3g})"
+    middle, least, largest = (
+        f"{n:.3g}" if n < 100 else f"{n:.0f}" for n in (geometric_mean(reached), min(reached), max(reached))
+    )
+    text = f"{middle} ({least} to {largest})"
     missed = len(samples) - len(reached)
     return text + (f", > {most} in {missed} of {len(samples)}" if missed else "")
 
@@ -213,10 +220,16 @@ def transfer(smoke: bool = False) -> TransferStudyConfig:
     """With the learned attention few samples teach another feature, whatever D; from scratch they grow with D.
 
     Claim: frozen, the attention of a first task makes the samples that a second task needs nearly independent of D;
-    from scratch they grow as a power of D. Fine-tuning is in between, an attention written by hand is the best case.
+    from scratch they grow as a power of D. Fine-tuned, it is in between; written by hand, it is the best case.
     Command: posattn run transfer
-    Time: MEASURED
-    Expected: MEASURED
+    Time: 322 s on 2 CPU cores, idle for most of it (606 s of CPU time).
+    Expected, seeds 0 to 9, D = 128, accuracy at N = 1, 64, 512 and 4096: learned attention frozen 1.000 at each;
+    fine-tuned 0.976 ± 0.015, 0.998, 1.000, 1.000; from scratch 0.843 ± 0.047, 0.747, 0.959, 1.000. At N = 4 one seed of
+    ten fails with any attention (0.03 frozen): the sums over all patches of its four samples point against their
+    labels, and the linear part of φ learns from those first.
+    Samples for 99%, seeds 0 to 2, at D = 64, 128, 256, 512 and 1024: frozen 1, 1, 1, 1.3, 2.8, exponent 0.33 (0.15 to
+    0.51); by hand 1, 1, 1, 1, 1.3, 0.06 (-0.03 to 0.16); fine-tuned 1.6, 20, 50, 82, 103, 1.41 (0.93 to 1.89); from
+    scratch 629, 910, 1510, 2110, more than 4096, 0.60 (0.47 to 0.73, of D up to 512).
     """
     if not smoke:
         return TransferStudyConfig()
