@@ -1,8 +1,10 @@
 """Speed of models side by side: inference and training steps, eager and compiled, beside the machine's own peak."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from posattn.measure.speed import interleaved
 
 INFERENCE, TRAINING = "inference", "training"
 EAGER, COMPILED = "eager", "compiled"
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 PRODUCT = 2048  # side of the square matrix product that stands for the machine's peak
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Work = Callable[[], Any]
@@ -80,6 +83,23 @@ def side_by_side(
             for name, model in models.items()
         },
     }
+
+
+@contextmanager
+def own_compiler_cache() -> Iterator[None]:
+    """While it lasts, torch.compile keeps its files in a folder of its own.
+
+    A run that is killed while it compiles leaves files cut short, which the next one must not find.
+    """
+    before = os.environ.get(CACHE)
+    with TemporaryDirectory() as folder:
+        os.environ[CACHE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[CACHE]
+            if before is not None:
+                os.environ[CACHE] = before
 
 
 def executed(model: nn.Module, execution: str) -> Any:

@@ -1,10 +1,13 @@
 """What is timed side by side, and what is refused. No time is asserted."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from posattn.measure.bench import COMPILED, EAGER, executed, side_by_side, training_step
+from posattn.measure.bench import COMPILED, EAGER, executed, own_compiler_cache, side_by_side, training_step
 
 
 class Toy(nn.Module):
@@ -39,7 +42,12 @@ def test_compiled_blocks_give_the_same_outputs() -> None:
     compiled = executed(toy, COMPILED)
     assert all(block._compiled_call_impl is not None for block in compiled.blocks)
     assert all(block._compiled_call_impl is None for block in toy.blocks)
-    torch.testing.assert_close(compiled(x), toy(x))
+    with own_compiler_cache():
+        folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        torch.testing.assert_close(compiled(x), toy(x))
+        assert any(file.is_file() for file in folder.rglob("*"))
+    assert not folder.exists()
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") != str(folder)
 
 
 def test_a_training_step_trains() -> None:

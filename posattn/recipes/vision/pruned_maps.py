@@ -152,10 +152,12 @@ def accuracy_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Secti
 def pruned_maps(smoke: bool = False) -> PrunedMapsConfig:
     """Mass of the largest entries of learned positional maps, layer by layer, and accuracy when only they are kept.
 
-    Claim: learned positional maps are concentrated, so that few products a query do.
+    Claim: learned positional maps are concentrated: few entries of a row are enough.
     Command: posattn run pruned-maps
-    Time: MEASURED
-    Expected: MEASURED
+    Time: 19 minutes on 2 cores that a dozen other processes shared; 4 minutes of CPU time
+    Expected (seeds 0-2, 2 CPU cores, digits, N = 64): the largest entry alone holds a mass of 0.93, 0.96, 0.98 and
+    0.99 in layers 1 to 4, the 8 largest 0.97 or more; test accuracy 96.5 ± 0.3 % with whole maps as with 8 entries
+    a row, 96.1 ± 0.3 % with one.
     """
     if not smoke:
         return PrunedMapsConfig()

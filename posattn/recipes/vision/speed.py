@@ -1,6 +1,7 @@
 """The speed of positional attention beside the models it would replace."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import timm
@@ -10,7 +11,7 @@ from torch import nn
 
 import posattn.models.vision_transformer_posattn  # noqa: F401  (registers its models)
 from posattn import checks
-from posattn.measure.bench import DTYPES, INFERENCE, TRAINING, side_by_side
+from posattn.measure.bench import DTYPES, INFERENCE, TRAINING, own_compiler_cache, side_by_side
 from posattn.models.freeze import GATHERED, freeze_attention
 from posattn.page import to_plain
 from posattn.recipes import recipe
@@ -138,9 +139,10 @@ def time_cell(config: SpeedConfig, mode: str, size: int, dtype: str) -> dict[str
 def run_speed(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every cell is a unit that a resumed run does not repeat."""
     cells: dict[str, Any] = {}
-    for mode, size, dtype in progress.track(config.cells, description="speed: comparisons"):
-        name = f"{mode} {size} {dtype}"
-        cells[name] = run.unit(name, lambda cell=(mode, size, dtype): time_cell(config, *cell))  # type: ignore[misc]
+    with own_compiler_cache():
+        for cell in progress.track(config.cells, description="speed: comparisons"):
+            name = " ".join(map(str, cell))
+            cells[name] = run.unit(name, partial(time_cell, config, *cell))
     numbers = {"threads": torch.get_num_threads(), "cells": cells, "ratios": ratios(config, cells)}
     return {
         "title": "Speed of positional attention",
