@@ -19,7 +19,8 @@ class DemoConfig:
     """Settings of the three acts."""
 
     structure: StructureConfig = field(default_factory=StructureConfig)
-    transfer: TransferConfig = field(default_factory=TransferConfig)
+    # of the step lengths tried, those that serve training from scratch on few samples best
+    transfer: TransferConfig = field(default_factory=lambda: TransferConfig(rate=0.1, value_rate=0.001))
     images: ImagesConfig = field(default_factory=ImagesConfig)
     seed: int = 0
 
