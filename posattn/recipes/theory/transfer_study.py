@@ -157,12 +157,13 @@ def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Sect
     ends = {
         way: [needed_text(samples[way][end], needed.most) for end in (0, -1)] for way in (FROZEN, SCRATCH)
     }
+    slopes = {way: f"D to the power {exponent_text(fits[way])}" for way in (FROZEN, SCRATCH)}
     claim = (
         f"With the learned attention frozen a handful of samples gives an accuracy of {target}, whatever D; from "
         f"scratch what it takes grows as a power of D. Here, from D = {first} to {last}, it took "
-        f"{' to '.join(ends[FROZEN])} samples with it frozen, D to the power {exponent_text(fits[FROZEN])}, and {' to '.join(ends[SCRATCH])} from "
-        f"scratch, D to the power {exponent_text(fits[SCRATCH])} where it was reached (geometric mean, least to most "
-        "over seeds in parentheses; 95% confidence interval in brackets)."
+        f"{' to '.join(ends[FROZEN])} samples with it frozen, {slopes[FROZEN]}, and {' to '.join(ends[SCRATCH])} "
+        f"from scratch, {slopes[SCRATCH]} where it was reached (geometric mean, least to most over seeds in "
+        "parentheses; 95% confidence interval in brackets)."
     )
     rows = [
         [way, *(needed_text(row, needed.most) for row in samples[way]), exponent_text(fits[way])]
