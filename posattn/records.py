@@ -155,6 +155,7 @@ def open_run(
         ValueError: a run exists and neither flag allows it, or the run to resume had another config.
         OSError: the folder cannot be written.
     """
+    path = path.absolute()  # worker processes may stand elsewhere
     run, described = RunFolder(path), describe(recipe, config)
     if (path / CONFIG).is_file():
         _admit(run, described, resume, overwrite)

@@ -167,7 +167,7 @@ def result_of(config: InspectConfig, inspection: Inspection, table: pd.DataFrame
         "title": f"Where {config.checkpoint if Path(config.model).is_dir() else config.model} looks",
         "summary": f"{config.checkpoint or weights}: {inspection.images:,} images of {config.images}; "
         f"{grid.height} x {grid.width} patches; class tokens and registers: {grid.prefix}.",
-        **table.attrs,
+        **{str(name): value for name, value in table.attrs.items()},
         "prefix": grid.prefix,
         "radius": inspection.radius,
         "similarity_by_distance": [] if similarity is None else by_distance(similarity, grid),
