@@ -223,7 +223,7 @@ def transfer(smoke: bool = False) -> TransferStudyConfig:
     Claim: frozen, the attention of a first task makes the samples that a second task needs nearly independent of D;
     from scratch they grow as a power of D. Fine-tuned, it is in between; written by hand, it is the best case.
     Command: posattn run transfer
-    Time: 322 s on 2 CPU cores that were idle for most of it, with 13 sizes in the curves; 9 minutes of CPU time.
+    Time: 322 s on 2 CPU cores that were idle for most of it, with 13 sizes in the curves; 606 s of CPU time.
     Expected, seeds 0 to 9, D = 128, accuracy at N = 1, 64, 256 and 4096: learned attention frozen 1.000 at each;
     fine-tuned 0.976 ± 0.015, 0.998 ± 0.002, 1.000, 1.000; from scratch 0.843 ± 0.047, 0.749 ± 0.036, 0.894 ± 0.019,
     1.000. Few samples can mislead any attention (--curves.sizes 1 2 4, seed 8: 0.03 frozen at N = 4): where their sums
