@@ -10,10 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Lines:
-    """Curves over a common x, with a band or bars of one standard deviation where ``spread`` names one."""
+    """Curves, with a band or bars of one standard deviation where ``spread`` names one."""
 
     title: str
-    x: str
+    x: str | dict[str, str]  # the place of a common x, or label -> place
     y: dict[str, str]  # label -> place
     spread: dict[str, str] = field(default_factory=dict)  # label -> place
     x_label: str = ""

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from posattn import checks
 
-INITS = {  # standard deviation of the scores, and how far a token's score on itself lies above (σ_A)
-    "small": (0.02, 0.0),
-    "unit": (1.0, 0.0),
-    "identity": (0.02, 2.0),
-}
+
+class Start(NamedTuple):
+    """How random scores start."""
+
+    std: float = 1.0  # standard deviation of the scores
+    diagonal: float = 0.0  # σ_A, how far a token's score on itself lies above the others
 
 
 class Grid(NamedTuple):
@@ -82,15 +83,15 @@ class PositionEncodings(OnGrid):
 class EncodingScores(OnGrid):
     """A^h = (P W_Q^h)(P W_K^h)ᵀ / √d_h, the paper's parametrisation.
 
-    ``norm_layer`` normalises queries and keys per head (timm's qk_norm). An ``identity`` start ties W_K to
-    W_Q, which puts A_ii near σ_A.
+    ``norm_layer`` normalises queries and keys per head (timm's qk_norm). A start with σ_A > 0 ties W_K to W_Q,
+    which puts A_ii near σ_A, and the others, whatever ``std`` says, σ_A/√d_h around 0.
     """
 
     def __init__(
-        self, grid: Grid, dim: int, num_heads: int, init: str, norm_layer: Any = None, **dd: Any
+        self, grid: Grid, dim: int, num_heads: int, start: Start, norm_layer: Any = None, **dd: Any
     ) -> None:
         super().__init__(grid)
-        self.num_heads, self.init = num_heads, init
+        self.num_heads, self.start = num_heads, start
         self.head_dim = checks.divides("num_heads", num_heads, "dim", dim)
         self.query = nn.Parameter(torch.empty(dim, dim, **dd))
         self.key = nn.Parameter(torch.empty(dim, dim, **dd))
@@ -99,7 +100,7 @@ class EncodingScores(OnGrid):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        std, diagonal = INITS[self.init]
+        std, diagonal = self.start
         variance = diagonal / math.sqrt(self.head_dim) if diagonal else std
         for weight in (self.query, self.key):
             nn.init.normal_(weight, std=math.sqrt(variance / weight.shape[1]))
@@ -125,9 +126,9 @@ class RelativeScores(OnGrid):
     head.
     """
 
-    def __init__(self, grid: Grid, dim: int, num_heads: int, init: str, **dd: Any) -> None:
+    def __init__(self, grid: Grid, dim: int, num_heads: int, start: Start, **dd: Any) -> None:
         super().__init__(grid)
-        self.init = init
+        self.start = start
         self.table = nn.Parameter(torch.empty(num_heads, 2 * grid.height - 1, 2 * grid.width - 1, **dd))
         self.prefix_rows = self.prefix_columns = None
         if grid.prefix:
@@ -137,7 +138,7 @@ class RelativeScores(OnGrid):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        std, diagonal = INITS[self.init]
+        std, diagonal = self.start
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=std)
         self.table[:, self.grid.height - 1, self.grid.width - 1] += diagonal
@@ -165,15 +166,15 @@ class RelativeScores(OnGrid):
 class TableScores(OnGrid):
     """A free (h, N, N) table per layer."""
 
-    def __init__(self, grid: Grid, dim: int, num_heads: int, init: str, **dd: Any) -> None:
+    def __init__(self, grid: Grid, dim: int, num_heads: int, start: Start, **dd: Any) -> None:
         super().__init__(grid)
-        self.init = init
+        self.start = start
         self.table = nn.Parameter(torch.empty(num_heads, grid.num_tokens, grid.num_tokens, **dd))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        std, diagonal = INITS[self.init]
+        std, diagonal = self.start
         nn.init.normal_(self.table, std=std)
         self.table.diagonal(dim1=1, dim2=2).add_(diagonal)
 

@@ -19,7 +19,7 @@ from posattn import checks
 from posattn.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
 from posattn.models.checkpoint import checkpoint_filter_fn, refuse_other_grid
 from posattn.models.freeze import freeze_attention
-from posattn.models.scores import INITS, SCORES, Grid, OnGrid, PositionEncodings
+from posattn.models.scores import SCORES, Grid, OnGrid, PositionEncodings, Start
 
 UNDECAYED = ("pos_encodings.weight", ".table", ".prefix_rows", ".prefix_columns")
 
@@ -49,7 +49,8 @@ class VisionTransformerPosAttn(VisionTransformer):
         scores: ``encodings`` (the paper's: P shared by all layers, W_Q and W_K in each), ``relative`` (a 2-D
             table of offsets per head) or ``table`` (free); ``frozen`` is what ``freeze_attention`` leaves, to
             load such a checkpoint into.
-        score_init: how the scores start: ``small``, ``unit`` scale, or ``identity``-biased as in the theory.
+        score_std: standard deviation of the scores at the start; near 0 attention starts uniform.
+        score_diagonal: σ_A, how far a token's score on itself lies above the others at the start.
         positional_blocks: number of leading positional blocks, the others being content-based; None for all.
         options: those of timm's VisionTransformer; no class token and average pooling where they do not say.
 
@@ -62,12 +63,15 @@ class VisionTransformerPosAttn(VisionTransformer):
         self,
         *,
         scores: str = "encodings",
-        score_init: str = "unit",
+        score_std: float = 1.0,
+        score_diagonal: float = 0.0,
         positional_blocks: int | None = None,
         **options: Any,
     ) -> None:
         checks.known("scores", scores, [*SCORES, "frozen"])
-        checks.known("score_init", score_init, INITS)
+        start = Start(
+            checks.finite("score_std", score_std, 0.0), checks.finite("score_diagonal", score_diagonal, 0.0)
+        )
         refuse_varying_tokens(options)
         options = {"class_token": False, "global_pool": "avg", "depth": 12, **options}
         split = split_of(positional_blocks, options["depth"])
@@ -78,9 +82,9 @@ class VisionTransformerPosAttn(VisionTransformer):
         encodings = PositionEncodings(self._grid(), self.embed_dim, **dd) if scores == "encodings" else None
         self.pos_encodings: nn.Module = encodings or nn.Identity()
         for attn in self.positional_layers():
-            attn.attach(self._new_maps(attn, score_init, dd), encodings)
+            attn.attach(self._new_maps(attn, start, dd), encodings)
 
-    def _new_maps(self, attn: PositionalAttention, init: str, dd: dict[str, Any]) -> nn.Module:
+    def _new_maps(self, attn: PositionalAttention, start: Start, dd: dict[str, Any]) -> nn.Module:
         grid = self._grid()
         if self.score_kind == "frozen":
             uniform = torch.full(
@@ -88,7 +92,7 @@ class VisionTransformerPosAttn(VisionTransformer):
             )
             return FrozenMaps(uniform)
         norm = {"norm_layer": attn.qk_norm_layer} if self.score_kind == "encodings" else {}
-        return AttentionMaps(SCORES[self.score_kind](grid, attn.dim, attn.num_heads, init, **norm, **dd))
+        return AttentionMaps(SCORES[self.score_kind](grid, attn.dim, attn.num_heads, start, **norm, **dd))
 
     def _grid(self) -> Grid:
         height, width = self.patch_embed.grid_size

@@ -28,12 +28,12 @@ STYLE: dict[Any, Any] = {
 
 
 def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> str:
-    """An SVG of curves. ``series``: "x" under its own name, and "y" and "spread" by label."""
+    """An SVG of curves. ``series``: "x", "y" and "spread" by label."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         axes = figure.subplots()
         for label, y in series["y"].items():
-            x, spread = series["x"]["x"], series["spread"].get(label)
+            x, spread = series["x"][label], series["spread"].get(label)
             if spread is None or len(x) > FEW:
                 axes.plot(x, y, label=label, linewidth=1.8)
             else:
@@ -43,8 +43,9 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
         axes.set(xlabel=spec["x_label"], ylabel=spec["y_label"])
         if spec["x_log"]:
             axes.set_xscale("log")
-            if len(series["x"]["x"]) <= FEW:
-                axes.set_xticks(series["x"]["x"], [f"{x:.4g}" for x in series["x"]["x"]])
+            ticks = sorted({place for of in series["x"].values() for place in of})
+            if len(ticks) <= FEW:
+                axes.set_xticks(ticks, [f"{x:.4g}" for x in ticks])
                 axes.minorticks_off()
         if spec["y_log"]:
             axes.set_yscale("log")

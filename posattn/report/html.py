@@ -41,10 +41,9 @@ def _item(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[
 
 
 def _lines(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
-    series = {
-        "x": {"x": lookup(result, item["x"])},
-        **{axis: {k: lookup(result, place) for k, place in item[axis].items()} for axis in ("y", "spread")},
-    }
+    places = item["x"] if isinstance(item["x"], dict) else dict.fromkeys(item["y"], item["x"])
+    axes = {"x": places, "y": item["y"], "spread": item["spread"]}
+    series = {axis: {k: lookup(result, place) for k, place in of.items()} for axis, of in axes.items()}
     return {"svg": Markup(figures.lines(item, series))}  # our own SVG, its text escaped by matplotlib
 
 

@@ -179,7 +179,7 @@ def test_keep_out_of_range(k: int, message: str) -> None:
 
 def test_pruned_models() -> None:
     """k = N changes nothing; concentrated maps lose nothing; error falls as k grows."""
-    model = make(score_init="unit")
+    model = make(score_std=1.0)
     with torch.no_grad():
         full = model(images())
         errors = [(freeze_attention(model, keep=k)(images()) - full).norm().item() for k in (1, 4, 12, 16)]

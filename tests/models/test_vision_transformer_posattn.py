@@ -444,7 +444,7 @@ def test_ema_freeze_and_optimizer_of_timm(options: dict[str, object]) -> None:
     ("options", "message"),
     [
         ({"scores": "sines"}, "unknown scores 'sines'; known: encodings, frozen, relative, table"),
-        ({"score_init": "huge"}, "unknown score_init 'huge'"),
+        ({"score_std": -1.0}, "score_std must be a finite number of at least 0, got -1.0"),
         ({"num_heads": 3}, "num_heads must divide dim, got num_heads=3, dim=16"),
         ({"positional_blocks": 3}, "positional_blocks must be at most depth=2, got 3"),
         ({"positional_blocks": 0}, "positional_blocks must be at least 1, got 0"),

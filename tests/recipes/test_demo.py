@@ -38,9 +38,9 @@ def test_every_figure_finds_its_numbers(folder: Path) -> None:
     figures = [item for section in result["page"] for item in section["items"] if item["kind"] == "lines"]
     assert len(figures) >= 4
     for figure in figures:
-        x = lookup(result, figure["x"])
-        for place in figure["y"].values():
-            assert len(lookup(result, place)) == len(x)
+        for label, place in figure["y"].items():
+            x = figure["x"][label] if isinstance(figure["x"], dict) else figure["x"]
+            assert len(lookup(result, place)) == len(lookup(result, x))
 
 
 def test_the_report_is_rebuilt_from_the_folder_alone(folder: Path) -> None:

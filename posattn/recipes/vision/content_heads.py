@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from posattn.data.images import ImageSet, load_images, to_float
+from posattn.data.images import ImageSet, to_float
 from posattn.learning.images import TrainConfig
 from posattn.measure.content import Need, accuracy_over_replaced, content_needs
 from posattn.measure.spread import mean_std, mean_std_text
@@ -14,7 +14,14 @@ from posattn.models.convert import average_maps
 from posattn.page import Lines, Section, Table, to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
-from posattn.recipes.vision.images import ORIGINAL, ImagesConfig, check_images, load_trained, train_one
+from posattn.recipes.vision.classifiers import (
+    ORIGINAL,
+    ImagesConfig,
+    check_images,
+    load_split,
+    load_trained,
+    train_one,
+)
 from posattn.records import RunFolder
 
 FIRST, LAST = "most positional first", "most content-based first"
@@ -34,7 +41,7 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> dict[s
     """Train a ViT, rank its heads on training images, and trace its test accuracy over the heads replaced."""
     images = config.images
     train_one(images, ORIGINAL, seed, folder)
-    train_set, test_set = (load_images(images.data, split, images.data_dir) for split in ("train", "test"))
+    train_set, test_set = (load_split(images, split) for split in ("train", "test"))
     vit = load_trained(images, ORIGINAL, seed, test_set, RunFolder(folder))
     sample = first(train_set, config.calibration)
     maps = average_maps(vit, to_float(sample.images), range(images.depth))

@@ -1,166 +1,86 @@
-"""Act three: on real images, the ordinary ViT and the one whose attention depends on positions alone."""
+"""Real images: the original ViT and models whose attention depends on positions, trained alike."""
 
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import timm
-import torch
+import numpy as np
 from rich.progress import Progress
-from torch import Tensor, nn
 
-import posattn.models.vision_transformer_posattn  # noqa: F401  (registers its models)
-from posattn import checks
-from posattn.data.images import ImageSet, load_images, to_float
-from posattn.learning.images import TrainConfig, evaluate, train
-from posattn.measure.speed import interleaved, spread
+from posattn.learning.images import TrainConfig
+from posattn.measure.cost import multiply_adds
 from posattn.measure.spread import mean_std, mean_std_text
-from posattn.page import GridMaps, Lines, Section, Table
-from posattn.recipes.sweep import sweep
-from posattn.records import CHECKPOINTS, RunFolder
+from posattn.page import GridMaps, Lines, Section, Table, to_plain
+from posattn.recipes import recipe
+from posattn.recipes.vision.classifiers import (
+    ORIGINAL,
+    POSITIONAL,
+    ImagesConfig,
+    check_images,
+    load_split,
+    load_trained,
+    throughput,
+    to_float,
+    train_all,
+)
+from posattn.records import RunFolder
 
-ORIGINAL, POSITIONAL = "ViT", "positional ViT"
-
-
-@dataclass(frozen=True)
-class ImagesConfig:
-    """Two models of one size, trained alike on one data set."""
-
-    data: str = "digits"
-    """A name of `posattn list data`, or the path of a folder or a parquet file"""
-    data_dir: Path | None = None
-    """Where the files of a named set are"""
-    original: str = "vit_tiny_patch16_224"
-    """A timm model"""
-    positional: str = "vit_posattn_tiny_patch16_224"
-    """A name of `posattn list models`"""
-    patch_size: int = 2
-    embed_dim: int = 64
-    depth: int = 4
-    num_heads: int = 4
-    seeds: int = 3
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(epochs=30, batch_size=64, lr=4e-3, warmup_epochs=3.0)
-    )
-    speed_rounds: int = 30
-    """Turns of the interleaved timing of inference"""
-
-    @property
-    def models(self) -> dict[str, str]:
-        """The timm name of each model."""
-        return {ORIGINAL: self.original, POSITIONAL: self.positional}
+Numbers = dict[str, Any]
 
 
 def compare_on_images(
     config: ImagesConfig, seed: int, run: RunFolder, progress: Progress
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train each model with each seed, a thread each. Returns the numbers and, apart from them, the timings."""
-    test_set = load_images(config.data, "test", config.data_dir)
-    settings = {
-        f"{name}/{seed + index}": (config, name, seed + index, run.path)
-        for index in range(config.seeds)
-        for name in config.models
-    }
-    done = sweep("images", settings, train_one, run, progress)
-    runs = {name: [one for key, one in done.items() if key.split("/")[0] == name] for name in config.models}
+) -> tuple[Numbers, Numbers]:
+    """Train each model with each seed. Returns the numbers and, apart from them, what a clock measured."""
+    runs = train_all(config, seed, run, progress)
+    test_set = load_split(config, "test")
     models = {name: load_trained(config, name, seed, test_set, run) for name in config.models}
     speed = run.unit("images/speed", lambda: throughput(models, test_set, config.speed_rounds))
-    run.save_tensors("attention", {"maps": models[POSITIONAL].attention_maps().detach().flatten(0, 1)})
-    seconds = {name: [one["seconds"] for one in ones] for name, ones in runs.items()}
-    return gather(runs, models), {"training_seconds": seconds, "images_per_second": speed}
-
-
-def check_images(config: ImagesConfig) -> None:
-    """Raise, before anything is trained, what ``compare_on_images`` would raise of data and models."""
-    test_set = load_images(config.data, "test", config.data_dir)
-    for name in config.models:
-        build(config, name, 0, test_set)
-
-
-def build(config: ImagesConfig, name: str, seed: int, images: ImageSet) -> nn.Module:
-    """The timm model at the size of the config, at the random start of the seed."""
-    channels, height, width = images.shape
-    for side, pixels in (("height", height), ("width", width)):
-        checks.divides("patch_size", config.patch_size, f"image {side}", pixels)
-    checks.divides("num_heads", config.num_heads, "embed_dim", config.embed_dim)
-    torch.manual_seed(seed)
-    return timm.create_model(
-        known_model(config.models[name]),
-        img_size=(height, width),
-        patch_size=config.patch_size,
-        in_chans=channels,
-        num_classes=images.num_classes,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-    )
-
-
-def known_model(name: str) -> str:
-    """``name`` if timm knows it, else ValueError listing this package's models."""
-    if timm.is_model(name):
-        return name
-    ours = ", ".join(timm.list_models("vit_posattn_*"))
-    raise ValueError(f"unknown model {name!r}; known: {ours}, and every model of timm.list_models()")
-
-
-def train_one(config: ImagesConfig, name: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Train one model into a run folder; test accuracy after each epoch, and the seconds that training took."""
-    run, unit = RunFolder(folder), weights_name(name, seed)
-    train_set, test_set = (load_images(config.data, split, config.data_dir) for split in ("train", "test"))
-    model = build(config, name, seed, test_set)
-    # an interrupted training goes on from its checkpoint: what was measured before it is in the journal
-    accuracy = {row["step"]: row["accuracy"] for row in run.events(unit)}
-    settings = replace(config.train, seed=seed)
-    for record in train(model, train_set, settings, checkpoints=folder / CHECKPOINTS / unit):
-        if record.end_of_epoch:
-            accuracy[record.step] = evaluate(record.model, test_set)
-            run.log(unit, step=record.step, loss=record.loss, accuracy=accuracy[record.step])
-    run.save_tensors(unit, model.state_dict())
-    return {"accuracy": [accuracy[step] for step in sorted(accuracy)], "seconds": record.seconds}
-
-
-def weights_name(name: str, seed: int) -> str:
-    """The file of a trained model."""
-    return f"images-{name.replace(' ', '-')}-{seed}"
-
-
-def load_trained(config: ImagesConfig, name: str, seed: int, images: ImageSet, run: RunFolder) -> Any:
-    """The trained model of the first seed, in evaluation mode."""
-    model = build(config, name, seed, images)
-    model.load_state_dict(run.load_tensors(weights_name(name, seed)))
-    return model.eval()
-
-
-@torch.inference_mode()
-def throughput(models: dict[str, nn.Module], images: ImageSet, rounds: int) -> dict[str, list[float]]:
-    """Images a second in inference, the models taking turns: median and quartiles."""
-    pixels: Tensor = to_float(images.images)
-    works = {name: partial(model, pixels) for name, model in models.items()}
-    seconds = interleaved(works, rounds)
-    return {name: list(spread([len(pixels) / s for s in each])) for name, each in seconds.items()}
-
-
-def gather(runs: dict[str, list[dict[str, Any]]], models: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of act three."""
-    by_epoch = {
-        name: list(zip(*(one["accuracy"] for one in ones), strict=True)) for name, ones in runs.items()
-    }
-    layers, heads, _, _ = models[POSITIONAL].attention_maps().shape
-    return {
-        "epoch": list(range(1, 1 + len(by_epoch[ORIGINAL]))),
-        "mean_accuracy": {name: [mean_std(at)[0] for at in each] for name, each in by_epoch.items()},
-        "final_accuracy": {name: each[-1] for name, each in by_epoch.items()},
+    maps = models[POSITIONAL].attention_maps().detach()
+    run.save_tensors("attention", {"maps": maps.flatten(0, 1)})
+    costs = {name: multiply_adds(model, to_float(test_set.images[:1])) for name, model in models.items()}
+    layers, heads, _, _ = maps.shape
+    numbers = {
+        **gather(runs),
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
+        "multiply_adds": costs,
         "grid": list(models[POSITIONAL].patch_embed.grid_size),
         "heads": [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)],
     }
+    return numbers, {**gather_seconds(runs, numbers), "images_per_second": speed}
 
 
-def images_section(config: ImagesConfig, numbers: dict[str, Any], timing: dict[str, Any]) -> Section:
-    """What act three shows."""
-    final, seconds, speed = numbers["final_accuracy"], timing["training_seconds"], timing["images_per_second"]
+def gather(runs: dict[str, list[Numbers]]) -> Numbers:
+    """Test accuracy by epoch, over the seeds."""
+    by_epoch = {
+        name: list(zip(*(one["accuracy"] for one in ones), strict=True)) for name, ones in runs.items()
+    }
+    return {
+        "epoch": list(range(1, 1 + len(by_epoch[ORIGINAL]))),
+        "mean_accuracy": {name: [mean_std(at)[0] for at in each] for name, each in by_epoch.items()},
+        "std_accuracy": {name: [mean_std(at)[1] for at in each] for name, each in by_epoch.items()},
+        "final_accuracy": {name: list(each[-1]) for name, each in by_epoch.items()},
+    }
+
+
+def gather_seconds(runs: dict[str, list[Numbers]], numbers: Numbers) -> Numbers:
+    """Seconds of training: in all, by epoch, and until the mean accuracy first is the original's final one."""
+    elapsed = {
+        name: np.mean([one["elapsed"] for one in ones], axis=0).tolist() for name, ones in runs.items()
+    }
+    goal, means = numbers["mean_accuracy"][ORIGINAL][-1], numbers["mean_accuracy"]
+    reached = {name: next((i for i, a in enumerate(means[name]) if a >= goal), None) for name in runs}
+    return {
+        "training_seconds": {name: [one["seconds"] for one in ones] for name, ones in runs.items()},
+        "elapsed": elapsed,
+        "seconds_to_original": {
+            name: None if epoch is None else elapsed[name][epoch] for name, epoch in reached.items()
+        },
+    }
+
+
+def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Section:
+    """The comparison: a table, accuracy over epochs and over seconds, and where the positional model looks."""
+    final, speed = numbers["final_accuracy"], timing["images_per_second"]
     percent = {name: mean_std_text(values, 1, 100) for name, values in final.items()}
     count, ratio = len(final[ORIGINAL]), speed[POSITIONAL][0] / speed[ORIGINAL][0]
     claim = (
@@ -168,35 +88,30 @@ def images_section(config: ImagesConfig, numbers: dict[str, Any], timing: dict[s
         f"Here it reached {percent[POSITIONAL]} % against {percent[ORIGINAL]} % on {config.data}, "
         f"at {ratio:.2f} times the original's inference throughput."
     )
-    rows = [
-        [
-            name,
-            percent[name],
-            f"{numbers['parameters'][name]:,}",
-            mean_std_text(seconds[name], 1),
-            f"{speed[name][0]:,.0f} ({speed[name][1]:,.0f} to {speed[name][2]:,.0f})",
-        ]
-        for name in final
-    ]
-    columns = ["model", "test accuracy, %", "parameters", "training, s", "inference, images/s"]
+    means = {name: f"images.mean_accuracy.{name}" for name in final}
+    deviations = {name: f"images.std_accuracy.{name}" for name in final}
     return Section(
         "Real images",
         claim,
         [
-            Table(
-                f"Two models of one size, trained alike on {config.data}",
-                columns,
-                rows,
-                caption=f"Mean ± std over {count} seeds, on the test split. Trainings share the machine, "
-                "a thread each; inference: median and quartiles, the models taking turns.",
-            ),
+            comparison(config, numbers, timing, percent),
             Lines(
                 "Test accuracy over training",
                 "images.epoch",
-                {name: f"images.mean_accuracy.{name}" for name in final},
+                means,
+                deviations,
                 x_label="epoch",
                 y_label="test accuracy",
-                caption=f"Mean over {count} seeds.",
+                caption=f"Mean and standard deviation over {count} seeds.",
+            ),
+            Lines(
+                "Test accuracy over the seconds that training took",
+                {name: f"timing.elapsed.{name}" for name in final},
+                means,
+                deviations,
+                x_label="seconds",
+                y_label="test accuracy",
+                caption=f"The same, by the clock. {sharing(config)}",
             ),
             GridMaps(
                 "Learned positional attention over the image grid",
@@ -207,3 +122,130 @@ def images_section(config: ImagesConfig, numbers: dict[str, Any], timing: dict[s
             ),
         ],
     )
+
+
+def sharing(config: ImagesConfig) -> str:
+    """How the trainings ran, for captions."""
+    types = f" In bfloat16 autocast: {', '.join(config.autocast)}." if config.autocast else ""
+    return f"Trainings share the machine, a thread each.{types}"
+
+
+def comparison(config: ImagesConfig, numbers: Numbers, timing: Numbers, percent: dict[str, str]) -> Table:
+    """A row a model."""
+    seconds, reached = timing["training_seconds"], timing["seconds_to_original"]
+    original = mean_std(seconds[ORIGINAL])[0]
+    rows = [
+        [
+            name,
+            percent[name],
+            f"{numbers['parameters'][name]:,}",
+            f"{numbers['multiply_adds'][name] / 1e6:.1f}",
+            mean_std_text(seconds[name], 1),
+            "not reached" if reached[name] is None else f"{reached[name] / original:.2f}",
+            around(*timing["images_per_second"][name]),
+        ]
+        for name in percent
+    ]
+    return Table(
+        f"Models of one size, trained alike on {config.data}",
+        ["model", "accuracy, %", "parameters", "MACs, M", "training, s", f"to {ORIGINAL}'s", "images/s"],
+        rows,
+        caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {sharing(config)} MACs: "
+        f"multiply-adds of an image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final one, "
+        f"as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the distance of the "
+        "quartiles, the models taking turns.",
+    )
+
+
+def around(median: float, low: float, high: float) -> str:
+    """A median and half the distance of the quartiles."""
+    return f"{median:,.0f} ± {(high - low) / 2:,.0f}"
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """The comparison on one set."""
+
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    seed: int = 0
+
+
+def run_images(config: ComparisonConfig, run: RunFolder, progress: Progress) -> Numbers:
+    """The comparison as a run of its own."""
+    for needed in (ORIGINAL, POSITIONAL):
+        if needed not in config.images.models:
+            raise ValueError(f"models must hold {needed!r}, got {config.images.models}")
+    check_images(config.images)
+    numbers, timing = compare_on_images(config.images, config.seed, run, progress)
+    return {
+        "title": f"Positional attention against the original ViT on {config.images.data}",
+        "summary": "Same size, epochs, augmentation and seeds.",
+        "images": numbers,
+        "timing": timing,
+        "page": to_plain([images_section(config.images, numbers, timing)]),
+    }
+
+
+# sized so that three seeds of every model end in half an hour on 2 CPU cores
+ON_A_CPU = ImagesConfig(
+    models=(ORIGINAL, POSITIONAL, "relative", "hybrid"),
+    patch_size=4,
+    train=TrainConfig(epochs=5, batch_size=128, lr=2e-3, warmup_epochs=1.0),
+    autocast=(POSITIONAL, "relative"),
+)
+# ViT-Tiny as published small ViTs are trained on 32 x 32 pixels; for a GPU
+ON_A_GPU = replace(
+    ON_A_CPU,
+    embed_dim=192,
+    depth=12,
+    num_heads=3,
+    train=TrainConfig(
+        epochs=100,
+        batch_size=512,
+        lr=1e-3,
+        warmup_epochs=5.0,
+        label_smoothing=0.1,
+        padding=4,
+        flip=True,
+        policy="trivial",
+        mixup=0.8,
+        cutmix=1.0,
+        bfloat16=True,
+    ),
+    autocast=(),
+)
+
+
+def small(config: ImagesConfig) -> ImagesConfig:
+    """The same comparison on digits, at a size that ends in seconds."""
+    return replace(
+        config,
+        data="digits",
+        data_dir=None,
+        patch_size=2,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        seeds=2,
+        train=replace(config.train, epochs=2, batch_size=64, padding=min(1, config.train.padding)),
+        speed_rounds=3,
+    )
+
+
+@recipe(run_images)
+def images(smoke: bool = False) -> ComparisonConfig:
+    """Digits: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
+    every = replace(ImagesConfig(), models=ON_A_CPU.models)
+    return ComparisonConfig(small(every) if smoke else every)
+
+
+@recipe(run_images)
+def images_fashion_mnist(smoke: bool = False) -> ComparisonConfig:
+    """Fashion-MNIST: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
+    return ComparisonConfig(small(ON_A_CPU) if smoke else replace(ON_A_CPU, data="fashion-mnist"))
+
+
+@recipe(run_images)
+def images_cifar10(smoke: bool = False) -> ComparisonConfig:
+    """CIFAR-10 at a size for CPUs: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
+    return ComparisonConfig(small(ON_A_CPU) if smoke else replace(ON_A_CPU, data="cifar10"))

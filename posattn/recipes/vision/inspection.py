@@ -1,7 +1,7 @@
 """What `posattn inspect` does: a model and pictures in, a folder with the table, the maps and the page out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ from rich.progress import Progress
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from posattn.data.images import load_images, to_float
+from posattn.data.images import to_float
 from posattn.data.pictures import Pictures
 from posattn.measure.attention import Inspection, inspect_model
 from posattn.measure.attention.average import STABLE, recovered_sets
 from posattn.measure.attention.positions import by_distance, embedding_similarity
-from posattn.recipes.vision.images import ImagesConfig, build, known_model, weights_name
+from posattn.recipes.vision.classifiers import ImagesConfig, build, load_split, weights_name
 from posattn.records import RunFolder, write_whole
 
 BATCH, EXAMPLES = 64, 3
@@ -95,6 +95,14 @@ def timm_model(name: str, checkpoint: str | None) -> nn.Module:
     return timm.create_model(known_model(name), checkpoint_path=checkpoint or "")
 
 
+def known_model(name: str) -> str:
+    """``name`` if timm knows it, else ValueError listing this package's models."""
+    if timm.is_model(name):
+        return name
+    ours = ", ".join(timm.list_models("vit_posattn_*"))
+    raise ValueError(f"unknown model {name!r}; known: {ours}, and every model of timm.list_models()")
+
+
 def of_run(folder: Path, config: InspectConfig) -> Subject:
     """A model trained by a run with act three, or the start it had, on a set as that run reads it."""
     run = RunFolder.reading(folder)
@@ -102,7 +110,8 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
     if settings is None:
         raise ValueError(f"{folder} holds no run that trains image models ({run.config['recipe']})")
     known = {field.name for field in fields(ImagesConfig)} - {"train", "data_dir"}
-    trained = ImagesConfig(**{name: value for name, value in settings.items() if name in known})
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name in known}
+    trained = ImagesConfig(**given)
     seeds = range(run.config["seed"], run.config["seed"] + trained.seeds)
     names = {weights_name(name, seed): (name, seed) for name in trained.models for seed in seeds}
     wanted = config.checkpoint or ""
@@ -111,7 +120,7 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
         raise ValueError(
             f"{folder} holds {listed}: name one as checkpoint, with {START} for its start; got {wanted!r}"
         )
-    held = load_images(config.images, "test", config.data_dir)
+    held = load_split(replace(trained, data=config.images, data_dir=config.data_dir), "test")
     model = build(trained, *names[wanted.removesuffix(START)], held)
     if not wanted.endswith(START):
         model.load_state_dict(run.load_tensors(wanted))

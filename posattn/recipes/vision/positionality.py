@@ -10,7 +10,7 @@ from rich.progress import Progress
 from scipy.stats import bootstrap, spearmanr
 from torch import nn
 
-from posattn.data.images import ImageSet, load_images, to_float
+from posattn.data.images import ImageSet, to_float
 from posattn.learning.images import TrainConfig
 from posattn.measure.attention import inspect_attention
 from posattn.measure.spread import mean_std_text
@@ -18,7 +18,7 @@ from posattn.models.convert import to_positional
 from posattn.page import Section, Table, to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
-from posattn.recipes.vision.images import ORIGINAL, ImagesConfig, load_trained, train_one
+from posattn.recipes.vision.classifiers import ORIGINAL, ImagesConfig, load_split, load_trained, train_one
 from posattn.records import RunFolder
 
 COSTS = {"loss": "rise of the test loss", "accuracy": "fall of the test accuracy"}
@@ -53,7 +53,7 @@ def run_positionality(config: PositionalityConfig, run: RunFolder, progress: Pro
 
 def cost_of_heads(config: ImagesConfig, seed: int, run: RunFolder) -> list[dict[str, float]]:
     """Of every head of a trained ViT: positionality on training images, and what its conversion costs in testing."""
-    train_set, test_set = (load_images(config.data, split, config.data_dir) for split in ("train", "test"))
+    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
     vit = load_trained(config, ORIGINAL, seed, test_set, run)
     calibration = to_float(train_set.images)
     table = inspect_attention(vit, calibration)

@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.progress import Progress
 
-from posattn.data.images import load_images
 from posattn.learning.images import TrainConfig, evaluate
 from posattn.measure.concentration import top_mass
 from posattn.measure.spread import mean_std, mean_std_text
@@ -14,11 +13,12 @@ from posattn.models.freeze import freeze_attention
 from posattn.page import Lines, Section, Table, to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
-from posattn.recipes.vision.images import (
+from posattn.recipes.vision.classifiers import (
     POSITIONAL,
     ImagesConfig,
     build,
     check_images,
+    load_split,
     load_trained,
     train_one,
 )
@@ -40,7 +40,7 @@ def prune_one(config: PrunedMapsConfig, seed: int, folder: Path) -> dict[str, An
     """Train a positional ViT; the mass of the top k by layer, and test accuracy with only them kept."""
     images = config.images
     train_one(images, POSITIONAL, seed, folder)
-    test_set = load_images(images.data, "test", images.data_dir)
+    test_set = load_split(images, "test")
     model = load_trained(images, POSITIONAL, seed, test_set, RunFolder(folder))
     return {
         "mass": top_mass(model.attention_maps().detach(), config.keeps).tolist(),
@@ -68,7 +68,7 @@ def run_pruned_maps(config: PrunedMapsConfig, run: RunFolder, progress: Progress
 
 def check_keeps(config: PrunedMapsConfig) -> None:
     """ValueError, before anything is trained, where a k is not in 1..N."""
-    test_set = load_images(config.images.data, "test", config.images.data_dir)
+    test_set = load_split(config.images, "test")
     model: Any = build(config.images, POSITIONAL, 0, test_set)
     top_mass(model.attention_maps(), config.keeps)
 

@@ -16,7 +16,7 @@ from posattn.data.images import load_images, to_float
 from posattn.learning.images import TrainConfig
 from posattn.measure.attention import inspect_attention
 from posattn.recipes.demo import DemoConfig
-from posattn.recipes.vision.images import ImagesConfig, build, weights_name
+from posattn.recipes.vision.classifiers import ImagesConfig, build, weights_name
 from posattn.records import RunFolder, open_run
 
 

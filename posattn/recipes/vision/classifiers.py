@@ -1,0 +1,203 @@
+"""Classifiers of one size trained on one image set: what the recipes on real images have in common."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import timm
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+import posattn.models.vision_transformer_posattn  # noqa: F401  (registers its models)
+from posattn import checks
+from posattn.data.images import ImageSet, load_images, shuffle_patches, to_float
+from posattn.learning.images import TrainConfig, evaluate, train
+from posattn.measure.speed import interleaved, spread
+from posattn.recipes.sweep import sweep
+from posattn.records import CHECKPOINTS, RunFolder
+
+ORIGINAL, POSITIONAL, RESNET = "ViT", "positional ViT", "ResNet"
+SHUFFLING = 1234  # seed of the one permutation that every run of a shuffled set shares
+
+
+class Architecture(NamedTuple):
+    """A timm model, and the options that make it another."""
+
+    model: str
+    options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
+    sized: bool = True
+    """Whether it takes image size, patch size, width, depth and heads"""
+
+
+OURS = "vit_posattn_tiny_patch16_224"
+ARCHITECTURES = {
+    ORIGINAL: Architecture("vit_tiny_patch16_224"),
+    POSITIONAL: Architecture(OURS),
+    "relative": Architecture(OURS, {"scores": "relative"}),
+    "table": Architecture(OURS, {"scores": "table"}),
+    "hybrid": Architecture("vit_posattn_hybrid_tiny_patch16_224"),
+    RESNET: Architecture("resnet10t", sized=False),
+}
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Models of one size, trained alike on one data set."""
+
+    data: str = "digits"
+    """A name of `posattn list data`, or the path of a folder or a parquet file"""
+    data_dir: Path | None = None
+    """Where the files of a named set are"""
+    train_images: int | None = None
+    """Train on so many images, drawn once; left out, on all"""
+    arrangement: Literal["plain", "patches", "pixels"] = "plain"
+    """Images as they are, or their patches or pixels moved by one fixed random permutation"""
+    models: tuple[str, ...] = (ORIGINAL, POSITIONAL)
+    """Of ViT, positional ViT, relative, table, hybrid, ResNet"""
+    patch_size: int = 2
+    embed_dim: int = 64
+    depth: int = 4
+    num_heads: int = 4
+    seeds: int = 3
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=30, batch_size=64, lr=4e-3, warmup_epochs=3.0)
+    )
+    autocast: tuple[str, ...] = ()
+    """Models trained in bfloat16 autocast, beside what train says of all: on CPUs it is faster for some only"""
+    speed_rounds: int = 30
+    """Turns of the interleaved timing of inference"""
+
+    def __post_init__(self) -> None:
+        for name in (*self.models, *self.autocast):
+            checks.known("model", name, ARCHITECTURES)
+
+
+def load_split(config: ImagesConfig, split: str) -> ImageSet:
+    """The images of a split as the models see them: so many of the training ones, and in the arrangement asked for."""
+    images = load_images(config.data, split, config.data_dir)
+    if split == "train" and config.train_images is not None:
+        if checks.positive_int("train_images", config.train_images) > len(images):
+            raise ValueError(f"train_images must be at most {len(images)}, got {config.train_images}")
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SHUFFLING))
+        images = images.select(order[: config.train_images].sort().values)
+    if config.arrangement == "plain":
+        return images
+    size = config.patch_size if config.arrangement == "patches" else 1
+    return replace(images, images=shuffle_patches(images.images, size, permutation(images, size)))
+
+
+def permutation(images: ImageSet, size: int) -> Tensor:
+    """The fixed random order of the patches of ``size`` pixels: (D,) long."""
+    _, height, width = images.shape
+    count = checks.divides("patch_size", size, "image height", height) * (width // size)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(SHUFFLING))
+
+
+def check_images(config: ImagesConfig) -> None:
+    """Raise, before anything is trained, what ``train_all`` would raise of data and models."""
+    test_set = load_split(config, "test")
+    for name in config.models:
+        build(config, name, 0, test_set)
+
+
+def build(config: ImagesConfig, name: str, seed: int, images: ImageSet, **options: Any) -> nn.Module:
+    """The timm model at the size of the config, at the random start of the seed."""
+    architecture, (channels, height, width) = ARCHITECTURES[name], images.shape
+    torch.manual_seed(seed)
+    made = partial(
+        timm.create_model,
+        architecture.model,
+        in_chans=channels,
+        num_classes=images.num_classes,
+        **architecture.options,
+        **options,
+    )
+    if not architecture.sized:
+        return made()
+    for side, pixels in (("height", height), ("width", width)):
+        checks.divides("patch_size", config.patch_size, f"image {side}", pixels)
+    checks.divides("num_heads", config.num_heads, "embed_dim", config.embed_dim)
+    return made(
+        img_size=(height, width),
+        patch_size=config.patch_size,
+        embed_dim=config.embed_dim,
+        depth=config.depth,
+        num_heads=config.num_heads,
+    )
+
+
+def train_all(
+    config: ImagesConfig, seed: int, run: RunFolder, progress: Progress
+) -> dict[str, list[dict[str, Any]]]:
+    """Train each model with each seed, parts of a sweep; what ``train_one`` says of each seed, by model."""
+    settings = {
+        f"{name}/{seed + index}": (config, name, seed + index, run.path)
+        for index in range(config.seeds)
+        for name in config.models
+    }
+    done = sweep("images", settings, train_one, run, progress)
+    return {name: [one for key, one in done.items() if key.split("/")[0] == name] for name in config.models}
+
+
+def train_one(
+    config: ImagesConfig, name: str, seed: int, folder: Path, unit: str | None = None
+) -> dict[str, Any]:
+    """Train one model into a run folder, as ``unit``; test accuracy after each epoch, and the seconds of training."""
+    test_set = load_split(config, "test")
+    model = build(config, name, seed, test_set)
+    return fit(model, config, name, seed, folder, unit or weights_name(name, seed), test_set)
+
+
+def fit(
+    model: nn.Module,
+    config: ImagesConfig,
+    name: str,
+    seed: int,
+    folder: Path,
+    unit: str,
+    test_set: ImageSet,
+    train_set: ImageSet | None = None,
+) -> dict[str, Any]:
+    """``train_one`` of a model that was built, on the config's training set or another."""
+    run = RunFolder(folder)
+    settings = replace(config.train, seed=seed, bfloat16=config.train.bfloat16 or name in config.autocast)
+    train_set = load_split(config, "train") if train_set is None else train_set
+    # an interrupted training goes on from its checkpoint: what was measured before it is in the journal
+    rows = {row["step"]: row for row in run.events(unit)}
+    for record in train(model, train_set, settings, checkpoints=folder / CHECKPOINTS / unit):
+        if record.end_of_epoch:
+            row = {"step": record.step, "loss": record.loss, "accuracy": evaluate(record.model, test_set)}
+            run.log(unit, **row, seconds=record.seconds)
+            rows[record.step] = {**row, "seconds": record.seconds}
+    run.save_tensors(unit, model.state_dict())
+    ordered = [rows[step] for step in sorted(rows)]
+    return {
+        "accuracy": [row["accuracy"] for row in ordered],
+        "elapsed": [row["seconds"] for row in ordered],
+        "seconds": record.seconds,
+    }
+
+
+def weights_name(name: str, seed: int) -> str:
+    """The file of a trained model."""
+    return f"images-{name.replace(' ', '-')}-{seed}"
+
+
+def load_trained(
+    config: ImagesConfig, name: str, seed: int, images: ImageSet, run: RunFolder, unit: str | None = None
+) -> Any:
+    """A trained model, in evaluation mode."""
+    model = build(config, name, seed, images)
+    model.load_state_dict(run.load_tensors(unit or weights_name(name, seed)))
+    return model.eval()
+
+
+@torch.inference_mode()
+def throughput(models: dict[str, nn.Module], images: ImageSet, rounds: int) -> dict[str, list[float]]:
+    """Images a second in inference, the models taking turns: median and quartiles."""
+    pixels = to_float(images.images[:512])
+    works = {name: partial(model, pixels) for name, model in models.items()}
+    seconds = interleaved(works, rounds)
+    return {name: list(spread([len(pixels) / s for s in each])) for name, each in seconds.items()}
