@@ -1,6 +1,7 @@
 """Whether loading keeps up: images a second that are loaded beside those that training steps take."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -25,34 +26,43 @@ class Work(NamedTuple):
 
 
 def rates(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Images a second of every work in each of ``rounds`` turns, after one that is not counted.
+    """Images a second of every work in each of ``rounds`` turns.
 
-    torch's global generators are left as they were. ValueError where ``rounds`` is below 1.
+    Quick works are repeated until their turn lasts about as long as the slowest one's: on a machine that is shared, the
+    median of short turns would be too good. torch's global generators are left as they were.
+
+    ValueError where ``rounds`` is below 1.
     """
     checks.positive_int("rounds", rounds)
+    calls = {name: work.call for name, work in works.items()}
     with torch.random.fork_rng():
-        seconds = interleaved({name: work.call for name, work in works.items()}, rounds)
-    return {name: [works[name].images / second for second in each] for name, each in seconds.items()}
+        once = {name: second for name, (second,) in interleaved(calls, 1).items()}
+        times = {name: max(1, round(max(once.values()) / second)) for name, second in once.items()}
+        turns = {name: partial(repeat, call, times[name]) for name, call in calls.items()}
+        seconds = interleaved(turns, rounds)
+    return {
+        name: [times[name] * works[name].images / second for second in each] for name, each in seconds.items()
+    }
 
 
-def memory_loading(image_set: ImageSet, config: TrainConfig, num_batches: int) -> Work:
-    """``num_batches`` training batches out of memory, on the set's device.
+def repeat(call: Callable[[], Any], times: int) -> None:
+    """Call it so many times."""
+    for _ in range(times):
+        call()
 
-    As many as take about as long as a training step: on a machine that is shared, the median of short works is too good.
-    ValueError where the set is smaller than a batch.
-    """
-    checks.positive_int("num_batches", num_batches)
+
+def memory_loading(image_set: ImageSet, config: TrainConfig) -> Work:
+    """A training batch out of memory, on the set's device. ValueError where the set is smaller than a batch."""
     size, device = config.batch_size, image_set.images.device
     if len(image_set) < size:
         raise ValueError(f"batch_size must be at most {len(image_set)}, the images, got {size}")
     batches = endless(image_set, config)
 
     def load() -> None:
-        for _ in range(num_batches):
-            next(batches)
+        next(batches)
         synchronize(device)
 
-    return Work(load, num_batches * size)
+    return Work(load, size)
 
 
 def endless(image_set: ImageSet, config: TrainConfig) -> Iterator[tuple[Tensor, Tensor]]:

@@ -48,8 +48,8 @@ class LoadingConfig:
     num_heads: int = 4
     train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=128))
     """Batch size and bfloat16; the augmentation is varied"""
-    num_batches: int = 8
-    """Batches loaded in a turn, so that it lasts about as long as a training step"""
+    stream_batches: int = 4
+    """Batches of pictures that are decoded in a turn, for which workers are started"""
     rounds: int = 10
     """Turns that are counted"""
     device: str = "cpu"
@@ -82,8 +82,7 @@ def measure_memory(config: LoadingConfig, name: str) -> dict[str, list[float]]:
     image_set = load_images(name, "train", config.data_dir).to(config.device)
     train = replace(config.train, seed=config.seed)
     works = {
-        kind: memory_loading(image_set, replace(train, **options), config.num_batches)
-        for kind, options in AUGMENTATIONS.items()
+        kind: memory_loading(image_set, replace(train, **options)) for kind, options in AUGMENTATIONS.items()
     }
     steps = {model: consumption(build(config, model, image_set), image_set.shape, train) for model in MODELS}
     return rates({**works, **steps}, config.rounds)
@@ -94,7 +93,7 @@ def measure_stream(config: LoadingConfig, folder: Path) -> dict[str, list[float]
     split = "train" if (folder / "train").is_dir() else "test"
     stream = stream_images(folder.name, split, folder, crop=True, workers=config.workers).to(config.device)
     train = replace(config.train, seed=config.seed)
-    works = {f"decoding, {stream.workers} workers": stream_loading(stream, train, config.num_batches)}
+    works = {f"decoding, {stream.workers} workers": stream_loading(stream, train, config.stream_batches)}
     steps = {model: consumption(build(config, model, stream), stream.shape, train) for model in MODELS}
     return rates({**works, **steps}, config.rounds)
 
@@ -172,6 +171,4 @@ def loading(smoke: bool = False) -> LoadingConfig:
     if not smoke:
         return LoadingConfig()
     train = TrainConfig(batch_size=32)
-    return LoadingConfig(
-        ("digits",), embed_dim=16, depth=1, num_heads=2, train=train, num_batches=2, rounds=3
-    )
+    return LoadingConfig(("digits",), embed_dim=16, depth=1, num_heads=2, train=train, rounds=3)
