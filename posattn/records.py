@@ -25,6 +25,7 @@ from torch import Tensor
 
 CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
 CHECKPOINTS = "checkpoints"  # a folder; trainings under way keep theirs below it
+TENSORBOARD = "tensorboard"  # a folder; trainings keep TensorBoard's files below it
 OWN = (CONFIG, METRICS, RESULT, REPORT, "*.safetensors", ".*.part")
 VERSIONED = ("posattn", "torch", "timm", "numpy", "scipy", "scikit-learn", "accelerate")
 
@@ -90,6 +91,16 @@ class RunFolder:
     def events(self, event: str) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl of that event, oldest first."""
         return [line for line in map(json.loads, self._journal()) if line["event"] == event]
+
+    def added(self, place: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """The whole lines of metrics.jsonl from byte ``place`` on, and the place after them."""
+        path, content = self.path / METRICS, b""
+        if path.exists():
+            with open(path, "rb") as file:
+                file.seek(place)
+                content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+        return [json.loads(line) for line in content.splitlines()], place + len(content)
 
     def _journal(self) -> list[bytes]:
         """The whole lines; what a kill cut short is left out."""
@@ -164,7 +175,8 @@ def open_run(
             return run
         for own in (file for pattern in OWN for file in path.glob(pattern)):
             own.unlink()
-        shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+        for folder in (CHECKPOINTS, TENSORBOARD):
+            shutil.rmtree(path / folder, ignore_errors=True)
     elif path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
         raise ValueError(f"{path} is not empty and holds no run; choose another --out")
     path.mkdir(parents=True, exist_ok=True)

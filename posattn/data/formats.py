@@ -35,6 +35,9 @@ PICKLED = {
 }
 
 
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what damaged pictures raise
+
+
 class Content(NamedTuple):
     """What a set's files hold."""
 
@@ -146,10 +149,7 @@ def read_table(
     """An Arrow table in the schema of Hugging Face's datasets, with the class names if it holds them."""
     image_column = column(table, where, "image", image_column, IMAGE_COLUMNS)
     label_column = column(table, where, "label", label_column, LABEL_COLUMNS)
-    if not pa.types.is_integer(table.schema.field(label_column).type):
-        raise ValueError(
-            f"{where}: column {label_column} holds {table.schema.field(label_column).type}, not integers"
-        )
+    check_columns(table, where, image_column, label_column)
     cells = (cell["bytes"] if isinstance(cell, dict) else cell for cell in table[image_column].to_pylist())
     encoded = ((io.BytesIO(cell), f"image {row} of {where}") for row, cell in enumerate(cells))
     images, kept = decode_all(encoded, decoding)
@@ -158,6 +158,19 @@ def read_table(
     features = described.get("info", {}).get("features", {})
     names = tuple(features.get(label_column, {}).get("names", ()))
     return Content(images, labels, names, len(table) - len(kept))
+
+
+def check_columns(table: pa.Table, where: str, image_column: str, label_column: str) -> None:
+    """ValueError where the columns do not hold encoded pictures and integers, or a label is missing."""
+    kind, labels = table.schema.field(image_column).type, table.schema.field(label_column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ValueError(f"{where}: column {image_column} holds {kind}, not encoded pictures")
+    if not pa.types.is_integer(labels):
+        raise ValueError(f"{where}: column {label_column} holds {labels}, not integers")
+    if missing := table[label_column].null_count:
+        raise ValueError(f"{where}: column {label_column} lacks the labels of {missing} images")
 
 
 def column(table: pa.Table, where: str, kind: str, name: str | None, usual: Sequence[str]) -> str:
@@ -200,7 +213,7 @@ def decode_all(encoded: Iterable[tuple[Any, str]], decoding: Decoding) -> tuple[
     for place, (source, where) in enumerate(encoded):
         try:
             image = decode(source, decoding.image_size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNDECODABLE as error:
             if not decoding.skip_corrupt:
                 raise ValueError(f"{where} cannot be decoded: {error}") from error
             continue

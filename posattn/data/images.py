@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from posattn import checks
 from posattn.data.formats import Content, Decoding, Images
@@ -111,7 +113,7 @@ def load_images(
         split: ``train`` or ``test``. What has no splits is divided in a fixed way, stratified, 4 : 1.
         data_dir: the folder of a named set's files; None stands for ./data and the set's usual places.
         download: fetch what is missing into that folder.
-        image_size: resize pictures of folders and parquet files to it, cutting the centre.
+        image_size: resize to it, after cutting the centre where pictures are not square.
         skip_corrupt: leave out what cannot be decoded, and count it in ``skipped``.
         image_column: of a parquet file; None stands for img or image.
         label_column: of a parquet file; None stands for label, fine_label or labels.
@@ -127,7 +129,7 @@ def load_images(
     decoding = Decoding(image_size, skip_corrupt)
     request = Request(name, split, place, download, decoding, image_column, label_column)
     content = reader(name)(request)
-    return ImageSet(name, *content)
+    return ImageSet(name, *content._replace(images=resized(content.images, image_size)))
 
 
 def reader(name: str) -> Callable[[Request], Content]:
@@ -142,6 +144,13 @@ def reader(name: str) -> Callable[[Request], Content]:
     raise ValueError(
         f"unknown data set {name!r}; known: {known}, a folder, a parquet file, owner/name of a hub"
     )
+
+
+def resized(images: Images, image_size: int | None) -> Shaped[Tensor, "n c h w"]:
+    """The images at that size, as they are where it is None or theirs already."""
+    if image_size is None or images.shape[-2:] == (image_size, image_size):
+        return images
+    return resize(images, [image_size, image_size], InterpolationMode.BICUBIC)
 
 
 def to_float(images: Images) -> Float[Tensor, "n c H W"]:

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from posattn import checks
-from posattn.data.formats import IMAGE_COLUMNS, column
+from posattn.data.formats import IMAGE_COLUMNS, UNDECODABLE, column
 from posattn.data.images import load_images
 
 Picture = Image.Image
@@ -46,7 +46,7 @@ class Pictures:
         for source, where in self._source.at(self._chosen.tolist()):
             try:
                 yield (source if isinstance(source, Picture) else Image.open(source)).convert("RGB")
-            except (OSError, SyntaxError) as error:
+            except UNDECODABLE as error:
                 raise ValueError(f"{where} cannot be decoded: {error}") from error
 
 

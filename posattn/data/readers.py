@@ -74,7 +74,7 @@ class Request:
             fetch(home)
         looked = f"no {' or '.join(patterns)} in {' or '.join(map(str, folders))}"
         raise FileNotFoundError(
-            f"{self.name} not found: {looked}; {how}{', or ask for its download' if fetch else ''}"
+            f"{self.name} not found: {looked}; {how}{', or ask for its download (--download)' if fetch else ''}"
         )
 
     def parquet(self, paths: Sequence[Path], classes: tuple[str, ...] = ()) -> Content:

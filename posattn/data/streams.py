@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
+from joblib import Parallel, delayed
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from posattn import checks
 from posattn.data.augment import derived_seed
-from posattn.data.formats import list_folder
+from posattn.data.formats import UNDECODABLE, list_folder
 from posattn.data.readers import SPLIT_NAMES, Request
 
 Batch = tuple[UInt8[Tensor, "n c H W"], Int[Tensor, " n"]]
@@ -34,6 +35,7 @@ class ImageStream:
         crop: random resized crops and mirror images (timm's), else the resized centre.
         workers: processes that decode.
         device: of the batches.
+        skipped: pictures of the folder that could not be decoded and are left out.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ImageStream:
     crop: bool = False
     workers: int = 1
     device: torch.device | str = "cpu"
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -97,42 +100,64 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         try:
             with Image.open(path) as opened:
                 return self.transform(opened.convert("RGB")), label
-        except (OSError, SyntaxError) as error:
+        except UNDECODABLE as error:
             raise ValueError(f"{path} cannot be decoded: {error}") from error
 
 
 def stream_images(
     name: str,
     split: str,
-    data_dir: str | Path,
+    data_dir: str | Path | None = None,
     *,
     image_size: int = 224,
     crop: bool | None = None,
     workers: int | None = None,
+    skip_corrupt: bool = False,
 ) -> ImageStream:
     """The pictures of ``data_dir``/train or val (or test), a folder a class, read as they are needed.
+
+    With ``skip_corrupt`` every picture is decoded once before anything else, by ``workers`` threads: that costs about
+    as long as an epoch of loading, and makes the set, its batches and a resumed run the same whatever fails.
 
     Args:
         name: what results are reported under, such as ``imagenet``.
         split: ``train`` or ``test``.
-        data_dir: the folder that holds the folders of the splits.
+        data_dir: the folder that holds the folders of the splits; None stands for ./data.
         image_size: H = W of the batches.
         crop: random resized crops and mirror images; None: for training only.
         workers: processes that decode; None stands for one a CPU core.
+        skip_corrupt: leave out what cannot be decoded, and count it in ``skipped``.
 
     Raises:
-        ValueError: an argument is out of range, or a class folder is without images.
+        ValueError: an argument is out of range, a class folder is without images, or all of them are corrupt.
         FileNotFoundError: there is no folder for the split.
     """
     checks.known("split", split, SPLIT_NAMES)
     how = "name the folder that holds train and val, each with a folder a class"
-    folder = Request(name, split, Path(data_dir)).find(SPLIT_NAMES[split], how)[0]
+    checks.positive_int("image_size", image_size)
+    workers = checks.positive_int("workers", os.cpu_count() if workers is None else workers)
+    place = None if data_dir is None else Path(data_dir)
+    folder = Request(name, split, place).find(SPLIT_NAMES[split], how)[0]
     pictures, classes = list_folder(folder)
-    return ImageStream(
-        name,
-        pictures,
-        classes,
-        checks.positive_int("image_size", image_size),
-        split == "train" if crop is None else crop,
-        checks.positive_int("workers", os.cpu_count() if workers is None else workers),
-    )
+    kept = whole(pictures, workers) if skip_corrupt else pictures
+    if not kept:
+        raise ValueError(f"there is no image that can be decoded in {folder}")
+    crop = split == "train" if crop is None else crop
+    return ImageStream(name, kept, classes, image_size, crop, workers, skipped=len(pictures) - len(kept))
+
+
+def whole(pictures: list[tuple[str, int]], workers: int) -> list[tuple[str, int]]:
+    """Those of the pictures that can be decoded."""
+    # threads are enough: Pillow lets go of the interpreter while it decodes
+    sound = Parallel(n_jobs=workers, backend="threading")(delayed(decodes)(path) for path, _ in pictures)
+    return [picture for picture, good in zip(pictures, sound, strict=True) if good]
+
+
+def decodes(path: str) -> bool:
+    """Whether a picture can be decoded to its end."""
+    try:
+        with Image.open(path) as opened:
+            opened.convert("RGB")
+    except UNDECODABLE:
+        return False
+    return True

@@ -188,6 +188,40 @@ def test_shards_and_other_columns(tmp_path: Path) -> None:
     assert loaded.classes == ("0", "1", "2")
 
 
+def test_columns_that_hold_something_else(tmp_path: Path) -> None:
+    path, picture = tmp_path / "train.parquet", encoded(noise(3, 4, 4))
+    pq.write_table(pa.table({"image": ["a.png"], "label": [0]}), path)
+    with pytest.raises(ValueError, match=r"train\.parquet: column image holds string, not encoded pictures"):
+        load_images(str(tmp_path))
+    pq.write_table(pa.table({"image": [picture, picture], "label": [0, None]}), path)
+    with pytest.raises(ValueError, match="column label lacks the labels of 1 images"):
+        load_images(str(tmp_path))
+    pq.write_table(pa.table({"image": [picture], "label": [-1]}), path)
+    with pytest.raises(ValueError, match=r"label -1 of image 0 of .* is outside"):
+        load_images(str(tmp_path))
+
+
+def test_grayscale_and_transparent_pictures_among_rgb_in_parquet(tmp_path: Path) -> None:
+    pixels = noise(3, 4, 4)
+    rows = [encoded(pixels, mode) for mode in ("RGB", "L", "RGBA")] + [b"", None]
+    table = pa.table({"image": [{"bytes": row, "path": None} for row in rows], "label": [0, 1, 2, 0, 1]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    loaded = load_images(str(tmp_path), skip_corrupt=True)
+    assert (len(loaded), loaded.skipped, loaded.shape) == (3, 2, (3, 4, 4))
+    assert torch.equal(loaded.images[[0, 2]], pixels.expand(2, -1, -1, -1))
+    assert (loaded.images[1] == loaded.images[1, :1]).all()
+    with pytest.raises(ValueError, match=r"image 3 of .* cannot be decoded"):
+        load_images(str(tmp_path))
+
+
+def test_named_sets_are_resized_too() -> None:
+    small, large = load_images("digits"), load_images("digits", image_size=16)
+    assert large.shape == (1, 16, 16)
+    blurred = large.images.float().unfold(2, 2, 2).unfold(3, 2, 2).mean((-2, -1))
+    assert (blurred - small.images.float()).abs().mean() < 12  # of 255: the same pictures
+    assert torch.equal(load_images("digits", image_size=8).images, small.images)
+
+
 def test_the_layout_of_imagenet(tmp_path: Path) -> None:
     pictures = {f"{wnid}/{wnid}_1.JPEG": encoded(noise(3, 30, 50)) for wnid in ("n01440764", "n01443537")}
     write_folder(tmp_path / "val", pictures)

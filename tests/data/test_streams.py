@@ -1,6 +1,7 @@
 """Pictures read as they are needed are those of the folder, in order, and crops follow the seed."""
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,37 @@ def test_a_corrupt_picture_is_named(folder: Path, tmp_path: Path) -> None:
     path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"^[^\n]*bad\.png cannot be decoded"):
         collect(open_stream(tmp_path), [[0]])
+
+
+def test_corrupt_pictures_are_skipped_where_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    """The rest is the set as if they had never been there: its batches, and a training on them."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    good = (folder / "train" / "a" / "00.png").read_bytes()
+    (damaged / "train" / "a" / "0.png").write_bytes(good[:300])  # cut short, and first in the order
+    (damaged / "train" / "c" / "05b.png").write_bytes(b"no picture")
+    clean, skipping = open_stream(folder), open_stream(damaged, skip_corrupt=True)
+    assert (len(skipping), skipping.skipped, clean.skipped) == (len(clean), 2, 0)
+    for one, other in zip(collect(skipping, [[0, 7], [23]]), collect(clean, [[0, 7], [23]]), strict=True):
+        assert torch.equal(one, other)
+    config = TrainConfig(epochs=1, batch_size=4, padding=1, policy="trivial", checkpoint_every=2)
+    expected = [record.loss for record in train(tiny_vit(), clean, config)]
+    run = train(tiny_vit(), skipping, config, checkpoints=tmp_path / "kept")
+    next(run), next(run)
+    run.close()
+    again = [record.loss for record in train(tiny_vit(1), skipping, config, checkpoints=tmp_path / "kept")]
+    assert again == expected[1:]
+
+
+def test_a_stream_needs_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "train" / "a" / "bad.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"there is no image that can be decoded in .*train"):
+        open_stream(tmp_path, skip_corrupt=True)
+    (tmp_path / "train" / "empty").mkdir()
+    with pytest.raises(ValueError, match="no valid file for the classes empty"):
+        open_stream(tmp_path)
 
 
 def test_bad_arguments_are_named(folder: Path) -> None:

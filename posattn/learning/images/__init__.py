@@ -1,4 +1,4 @@
-"""Training and testing a classifier on images that live in memory.
+"""Training and testing a classifier on images, in memory or streamed.
 
 One loop on accelerate for one process or many, with timm's optimizers and schedules. It yields what
 happened and prints nothing: progress bars, logs and measures are the caller's.
@@ -19,7 +19,7 @@ from posattn.data.streams import ImageStream
 from posattn.learning.images.config import TrainConfig
 from posattn.learning.images.resume import restore, save
 from posattn.learning.images.signals import StopSignal
-from posattn.learning.images.training import Training, TrainRecord, Transform
+from posattn.learning.images.training import Training, TrainRecord, Transform, memory_advice
 
 __all__ = ["TrainConfig", "TrainRecord", "evaluate", "train"]
 
@@ -90,15 +90,22 @@ def evaluate(
     batch_size: int = 512,
     transform: Transform | None = None,
 ) -> float:
-    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is put back."""
+    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is put back.
+
+    Raises:
+        MemoryError: out of memory: says what to lower.
+    """
     checks.positive_int("batch_size", batch_size)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     correct = 0
-    for images, labels in image_set.batches(torch.arange(len(image_set)).split(batch_size)):
-        pixels = to_float(images.to(device))
-        logits = model(pixels if transform is None else transform(pixels))
-        correct += int((logits.argmax(-1) == labels.to(device)).sum())
-    model.train(training)
+    try:
+        with memory_advice(f"batch_size {batch_size} in evaluation: lower batch_size"):
+            for images, labels in image_set.batches(torch.arange(len(image_set)).split(batch_size)):
+                pixels = to_float(images.to(device))
+                logits = model(pixels if transform is None else transform(pixels))
+                correct += int((logits.argmax(-1) == labels.to(device)).sum())
+    finally:
+        model.train(training)
     return correct / len(image_set)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from posattn import checks
-from posattn.data.augment import augment, derived_seed, make_mixer
+from posattn.data.augment import Mixer, augment, derived_seed, make_mixer
 from posattn.data.formats import Images
 from posattn.data.images import ImageSet, to_float
 from posattn.data.streams import ImageStream
@@ -102,7 +102,8 @@ class Training:
         config = self.config
         devices = [self.device] if self.device.type == "cuda" else []
         # the caller's generators stay as they were
-        with torch.random.fork_rng(devices), memory_advice(config):
+        how = f"batch_size {config.batch_size} in {config.accumulation} part(s): raise accumulation or lower batch_size"
+        with torch.random.fork_rng(devices), memory_advice(how):
             torch.manual_seed(derived_seed(config.seed, STEP, self.accelerator.process_index, self.step))
             self.losses.append(self.accumulate())
             if config.clip is not None:
@@ -142,9 +143,7 @@ class Training:
     def loss(self, images: Images, labels: Int[Tensor, " size"]) -> Float[Tensor, ""]:
         """The cross-entropy on the augmented images."""
         config = self.config
-        pixels, targets = to_float(augment(images, config.padding, config.flip, config.policy)), labels
-        if self.mixer is not None:
-            pixels, targets = self.mixer(pixels, targets)
+        pixels, targets = prepare(images, labels, config, self.mixer)
         if self.transform is not None:
             pixels = self.transform(pixels)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
@@ -197,6 +196,14 @@ class Training:
             self.model.load_state_dict(self.ema.module.state_dict())
 
 
+def prepare(
+    images: Images, labels: Int[Tensor, " n"], config: TrainConfig, mixer: Mixer | None
+) -> tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]:
+    """A batch as the model is trained on it: augmented, in floats, and mixed where there is a mixer."""
+    pixels = to_float(augment(images, config.padding, config.flip, config.policy))
+    return (pixels, labels) if mixer is None else mixer(pixels, labels)
+
+
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
     """A linear warmup and a cosine to 0; a function of the step alone, so nothing of it needs saving."""
     scheduler, _ = create_scheduler_v2(
@@ -210,18 +217,15 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: in
 
 
 @contextmanager
-def memory_advice(config: TrainConfig) -> Iterator[None]:
-    """Turn running out of memory, of the CPU or a GPU, into a MemoryError that says what to change."""
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turn running out of memory, of the CPU or a GPU, into a MemoryError that says what was tried and to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and "can't allocate memory" not in str(error):
             raise
-        raise MemoryError(
-            f"out of memory with batch_size {config.batch_size} in {config.accumulation} part(s): "
-            "raise accumulation or lower batch_size"
-        ) from error
+        raise MemoryError(f"out of memory with {advice}") from error
 
 
 @torch.no_grad()
