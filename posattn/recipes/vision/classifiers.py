@@ -12,13 +12,17 @@ from torch import Tensor, nn
 
 import posattn.models.vision_transformer_posattn  # noqa: F401  (registers its models)
 from posattn import checks
-from posattn.data.images import ImageSet, load_images, shuffle_patches, to_float
+from posattn.data.config import DataConfig
+from posattn.data.images import ImageSet, shuffle_patches, to_float
+from posattn.data.streams import ImageStream
 from posattn.learning.images import TrainConfig, evaluate, train
+from posattn.learning.images.logs import TrainingLog, follow_trainings
 from posattn.measure.speed import interleaved, spread
 from posattn.recipes.sweep import sweep
 from posattn.records import CHECKPOINTS, RunFolder
 
 ORIGINAL, POSITIONAL, RESNET = "ViT", "positional ViT", "ResNet"
+AnyImages = ImageSet | ImageStream
 SHUFFLING = 1234  # seed of the one permutation that every run of a shuffled set shares
 
 
@@ -38,18 +42,14 @@ ARCHITECTURES = {
     "relative": Architecture(OURS, {"scores": "relative"}),
     "table": Architecture(OURS, {"scores": "table"}),
     "hybrid": Architecture("vit_posattn_hybrid_tiny_patch16_224"),
-    RESNET: Architecture("resnet10t", sized=False),
+    RESNET: Architecture("resnet10t", {"channels": (32, 64, 128, 256)}, sized=False),
 }
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(DataConfig):
     """Models of one size, trained alike on one data set."""
 
-    data: str = "digits"
-    """A name of `posattn list data`, or the path of a folder or a parquet file"""
-    data_dir: Path | None = None
-    """Where the files of a named set are"""
     train_images: int | None = None
     """Train on so many images, drawn once; left out, on all"""
     arrangement: Literal["plain", "patches", "pixels"] = "plain"
@@ -66,6 +66,8 @@ class ImagesConfig:
     )
     autocast: tuple[str, ...] = ()
     """Models trained in bfloat16 autocast, beside what train says of all: on CPUs it is faster for some only"""
+    tensorboard: bool = False
+    """Write TensorBoard's files beside metrics.jsonl"""
     speed_rounds: int = 30
     """Turns of the interleaved timing of inference"""
 
@@ -74,9 +76,19 @@ class ImagesConfig:
             checks.known("model", name, ARCHITECTURES)
 
 
-def load_split(config: ImagesConfig, split: str) -> ImageSet:
-    """The images of a split as the models see them: so many of the training ones, and in the arrangement asked for."""
-    images = load_images(config.data, split, config.data_dir)
+def load_split(config: ImagesConfig, split: str) -> Any:
+    """The images of a split as the models see them: so many of the training ones, and in the arrangement asked for.
+
+    An ImageSet, or an ImageStream, of which neither can be asked.
+    """
+    images = config.load(split)
+    if isinstance(images, ImageStream):
+        if config.train_images is not None or config.arrangement != "plain":
+            raise ValueError(
+                f"{config.data} is streamed: train_images and arrangement cannot be {config.train_images} "
+                f"and {config.arrangement}"
+            )
+        return images
     if split == "train" and config.train_images is not None:
         if checks.positive_int("train_images", config.train_images) > len(images):
             raise ValueError(f"train_images must be at most {len(images)}, got {config.train_images}")
@@ -102,7 +114,7 @@ def check_images(config: ImagesConfig) -> None:
         build(config, name, 0, test_set)
 
 
-def build(config: ImagesConfig, name: str, seed: int, images: ImageSet, **options: Any) -> nn.Module:
+def build(config: ImagesConfig, name: str, seed: int, images: AnyImages, **options: Any) -> nn.Module:
     """The timm model at the size of the config, at the random start of the seed."""
     architecture, (channels, height, width) = ARCHITECTURES[name], images.shape
     torch.manual_seed(seed)
@@ -137,7 +149,8 @@ def train_all(
         for index in range(config.seeds)
         for name in config.models
     }
-    done = sweep("images", settings, train_one, run, progress)
+    with follow_trainings(run, progress):
+        done = sweep("images", settings, train_one, run, progress)
     return {name: [one for key, one in done.items() if key.split("/")[0] == name] for name in config.models}
 
 
@@ -157,25 +170,23 @@ def fit(
     seed: int,
     folder: Path,
     unit: str,
-    test_set: ImageSet,
-    train_set: ImageSet | None = None,
+    test_set: AnyImages,
+    train_set: AnyImages | None = None,
 ) -> dict[str, Any]:
     """``train_one`` of a model that was built, on the config's training set or another."""
     run = RunFolder(folder)
     settings = replace(config.train, seed=seed, bfloat16=config.train.bfloat16 or name in config.autocast)
     train_set = load_split(config, "train") if train_set is None else train_set
-    # an interrupted training goes on from its checkpoint: what was measured before it is in the journal
-    rows = {row["step"]: row for row in run.events(unit)}
-    for record in train(model, train_set, settings, checkpoints=folder / CHECKPOINTS / unit):
-        if record.end_of_epoch:
-            row = {"step": record.step, "loss": record.loss, "accuracy": evaluate(record.model, test_set)}
-            run.log(unit, **row, seconds=record.seconds)
-            rows[record.step] = {**row, "seconds": record.seconds}
+    # an interrupted training goes on from its checkpoint: what was measured before it is in the log
+    with TrainingLog(run, unit, config.tensorboard) as log:
+        for record in train(model, train_set, settings, checkpoints=folder / CHECKPOINTS / unit):
+            measured = {"accuracy": evaluate(record.model, test_set)} if record.end_of_epoch else {}
+            log.write(record, **measured)
     run.save_tensors(unit, model.state_dict())
-    ordered = [rows[step] for step in sorted(rows)]
+    ends = [row for row in log.rows if row["end_of_epoch"]]
     return {
-        "accuracy": [row["accuracy"] for row in ordered],
-        "elapsed": [row["seconds"] for row in ordered],
+        "accuracy": [row["accuracy"] for row in ends],
+        "elapsed": [row["seconds"] for row in ends],
         "seconds": record.seconds,
     }
 
@@ -186,7 +197,7 @@ def weights_name(name: str, seed: int) -> str:
 
 
 def load_trained(
-    config: ImagesConfig, name: str, seed: int, images: ImageSet, run: RunFolder, unit: str | None = None
+    config: ImagesConfig, name: str, seed: int, images: AnyImages, run: RunFolder, unit: str | None = None
 ) -> Any:
     """A trained model, in evaluation mode."""
     model = build(config, name, seed, images)
@@ -194,10 +205,16 @@ def load_trained(
     return model.eval()
 
 
+def first_images(images: AnyImages, count: int) -> Tensor:
+    """The first images of a set, at most ``count``, as models take them."""
+    held, _ = next(iter(images.batches([torch.arange(min(count, len(images)))])))
+    return to_float(held)
+
+
 @torch.inference_mode()
-def throughput(models: dict[str, nn.Module], images: ImageSet, rounds: int) -> dict[str, list[float]]:
+def throughput(models: dict[str, nn.Module], images: AnyImages, rounds: int) -> dict[str, list[float]]:
     """Images a second in inference, the models taking turns: median and quartiles."""
-    pixels = to_float(images.images[:512])
+    pixels = first_images(images, 512)
     works = {name: partial(model, pixels) for name, model in models.items()}
     seconds = interleaved(works, rounds)
     return {name: list(spread([len(pixels) / s for s in each])) for name, each in seconds.items()}

@@ -1,9 +1,10 @@
 """Real images: the original ViT and models whose attention depends on positions, trained alike."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 from rich.progress import Progress
 
 from posattn.learning.images import TrainConfig
@@ -16,10 +17,10 @@ from posattn.recipes.vision.classifiers import (
     POSITIONAL,
     ImagesConfig,
     check_images,
+    first_images,
     load_split,
     load_trained,
     throughput,
-    to_float,
     train_all,
 )
 from posattn.records import RunFolder
@@ -37,7 +38,7 @@ def compare_on_images(
     speed = run.unit("images/speed", lambda: throughput(models, test_set, config.speed_rounds))
     maps = models[POSITIONAL].attention_maps().detach()
     run.save_tensors("attention", {"maps": maps.flatten(0, 1)})
-    costs = {name: multiply_adds(model, to_float(test_set.images[:1])) for name, model in models.items()}
+    costs = {name: multiply_adds(model, first_images(test_set, 1)) for name, model in models.items()}
     layers, heads, _, _ = maps.shape
     numbers = {
         **gather(runs),
@@ -166,7 +167,7 @@ def around(median: float, low: float, high: float) -> str:
 class ComparisonConfig:
     """The comparison on one set."""
 
-    images: ImagesConfig = field(default_factory=ImagesConfig)
+    images: Annotated[ImagesConfig, tyro.conf.arg(name="")] = field(default_factory=ImagesConfig)
     seed: int = 0
 
 

@@ -110,7 +110,9 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
     if settings is None:
         raise ValueError(f"{folder} holds no run that trains image models ({run.config['recipe']})")
     known = {field.name for field in fields(ImagesConfig)} - {"train", "data_dir"}
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name in known}
+    given: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name in known
+    }
     trained = ImagesConfig(**given)
     seeds = range(run.config["seed"], run.config["seed"] + trained.seeds)
     names = {weights_name(name, seed): (name, seed) for name in trained.models for seed in seeds}
