@@ -28,6 +28,7 @@ from posattn.data.images import DATA_SETS
 from posattn.recipes import RECIPES, Recipe, find, load
 from posattn.recipes.vision.inspection import InspectConfig, inspect_into
 from posattn.records import RunFolder, open_run
+from posattn.report.export import export
 from posattn.report.html import build_report
 
 FAILED, INTERRUPTED = 2, 130
@@ -76,6 +77,8 @@ class Report:
 
     folder: tyro.conf.Positional[Path]
     """The run folder."""
+    export: Path | None = None
+    """Also write the page as Markdown, with its figures and numbers, into this folder."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -157,6 +160,8 @@ def report(options: Report) -> None:
     for section in RunFolder.reading(options.folder).result["page"]:
         print_section(section, out)
     out.print(f"\nreport: {page.resolve()}", soft_wrap=True)
+    if options.export is not None:
+        out.print(f"export: {export(options.folder, options.export).resolve()}", soft_wrap=True)
 
 
 def print_section(section: dict[str, Any], out: Console) -> None:

@@ -82,6 +82,12 @@ class RunFolder:
         """result.json: the final numbers and the page that shows them."""
         return read_json(self.path / RESULT)
 
+    @property
+    def finished(self) -> str | None:
+        """When the run was finished, in UTC."""
+        ends = self.events("finished")
+        return ends[-1]["at"] if ends else None
+
     def log(self, event: str, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
         line = to_json({"event": event, **values}) + "\n"
@@ -141,6 +147,7 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, which marks the run as finished."""
+        self.log("finished", at=now())
         write_whole(self.path / RESULT, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
 
     def recover(self) -> None:
@@ -206,8 +213,13 @@ def describe(recipe: str, config: Any) -> dict[str, Any]:
         "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in VERSIONED}},
         "git_commit": git_commit(),
         "device": device_name(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": now(),
     }
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -22,18 +22,23 @@ def build_report(folder: Path) -> Path:
     template, context = "report.html", {}
     if result.get("kind") == "inspection":
         template, context = "inspection.html", inspection.context(run, result)
-    sections = [
-        {**section, "items": [_item(item, run, result) for item in section["items"]]}
-        for section in result["page"]
-    ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("posattn.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     html = environment.get_template(template).render(
-        config=config, result=result, sections=sections, **context
+        config=config, result=result, sections=prepared_sections(run), **context
     )
     write_whole(folder / REPORT, html.encode())
     return folder / REPORT
+
+
+def prepared_sections(run: RunFolder) -> list[dict[str, Any]]:
+    """The sections of a finished run's page, with the figures drawn: ``svg``, or PNG ``images`` as data addresses."""
+    result = run.result
+    return [
+        {**section, "items": [_item(item, run, result) for item in section["items"]]}
+        for section in result["page"]
+    ]
 
 
 def _item(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class ShuffleConfig:
 
 def run_shuffle(config: ShuffleConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Every model in every arrangement with every seed, each a part of a sweep."""
-    sets = {kind: replace(config.images, arrangement=kind) for kind in ARRANGEMENTS}
+    sets = {kind: replace(config.images, arrangement=kind) for kind in ARRANGEMENTS}  # type: ignore[arg-type]
     for images in sets.values():
         check_images(images)
     settings = {
