@@ -1,15 +1,16 @@
 """Image sets that do not fit in memory: pictures in class folders, decoded by workers as they are needed."""
 
-import os
 import random
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
@@ -70,6 +71,7 @@ class ImageStream:
             batch_sampler=[part.tolist() for part in parts],
             num_workers=self.workers,
             pin_memory=torch.device(self.device).type == "cuda",
+            worker_init_fn=outlive_sigterm,
             generator=torch.Generator(),  # else starting the workers draws from the global one
         )
         try:
@@ -80,6 +82,15 @@ class ImageStream:
 
     def __repr__(self) -> str:
         return f"ImageStream({self.name!r}, {len(self)} images {self.shape}, {self.num_classes} classes)"
+
+
+def outlive_sigterm(worker: int) -> None:
+    """Let a worker live on after a first SIGTERM: whole process groups are sent one; the training answers it."""
+
+    def give_in_next_time(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, give_in_next_time)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -135,7 +146,7 @@ def stream_images(
     checks.known("split", split, SPLIT_NAMES)
     how = "name the folder that holds train and val, each with a folder a class"
     checks.positive_int("image_size", image_size)
-    workers = checks.positive_int("workers", os.cpu_count() if workers is None else workers)
+    workers = checks.positive_int("workers", cpu_count() if workers is None else workers)
     place = None if data_dir is None else Path(data_dir)
     folder = Request(name, split, place).find(SPLIT_NAMES[split], how)[0]
     pictures, classes = list_folder(folder)

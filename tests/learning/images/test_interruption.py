@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from posattn.data.images import ImageSet, load_images
@@ -143,6 +144,45 @@ def test_told_to_stop(tmp_path: Path, uninterrupted: tuple[nn.Module, dict[int, 
     assert second.end() == 0
     assert min(second.losses) > saved
     check_same(second, first.losses | second.losses, uninterrupted)
+
+
+STREAMED = """
+import sys, timm, torch
+from pathlib import Path
+from posattn.data.streams import stream_images
+from posattn.learning.images import TrainConfig, train
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+sizes = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, num_classes=2)
+model = timm.create_model("vit_tiny_patch16_224", **sizes)
+stream = stream_images("tiny", "train", sys.argv[1], image_size=8, workers=2)
+config = TrainConfig(epochs=10000, batch_size=4, record_every=1)
+for record in train(model, stream, config, checkpoints=Path(sys.argv[1], "kept")):
+    print(record.step, flush=True)
+"""
+
+
+def test_workers_that_decode_outlive_what_tells_their_group_to_stop(tmp_path: Path) -> None:
+    for number in range(16):
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STREAMED, str(tmp_path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    seen = [int(process.stdout.readline()) for _ in range(6)]
+    os.killpg(process.pid, signal.SIGTERM)
+    rest, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert int(kept.stem.removeprefix("step-")) == [*seen, *map(int, rest.split())][-1]
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:

@@ -236,6 +236,16 @@ def test_out_of_memory_says_what_to_lower(error: Exception) -> None:
         losses(model, few(), replace(SHORT, accumulation=2))
 
 
+def test_out_of_memory_in_evaluation_says_what_to_lower() -> None:
+    model = tiny_vit()
+    handle = model.register_forward_hook(lambda *_: raised(torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(MemoryError, match="out of memory with batch_size 64 in evaluation: lower batch_size"):
+        evaluate(model, few(), batch_size=64)
+    assert model.training
+    handle.remove()
+    assert 0 <= evaluate(model, few()) <= 1
+
+
 def test_other_errors_stay_what_they_are() -> None:
     model = tiny_vit()
     error = NotImplementedError("no such operation")
