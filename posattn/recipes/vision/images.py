@@ -10,6 +10,7 @@ from rich.progress import Progress
 from posattn.learning.images import TrainConfig
 from posattn.measure.cost import multiply_adds
 from posattn.measure.spread import mean_std, mean_std_text
+from posattn.models.freeze import freeze_attention
 from posattn.page import GridMaps, Lines, Section, Table, to_plain
 from posattn.recipes import recipe
 from posattn.recipes.vision.classifiers import (
@@ -38,7 +39,9 @@ def compare_on_images(
     speed = run.unit("images/speed", lambda: throughput(models, test_set, config.speed_rounds))
     maps = models[POSITIONAL].attention_maps().detach()
     run.save_tensors("attention", {"maps": maps.flatten(0, 1)})
-    costs = {name: multiply_adds(model, first_images(test_set, 1)) for name, model in models.items()}
+    costs = {
+        name: multiply_adds(for_inference(model), first_images(test_set, 1)) for name, model in models.items()
+    }
     layers, heads, _, _ = maps.shape
     numbers = {
         **gather(runs),
@@ -48,6 +51,11 @@ def compare_on_images(
         "heads": [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)],
     }
     return numbers, {**gather_seconds(runs, numbers), "images_per_second": speed}
+
+
+def for_inference(model: Any) -> Any:
+    """The model as it is used once it is trained: positional maps are constants of it."""
+    return freeze_attention(model) if hasattr(model, "attention_maps") else model
 
 
 def gather(runs: dict[str, list[Numbers]]) -> Numbers:
@@ -187,16 +195,19 @@ def run_images(config: ComparisonConfig, run: RunFolder, progress: Progress) -> 
     }
 
 
-# sized so that three seeds of every model end in half an hour on 2 CPU cores
+MODELS = (ORIGINAL, POSITIONAL, "relative", "hybrid")
+# three seeds of every model in half an hour on 2 CPU cores
 ON_A_CPU = ImagesConfig(
-    models=(ORIGINAL, POSITIONAL, "relative", "hybrid"),
+    models=MODELS,
+    train_images=30_000,
     patch_size=4,
-    train=TrainConfig(epochs=5, batch_size=128, lr=2e-3, warmup_epochs=1.0),
+    train=TrainConfig(epochs=6, batch_size=128, lr=2e-3, warmup_epochs=1.0),
     autocast=(POSITIONAL, "relative"),
 )
-# ViT-Tiny as published small ViTs are trained on 32 x 32 pixels; for a GPU
-ON_A_GPU = replace(
-    ON_A_CPU,
+# ViT-Tiny on 32 x 32 pixels as small ViTs are usually trained; for a GPU
+ON_A_GPU = ImagesConfig(
+    models=MODELS,
+    patch_size=4,
     embed_dim=192,
     depth=12,
     num_heads=3,
@@ -213,40 +224,68 @@ ON_A_GPU = replace(
         cutmix=1.0,
         bfloat16=True,
     ),
-    autocast=(),
 )
-
-
-def small(config: ImagesConfig) -> ImagesConfig:
-    """The same comparison on digits, at a size that ends in seconds."""
-    return replace(
-        config,
-        data="digits",
-        data_dir=None,
-        patch_size=2,
-        embed_dim=16,
-        depth=2,
-        num_heads=2,
-        seeds=2,
-        train=replace(config.train, epochs=2, batch_size=64, padding=min(1, config.train.padding)),
-        speed_rounds=3,
-    )
 
 
 @recipe(run_images)
 def images(smoke: bool = False) -> ComparisonConfig:
     """Digits: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
-    every = replace(ImagesConfig(), models=ON_A_CPU.models)
-    return ComparisonConfig(small(every) if smoke else every)
+    return sized(ImagesConfig(models=MODELS), smoke)
 
 
 @recipe(run_images)
 def images_fashion_mnist(smoke: bool = False) -> ComparisonConfig:
     """Fashion-MNIST: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
-    return ComparisonConfig(small(ON_A_CPU) if smoke else replace(ON_A_CPU, data="fashion-mnist"))
+    return sized(replace(ON_A_CPU, data="fashion-mnist"), smoke)
 
 
 @recipe(run_images)
 def images_cifar10(smoke: bool = False) -> ComparisonConfig:
     """CIFAR-10 at a size for CPUs: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
-    return ComparisonConfig(small(ON_A_CPU) if smoke else replace(ON_A_CPU, data="cifar10"))
+    return sized(replace(ON_A_CPU, data="cifar10"), smoke)
+
+
+@recipe(run_images)
+def images_cifar10_long(smoke: bool = False) -> ComparisonConfig:
+    """CIFAR-10 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets."""
+    return sized(replace(ON_A_GPU, data="cifar10"), smoke)
+
+
+@recipe(run_images)
+def images_cifar100(smoke: bool = False) -> ComparisonConfig:
+    """CIFAR-100 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets."""
+    return sized(replace(ON_A_GPU, data="cifar100"), smoke)
+
+
+@recipe(run_images)
+def images_svhn(smoke: bool = False) -> ComparisonConfig:
+    """SVHN for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets."""
+    return sized(replace(ON_A_GPU, data="svhn", train=replace(ON_A_GPU.train, flip=False)), smoke)
+
+
+@recipe(run_images)
+def images_imagenet(smoke: bool = False) -> ComparisonConfig:
+    """ImageNet for 300 epochs on GPUs, at ViT-Tiny's size with patches of 16: the four models of the other sets."""
+    train = replace(ON_A_GPU.train, epochs=300, batch_size=1024, padding=0, flip=False)
+    return sized(replace(ON_A_GPU, data="imagenet", patch_size=16, seeds=1, train=train), smoke)
+
+
+def sized(config: ImagesConfig, smoke: bool) -> ComparisonConfig:
+    """The recipe's size, or for ``smoke`` the same comparison on digits, which ends in seconds."""
+    if not smoke:
+        return ComparisonConfig(config)
+    short = replace(config.train, epochs=2, batch_size=64, padding=min(1, config.train.padding))
+    return ComparisonConfig(
+        replace(
+            config,
+            data="digits",
+            train_images=None,
+            patch_size=2,
+            embed_dim=16,
+            depth=2,
+            num_heads=2,
+            seeds=2,
+            train=short,
+            speed_rounds=3,
+        )
+    )
