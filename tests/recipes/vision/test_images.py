@@ -1,11 +1,13 @@
 """The recipes on real images at their smoke settings, and what they share."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from layouts import encoded, noise, write_cifar, write_folder, write_svhn
 
 from posattn import cli
 from posattn.data.images import load_images, shuffle_patches
@@ -18,6 +20,44 @@ from posattn.recipes.vision.transplant import ARMS, available, draw, local_maps,
 def smoke(name: str, out: Path) -> dict:
     cli.main(["run", name, "--smoke", "--jobs", "1", "--out", str(out)])
     return json.loads((out / "result.json").read_text())
+
+
+def write_cifar100(folder: Path) -> None:
+    names = {"fine_label_names": [f"class {i}" for i in range(100)]}
+    write_cifar(folder / "cifar-100-python", {"train": 64, "test": 8}, "fine_labels", "meta", names)
+
+
+def write_house_numbers(folder: Path) -> None:
+    for split, count in (("train", 64), ("test", 8)):
+        write_svhn(folder / f"{split}_32x32.mat", count)
+
+
+def write_imagenet(folder: Path) -> None:
+    for split, count in (("train", 32), ("val", 2)):
+        for wnid in ("n01440764", "n01443537"):
+            pictures = {f"{wnid}/{i}.JPEG": encoded(noise(3, 30 + i, 50)) for i in range(count)}
+            write_folder(folder / split, pictures)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "write", "patch"),
+    [
+        ("images-cifar100", "cifar100", write_cifar100, 8),
+        ("images-svhn", "svhn", write_house_numbers, 8),
+        ("images-imagenet", "imagenet", write_imagenet, 56),
+    ],
+)
+def test_sets_in_their_own_layouts(
+    recipe: str, data: str, write: Callable[[Path], None], patch: int, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    options = ["--data", data, "--data-dir", str(tmp_path), "--patch-size", str(patch), "--workers", "1"]
+    short = ["--seeds", "1", "--train.epochs", "1", "--train.batch-size", "32"]
+    where = ["--jobs", "1", "--out", str(tmp_path / "run")]
+    cli.main(["run", recipe, "--smoke", *options, *short, *where])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["images"]["grid"] == [4, 4]
+    assert all(0 <= value[0] <= 1 for value in result["images"]["final_accuracy"].values())
 
 
 def test_every_model_is_compared_with_every_seed(tmp_path: Path) -> None:
