@@ -23,7 +23,7 @@ from posattn.records import RunFolder
 
 MODELS = {"ViT": "vit_tiny_patch16_224", "positional ViT": "vit_posattn_tiny_patch16_224"}
 AUGMENTATIONS: dict[str, dict[str, Any]] = {  # each with what the one before has
-    "none": {},
+    "no augmentation": {},
     "crop, flip": {"padding": 4, "flip": True},
     "and TrivialAugment": {"padding": 4, "flip": True, "policy": "trivial"},
     "and mixup": {"padding": 4, "flip": True, "policy": "trivial", "mixup": 0.2},
