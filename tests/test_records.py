@@ -92,7 +92,11 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
     run.save_tensors("maps", {"a": torch.ones(2)})
     (run.path / "notes.txt").write_text("mine")
+    for folder in (records.CHECKPOINTS, records.TENSORBOARD):
+        (run.path / folder / "vit").mkdir(parents=True)
     open_run(run.path, "toy", Config(steps=9), overwrite=True)
+    assert not (run.path / records.CHECKPOINTS).exists()
+    assert not (run.path / records.TENSORBOARD).exists()
     assert sorted(file.name for file in run.path.iterdir()) == ["config.json", "notes.txt"]
 
 
