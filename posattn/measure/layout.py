@@ -72,7 +72,10 @@ def as_correlation(covariance: Similarity) -> Similarity:
 
 def adjacency(grid: tuple[int, int]) -> Bool[Tensor, "N N"]:
     """Which places of an (H, W) grid share an edge. ValueError where the grid has a single place."""
-    H, W = (checks.positive_int(name, side) for name, side in zip(("grid rows", "grid columns"), grid))
+    H, W = (
+        checks.positive_int(name, side)
+        for name, side in zip(("grid rows", "grid columns"), grid, strict=True)
+    )
     if H * W < 2:
         raise ValueError(f"a grid must have at least two places, got {grid}")
     return (distances(Tokens(0, H, W, 1.0, 1.0)) - 1).abs() < ROUNDING
@@ -120,7 +123,11 @@ def symmetries(grid: tuple[int, int]) -> list[Layout]:
     """Where each place goes under the turns and reflections of the grid: eight of a square, four else."""
     places = np.arange(grid[0] * grid[1]).reshape(grid)
     turns = range(4) if grid[0] == grid[1] else (0, 2)
-    turned = [np.rot90(way, turn) for way in (places, places.T if len(turns) == 4 else places[::-1]) for turn in turns]
+    turned = [
+        np.rot90(way, turn)
+        for way in (places, places.T if len(turns) == 4 else places[::-1])
+        for turn in turns
+    ]
     return [torch.from_numpy(one.flatten().copy()) for one in turned]
 
 

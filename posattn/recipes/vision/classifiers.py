@@ -1,7 +1,7 @@
 """Classifiers of one size trained on one image set: what the recipes on real images have in common."""
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -76,12 +76,18 @@ class ImagesConfig(DataConfig):
             checks.known("model", name, ARCHITECTURES)
 
 
+@lru_cache(maxsize=4)
+def read(data: DataConfig, split: str) -> AnyImages:
+    """A split as it is stored; a process that trains several models decodes it once."""
+    return data.load(split)
+
+
 def load_split(config: ImagesConfig, split: str) -> Any:
     """The images of a split as the models see them: so many of the training ones, and in the arrangement asked for.
 
     An ImageSet, or an ImageStream, of which neither can be asked.
     """
-    images = config.load(split)
+    images = read(DataConfig(**{part.name: getattr(config, part.name) for part in fields(DataConfig)}), split)
     if isinstance(images, ImageStream):
         if config.train_images is not None or config.arrangement != "plain":
             raise ValueError(

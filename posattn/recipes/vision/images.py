@@ -45,6 +45,7 @@ def compare_on_images(
     layers, heads, _, _ = maps.shape
     numbers = {
         **gather(runs),
+        "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
         "multiply_adds": costs,
         "grid": list(models[POSITIONAL].patch_embed.grid_size),
@@ -162,8 +163,15 @@ def comparison(config: ImagesConfig, numbers: Numbers, timing: Numbers, percent:
         caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {sharing(config)} MACs: "
         f"multiply-adds of an image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final one, "
         f"as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the distance of the "
-        "quartiles, the models taking turns.",
+        f"quartiles, the models taking turns.{skipped_text(numbers['skipped'])}",
     )
+
+
+def skipped_text(skipped: dict[str, int]) -> str:
+    """What was left out because it could not be decoded."""
+    if not any(skipped.values()):
+        return ""
+    return f" Left out, for they could not be decoded: {skipped['train']} training and {skipped['test']} test pictures."
 
 
 def around(median: float, low: float, high: float) -> str:
