@@ -8,15 +8,19 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from sklearn.manifold import SpectralEmbedding
+from sklearn.preprocessing import scale
 
 from posattn import checks
 from posattn.measure.layout import Layout, Similarity, adjacency
 
 Fit = Float[np.ndarray, "N N"]
-Arrangement = Int[np.ndarray, "rows columns"]  # the position at each place
+Arrangement = Int[np.ndarray, "_ _"]  # the position at each place
 EMPTY = -1
 JITTER = 0.5  # largest noise on the fit while regrowing, in standard deviations of the fit
+ANGLES = 12  # that an embedding is turned by
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
@@ -40,7 +44,9 @@ def recover_layout(
     checks.natural("rounds", rounds)
     fit = as_fit(similarity, grid)
     starts = [
-        grown(fit, np.array([[position]]), shape) for shape in {grid, grid[::-1]} for position in range(len(fit))
+        grown(fit, np.array([[position]]), shape)
+        for shape in {grid, grid[::-1]}
+        for position in range(len(fit))
     ]
     best = max((improved(fit, start) for start in starts), key=lambda one: total(fit, one))
     generator = np.random.default_rng(seed)
@@ -50,6 +56,24 @@ def recover_layout(
         best = max(again, best, key=lambda one: total(fit, one))
     upright = best if best.shape == tuple(grid) else best.T
     return torch.from_numpy(upright.flatten().argsort())
+
+
+def assigned_layout(similarity: Similarity, grid: tuple[int, int]) -> Layout:
+    """The layout by the shorter way: spectral embedding in the plane, assignment to the grid, then exchanges.
+
+    The embedding may be turned by any angle: of several, the best arrangement is taken. ValueError as above.
+    """
+    fit = as_fit(similarity, grid)
+    embedding = SpectralEmbedding(2, affinity="precomputed", random_state=0).fit_transform(fit.clip(0))
+    rows, columns = np.divmod(np.arange(len(fit)), grid[1])
+    places, points = (scale(at) for at in (np.stack([rows, columns], 1).astype(float), embedding))
+    arrangements = []
+    for angle in np.linspace(0, np.pi / 2, ANGLES, endpoint=False):
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        assigned = linear_sum_assignment(cdist(places, points @ turn, "sqeuclidean"))[1]
+        arrangements.append(improved(fit, assigned.reshape(grid)))
+    best = max(arrangements, key=lambda one: total(fit, one))
+    return torch.from_numpy(best.flatten().argsort())
 
 
 def as_fit(similarity: Similarity, grid: tuple[int, int]) -> Fit:
@@ -76,7 +100,7 @@ def grown(fit: Fit, block: Arrangement, shape: tuple[int, ...]) -> Arrangement:
             touched[row + down, column + right] = True
 
     for (row, column), position in np.ndenumerate(block):
-        put(position, H + row, W + column)
+        put(int(position), H + row, W + column)
     unused = np.ones(len(fit), bool)
     unused[block] = False
     while unused.any():
@@ -84,7 +108,7 @@ def grown(fit: Fit, block: Arrangement, shape: tuple[int, ...]) -> Arrangement:
         open_places = (touched & (canvas == EMPTY))[window]
         offers = np.where(open_places & unused[:, None, None], gain[:, *window], -np.inf)
         position, row, column = np.unravel_index(offers.argmax(), offers.shape)
-        put(int(position), row + window[0].start, column + window[1].start)
+        put(int(position), int(row) + window[0].start, int(column) + window[1].start)
         unused[position] = False
     return canvas[reach(canvas, (H, W))]
 
