@@ -27,14 +27,12 @@ from posattn.measure.layout import (
     partial_correlation,
     profile_similarity,
 )
-from posattn.measure.spread import mean_std_text
-from posattn.page import GridMaps, Pictures, Section, Table, to_plain
+from posattn.page import to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
+from posattn.recipes.vision.jigsaw_page import PLAIN, SHUFFLED, puzzle_section, scores_section
 from posattn.records import CHECKPOINTS, RunFolder
 from posattn.shapes import Maps
-
-SHUFFLED, PLAIN = "shuffled", "plain"
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,12 @@ def run_jigsaw(config: JigsawConfig, run: RunFolder, progress: Progress) -> dict
         "summary": "Where the patches of an image belong, from positional scores learned on shuffled patches alone.",
         "jigsaw": numbers,
         "timing": {"training_seconds": seconds},
-        "page": to_plain([puzzle_section(config, numbers), scores_section(config, numbers)]),
+        "page": to_plain(
+            [
+                puzzle_section(numbers, config.data, config.seed),
+                scores_section(numbers, config.tile, config.seed),
+            ]
+        ),
     }
 
 
@@ -263,99 +266,6 @@ def jigsaw_tensors(
     likeness = in_true_order(profile_similarity(maps), permutation).fill_diagonal_(0).clamp_(min=0)
     attention = in_true_order(maps, permutation).double().mean((0, 1))
     return torch.stack([images, seen, again]), torch.stack([likeness, attention])
-
-
-def of_order(numbers: dict[str, Any], order: str, name: str) -> list[float]:
-    """A number of every seed."""
-    return [one[name] for key, one in numbers["seeds"].items() if key.startswith(order)]
-
-
-def by_order(numbers: dict[str, Any], name: str) -> dict[str, list[float]]:
-    """A number of every seed, by how the patches were ordered in training."""
-    found = {order: of_order(numbers, order, name) for order in (SHUFFLED, PLAIN)}
-    return {order: values for order, values in found.items() if values}
-
-
-def spread_text(values: list[float]) -> str:
-    """Mean ± std, or the one value there is."""
-    return mean_std_text(values, 3) if len(values) > 1 else f"{values[0]:.3f}"
-
-
-def puzzle_section(config: JigsawConfig, numbers: dict[str, Any]) -> Section:
-    """How much of the layout was found."""
-    pairs = mean_std_text(of_order(numbers, SHUFFLED, "pairs"), 1, 100)
-    embedded = mean_std_text(of_order(numbers, SHUFFLED, "embedded_pairs"), 1, 100)
-    noise, images = (100 * numbers["baselines"][name]["pairs"] for name in ("noise", "images"))
-    claim = (
-        f"From the scores of a positional ViT trained on {config.data} with its patches shuffled, {pairs} % of the "
-        f"pairs of neighbouring patches were put back side by side ({config.seeds} seeds); from scores that are "
-        f"noise {noise:.1f} %. The model has no notion of the grid."
-    )
-    rows = [row(key, one) for key, one in numbers["seeds"].items()]
-    rows += [
-        ["from noise", f"{noise:.1f}", "", f"{100 * numbers['baselines']['noise']['recall']:.1f}", ""],
-        ["from the images", f"{images:.1f}", "", f"{100 * numbers['baselines']['images']['recall']:.1f}", ""],
-    ]
-    return Section(
-        "Putting the patches back",
-        claim,
-        [
-            Pictures(
-                "Test images",
-                "jigsaw:pictures",
-                ["before shuffling", "as the model saw them", "put back together"],
-                f"The layout found for seed {config.seed}; turns and reflections of the whole, which scores cannot "
-                "tell, are undone.",
-            ),
-            Table(
-                "Every training",
-                ["patches, seed", "pairs found, %", "by embedding, %", "recall, %", "test accuracy, %"],
-                rows,
-                "Pairs found: true neighbours that are neighbours in the layout. By embedding: spectral embedding, "
-                f"assignment and exchanges in place of growing ({embedded} %, shuffled). Recall: true neighbours "
-                "among the four most similar positions. From the images: partial correlation of the brightness of "
-                "patches over the training images.",
-            ),
-        ],
-    )
-
-
-def row(key: str, one: dict[str, Any]) -> list[str]:
-    """A line of the table."""
-    return [
-        key.replace("/", ", "),
-        *(f"{100 * one[name]:.1f}" for name in ("pairs", "embedded_pairs", "recall", "accuracy")),
-    ]
-
-
-def scores_section(config: JigsawConfig, numbers: dict[str, Any]) -> Section:
-    """What of the grid is in the scores, and what is not."""
-    side, first = config.tile, numbers["seeds"][f"{SHUFFLED}/{config.seed}"]
-    recall = mean_std_text(of_order(numbers, SHUFFLED, "recall"), 1, 100)
-    profiles, attention = (
-        ", ".join(f"{spread_text(found)} after {order} training" for order, found in of_orders.items())
-        for of_orders in (by_order(numbers, name) for name in ("profile_association", "association"))
-    )
-    claim = (
-        f"Neighbours are known by their profiles, not by attending to each other: {recall} % of true neighbours are "
-        f"among the four positions of most similar profile. Patch association with {side}x{side} neighbourhoods is "
-        f"{profiles} for the likeness of profiles, and {attention} for the attention maps "
-        f"(chance {first['association_chance']:.3f})."
-    )
-    return Section(
-        "What the scores hold",
-        claim,
-        [
-            GridMaps(
-                "Which patches are related",
-                "jigsaw:similarity",
-                tuple(numbers["grid"]),
-                ["likeness of score profiles", "attention, mean over heads and layers"],
-                f"Seed {config.seed}, in true order, which the model does not know. Each tile is one patch at its "
-                "place; within it, the patches it is related to.",
-            ),
-        ],
-    )
 
 
 @recipe(run_jigsaw)
