@@ -114,7 +114,7 @@ def test_every_kind_of_item_is_rendered_and_text_is_escaped(tmp_path: Path) -> N
         }
     )
     html = build_report(run.path).read_text()
-    assert html.count("data:image/png") == 12  # nine maps and the scale of the heat map
+    assert html.count("data:image/png") == 12  # nine maps, two rows of pictures, the heat map's scale
     assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
     assert 'max="2"' in html
