@@ -61,6 +61,17 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Rows of pictures, one under another."""
+
+    title: str
+    tensor: str  # "file:name", (rows, pictures, c, H, W) from 0 to 255
+    labels: list[str] = field(default_factory=list)  # a label a row
+    caption: str = ""
+    kind: str = "pictures"
+
+
+@dataclass(frozen=True)
 class HeatMaps:
     """Values over two axes, panel beside panel on one colour scale."""
 
@@ -93,7 +104,7 @@ class Section:
 
     title: str
     claim: str
-    items: list[Lines | Maps | GridMaps | Gallery | HeatMaps | Table]
+    items: list[Lines | Maps | GridMaps | Gallery | Pictures | HeatMaps | Table]
 
 
 def to_plain(sections: list[Section]) -> list[dict[str, Any]]:

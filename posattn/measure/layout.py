@@ -38,12 +38,19 @@ def profile_similarity(scores_or_maps: Maps, shrinkage: float = 0.1) -> Similari
     Raises:
         TypeError, ValueError: the maps are not square, not finite, constant or, as maps, not positive; λ <= 0.
     """
-    checks.positive("shrinkage", shrinkage)
     heads = centred_scores(scores_or_maps)
-    profiles = torch.cat([heads, heads.mT]).flatten(0, 1)
+    return partial_correlation(torch.cat([heads, heads.mT]).flatten(0, 1), shrinkage)
+
+
+def partial_correlation(profiles: Float[Tensor, "samples N"], shrinkage: float = 0.1) -> Similarity:
+    """The partial correlation of every two columns, which have mean 0; ``shrinkage`` as above.
+
+    TypeError, ValueError: a column is constant, or λ <= 0.
+    """
+    checks.positive("shrinkage", shrinkage)
     covariance = profiles.T @ profiles
     if not (covariance.diagonal() > 0).all():
-        raise ValueError("scores must vary for every position, got constant ones")
+        raise ValueError("every position must vary, got a constant one")
     correlation = as_correlation(covariance)
     eye = torch.eye(len(correlation), dtype=correlation.dtype, device=correlation.device)
     return as_correlation(torch.linalg.inv(correlation + shrinkage * eye)).neg() + 2 * eye
@@ -54,7 +61,8 @@ def centred_scores(scores_or_maps: Maps) -> Float[Tensor, "heads N N"]:
     N = scores_or_maps.shape[-1]
     if scores_or_maps.shape[-2] != N or not scores_or_maps.isfinite().all():
         raise ValueError(f"maps must be finite and (..., N, N), got {tuple(scores_or_maps.shape)}")
-    scores = as_attention(scores_or_maps.detach().double()).log().reshape(-1, N, N)
+    given = scores_or_maps.detach().double()
+    scores = (given.log() if as_attention(given) is given else given).reshape(-1, N, N)
     if not scores.isfinite().all():
         raise ValueError("maps must be positive, got an entry of 0")
     scores = scores - scores.mean(-1, keepdim=True)
@@ -123,12 +131,8 @@ def symmetries(grid: tuple[int, int]) -> list[Layout]:
     """Where each place goes under the turns and reflections of the grid: eight of a square, four else."""
     places = np.arange(grid[0] * grid[1]).reshape(grid)
     turns = range(4) if grid[0] == grid[1] else (0, 2)
-    turned = [
-        np.rot90(way, turn)
-        for way in (places, places.T if len(turns) == 4 else places[::-1])
-        for turn in turns
-    ]
-    return [torch.from_numpy(one.flatten().copy()) for one in turned]
+    turned = [np.rot90(way, turn) for way in (places, places[::-1]) for turn in turns]
+    return [torch.from_numpy(one.flatten()) for one in turned]
 
 
 def placed(near: Bool[Tensor, "N N"], layout: Layout) -> Bool[Tensor, "N N"]:

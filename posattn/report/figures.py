@@ -85,10 +85,20 @@ def frame(image: NDArray[np.floating], colour_map: str = COLOUR_MAP) -> str:
 
 
 def png(pixels: NDArray[np.uint8]) -> str:
-    """(H, W) grey or (H, W, 3) pixels as the data address of a PNG."""
+    """(H, W) grey, (H, W, 3) or (H, W, 4) pixels as the data address of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def strip(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, c, H, W) grey or colour pictures side by side, as (H, width, 4) pixels with clear gaps."""
+    n, _, H, W = pictures.shape
+    gap = max(1, W // 8)
+    row = np.zeros((H, n, W + gap, 4), np.uint8)
+    row[:, :, :W, :3] = pictures.transpose(2, 0, 3, 1)  # one channel serves as all three
+    row[:, :, :W, 3] = 255
+    return row.reshape(H, -1, 4)[:, :-gap]
 
 
 def map_of_maps(map_: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np.floating]:

@@ -64,6 +64,11 @@ def _grid_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> 
     return {"images": [figures.frame(figures.map_of_maps(map_, (H, W))) for map_ in maps]}
 
 
+def _pictures(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    rows = _tensor(item["tensor"], run).astype(np.uint8)
+    return {"images": [figures.png(figures.strip(pictures)) for pictures in rows]}
+
+
 def _heat_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     values, x, y = (lookup(result, item[name]) for name in ("values", "x", "y"))
     return {"svg": Markup(figures.heat_maps(item, np.array(values, float), x, y))}
@@ -83,6 +88,7 @@ PREPARE = {
     "maps": _maps,
     "grid_maps": _grid_maps,
     "gallery": _maps,
+    "pictures": _pictures,
     "heat_maps": _heat_maps,
     "table": _nothing,
 }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from posattn.page import Gallery, GridMaps, HeatMaps, Lines, Maps, Section, Table, lookup, to_plain
+from posattn.page import Gallery, GridMaps, HeatMaps, Lines, Maps, Pictures, Section, Table, lookup, to_plain
 from posattn.records import open_run
 from posattn.report import figures
 from posattn.report.html import PREPARE, build_report
@@ -30,6 +30,17 @@ def test_a_frame_has_a_pixel_an_entry_and_orders_them() -> None:
 
 def test_a_constant_map_is_drawn_without_warnings() -> None:
     assert np.ptp(pixels(figures.frame(np.ones((3, 3)))).reshape(-1, 3), axis=0).max() == 0
+
+
+def test_a_strip_shows_pictures_side_by_side_with_clear_gaps() -> None:
+    pictures = np.arange(2 * 3 * 4 * 8, dtype=np.uint8).reshape(2, 3, 4, 8)
+    row = figures.strip(pictures)
+    assert row.shape == (4, 17, 4)
+    assert np.array_equal(row[:, 9:, :3], pictures[1].transpose(1, 2, 0))
+    assert (row[:, 8, 3] == 0).all()
+    assert (np.delete(row, 8, axis=1)[..., 3] == 255).all()
+    grey = figures.strip(pictures[:, :1])
+    assert np.array_equal(grey[:, :8, 2], pictures[0, 0])
 
 
 def test_a_map_of_maps_puts_each_query_at_its_place() -> None:
@@ -86,12 +97,13 @@ class Config:
 
 def test_every_kind_of_item_is_rendered_and_text_is_escaped(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", "toy", Config())
-    run.save_tensors("maps", {"m": torch.rand(3, 4, 4)})
+    run.save_tensors("maps", {"m": torch.rand(3, 4, 4), "p": torch.zeros(2, 3, 1, 4, 4)})
     items = [
         Lines("Curve", "toy.x", {"y": "toy.y"}),
         Maps("Stepped", "maps:m", ["one", "two", "three"]),
         GridMaps("Grid", "maps:m", (2, 2), ["a", "b", "c"]),
         Gallery("Side by side", "maps:m", ["a", "b", "c"]),
+        Pictures("Photographs", "maps:p", ["before", "after"]),
         HeatMaps("Heat", "toy.heat", "toy.x", "toy.y", ["left"], line=1.5),
         Table("Numbers", ["<b>", "value"], [["<script>alert(1)</script>", "1"]]),
     ]
@@ -106,7 +118,7 @@ def test_every_kind_of_item_is_rendered_and_text_is_escaped(tmp_path: Path) -> N
         }
     )
     html = build_report(run.path).read_text()
-    assert html.count("data:image/png") == 10  # nine maps and the scale of the heat map
+    assert html.count("data:image/png") == 12  # nine maps, two rows of pictures, the heat map's scale
     assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
     assert 'max="2"' in html
