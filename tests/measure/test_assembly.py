@@ -5,10 +5,10 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 import torch
+from puzzles import GRIDS, permutation, smooth_scores
 
 from posattn.measure.assembly import as_fit, assigned_layout, grown, improved, recover_layout, total
 from posattn.measure.layout import adjacency, neighbour_pairs_recovered, profile_similarity
-from tests.measure.test_layout import GRIDS, permutation, smooth_scores
 
 
 @pytest.mark.parametrize("grid", GRIDS)

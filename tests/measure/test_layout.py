@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from puzzles import GRIDS, permutation, smooth_scores
+from torch import Generator
 
-from posattn.measure.attention.grid import Tokens, distances
 from posattn.measure.layout import (
     adjacency,
     align,
@@ -15,21 +15,6 @@ from posattn.measure.layout import (
     profile_similarity,
     symmetries,
 )
-
-GRIDS = [(4, 4), (3, 5), (6, 4)]
-
-
-def smooth_scores(grid: tuple[int, int], heads: int = 24, noise: float = 0.1, seed: int = 0) -> Tensor:
-    """Random scores, smooth over the grid in queries and in keys, with white noise."""
-    generator = Generator().manual_seed(seed)
-    N = grid[0] * grid[1]
-    kernel = (-(distances(Tokens(0, *grid, 1.0, 1.0)) ** 2) / 2).exp()
-    white, rough = torch.randn(2, heads, N, N, generator=generator, dtype=torch.double)
-    return kernel @ white @ kernel + noise * rough
-
-
-def permutation(count: int, seed: int = 0) -> Tensor:
-    return torch.randperm(count, generator=Generator().manual_seed(seed))
 
 
 def test_partial_correlation_is_that_of_regression_residuals() -> None:

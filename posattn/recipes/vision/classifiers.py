@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
+from jaxtyping import Int
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 import posattn.models.vision_transformer_posattn  # noqa: F401  (registers its models)
 from posattn import checks
@@ -23,7 +24,6 @@ from posattn.records import CHECKPOINTS, RunFolder
 
 ORIGINAL, POSITIONAL, RESNET = "ViT", "positional ViT", "ResNet"
 AnyImages = ImageSet | ImageStream
-SHUFFLING = 1234  # seed of the one permutation that every run of a shuffled set shares
 
 
 class Architecture(NamedTuple):
@@ -54,6 +54,8 @@ class ImagesConfig(DataConfig):
     """Train on so many images, drawn once; left out, on all"""
     arrangement: Literal["plain", "patches", "pixels"] = "plain"
     """Images as they are, or their patches or pixels moved by one fixed random permutation"""
+    shuffle_seed: int = 0
+    """Of that permutation"""
     models: tuple[str, ...] = (ORIGINAL, POSITIONAL)
     """Of ViT, positional ViT, relative, table, hybrid, ResNet"""
     patch_size: int = 2
@@ -98,19 +100,28 @@ def load_split(config: ImagesConfig, split: str) -> Any:
     if split == "train" and config.train_images is not None:
         if checks.positive_int("train_images", config.train_images) > len(images):
             raise ValueError(f"train_images must be at most {len(images)}, got {config.train_images}")
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SHUFFLING))
+        order = torch.randperm(len(images), generator=Generator().manual_seed(0))
         images = images.select(order[: config.train_images].sort().values)
     if config.arrangement == "plain":
         return images
-    size = config.patch_size if config.arrangement == "patches" else 1
-    return replace(images, images=shuffle_patches(images.images, size, permutation(images, size)))
+    return replace(
+        images, images=shuffle_patches(images.images, moved_size(config), permutation(config, images))
+    )
 
 
-def permutation(images: ImageSet, size: int) -> Tensor:
-    """The fixed random order of the patches of ``size`` pixels: (D,) long."""
-    _, height, width = images.shape
-    count = checks.divides("patch_size", size, "image height", height) * (width // size)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(SHUFFLING))
+def moved_size(config: ImagesConfig) -> int:
+    """Pixels a side of what an arrangement moves."""
+    return 1 if config.arrangement == "pixels" else config.patch_size
+
+
+def permutation(config: ImagesConfig, images: ImageSet) -> Int[Tensor, " D"]:
+    """The patch (or pixel) of the original that each place of an arranged image holds."""
+    size, (_, height, width) = moved_size(config), images.shape
+    rows = checks.divides("patch_size", size, "image height", height)
+    count = rows * checks.divides("patch_size", size, "image width", width)
+    if config.arrangement == "plain":
+        return torch.arange(count)
+    return torch.randperm(count, generator=Generator().manual_seed(config.shuffle_seed))
 
 
 def check_images(config: ImagesConfig) -> None:

@@ -1,23 +1,22 @@
 """The layout of images, recovered from the positional scores of a model that only saw their patches shuffled."""
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
-import timm
 import torch
 import torch.nn.functional as F
+import tyro
 from jaxtyping import Float, Int, UInt8
 from rich.progress import Progress
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-import posattn.models.vision_transformer_posattn  # noqa: F401  (registers its models)
-from posattn import checks
-from posattn.data.images import ImageSet, load_images, shuffle_patches, to_float
+from posattn.data.images import shuffle_patches, to_float
 from posattn.data.structured import Partition
-from posattn.learning.images import TrainConfig, evaluate, train
+from posattn.learning.images import TrainConfig
+from posattn.learning.images.logs import follow_trainings
 from posattn.measure.assembly import assigned_layout, recover_layout
 from posattn.measure.association import patch_association
 from posattn.measure.layout import (
@@ -30,36 +29,36 @@ from posattn.measure.layout import (
 from posattn.page import to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
+from posattn.recipes.vision.classifiers import ImagesConfig, build, fit, load_split, permutation
 from posattn.recipes.vision.jigsaw_page import PLAIN, SHUFFLED, puzzle_section, scores_section
-from posattn.records import CHECKPOINTS, RunFolder
+from posattn.records import RunFolder
 from posattn.shapes import Maps
+
+MODEL = "table"
+OPTIONS = {
+    "pos_embed": "none",
+    "score_std": 0.02,
+}  # so that place is in the scores alone, and they start near zero
 
 
 @dataclass(frozen=True)
 class JigsawConfig:
-    """Positional ViTs with free tables of scores and no position embedding besides: place is in the scores."""
+    """Positional ViTs with free tables of scores and no position embedding besides; each seed has its permutation."""
 
-    data: str = "cifar10"
-    """A name of `posattn list data`, or the path of a folder or a parquet file"""
-    data_dir: Path | None = None
-    """Where the files of a named set are"""
-    images: int = 40_000
-    """Training images, the first of the set"""
-    model: str = "vit_posattn_tiny_patch16_224"
-    """A name of `posattn list models`"""
-    patch_size: int = 4
-    embed_dim: int = 64
-    depth: int = 4
-    num_heads: int = 8
-    seeds: int = 3
-    """Of shuffled training, each with a permutation of its own"""
-    plain_seeds: int = 1
-    """Of training on images as they are"""
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(
-            epochs=2, batch_size=64, lr=3e-3, warmup_epochs=0.2, clip=1.0, bfloat16=True, record_every=50
+    images: Annotated[ImagesConfig, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: ImagesConfig(
+            "cifar10",
+            train_images=40_000,
+            models=(MODEL,),
+            patch_size=4,
+            num_heads=8,
+            train=TrainConfig(
+                epochs=2, batch_size=64, lr=3e-3, warmup_epochs=0.2, clip=1.0, bfloat16=True, record_every=50
+            ),
         )
     )
+    plain_seeds: int = 1
+    """Of training on images as they are"""
     rounds: int = 400
     """Of growing the layout again"""
     tile: int = 2
@@ -69,63 +68,22 @@ class JigsawConfig:
     seed: int = 0
 
 
-def grid_of(config: JigsawConfig, images: ImageSet) -> tuple[int, int]:
-    """Rows and columns of patches."""
-    _, height, width = images.shape
-    rows = checks.divides("patch_size", config.patch_size, "image height", height)
-    return rows, checks.divides("patch_size", config.patch_size, "image width", width)
-
-
-def permutation_of(config: JigsawConfig, order: str, seed: int, images: ImageSet) -> Tensor:
-    """The patch that each position holds."""
-    rows, columns = grid_of(config, images)
+def arranged(config: JigsawConfig, order: str, seed: int) -> ImagesConfig:
+    """The images of a training: as they are, or shuffled by the seed's permutation."""
     if order == PLAIN:
-        return torch.arange(rows * columns)
-    return torch.randperm(rows * columns, generator=Generator().manual_seed(seed))
-
-
-@lru_cache(maxsize=2)
-def loaded(data: str, split: str, data_dir: Path | None) -> ImageSet:
-    """A set, read from its files once a process."""
-    return load_images(data, split, data_dir)
-
-
-def build(config: JigsawConfig, seed: int, images: ImageSet) -> nn.Module:
-    """The model at the random start of the seed."""
-    channels, height, width = images.shape
-    checks.divides("num_heads", config.num_heads, "embed_dim", config.embed_dim)
-    torch.manual_seed(seed)
-    return timm.create_model(
-        config.model,
-        img_size=(height, width),
-        patch_size=config.patch_size,
-        in_chans=channels,
-        num_classes=images.num_classes,
-        embed_dim=config.embed_dim,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        pos_embed="none",
-        scores="table",
-        score_init="small",
-    )
+        return config.images
+    return replace(config.images, arrangement="patches", shuffle_seed=seed)
 
 
 def train_maps(config: JigsawConfig, order: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train one model and keep its maps: test accuracy, and the seconds that training took."""
-    run, unit = RunFolder(folder), maps_name(order, seed)
-    sets = (loaded(config.data, split, config.data_dir) for split in ("train", "test"))
-    permutation = permutation_of(config, order, seed, loaded(config.data, "test", config.data_dir))
-    train_set, test_set = (
-        replace(one, images=shuffle_patches(one.images, config.patch_size, permutation)) for one in sets
-    )
-    model: Any = build(config, seed, test_set)
-    chosen = train_set.select(torch.arange(min(config.images, len(train_set))))
-    settings = replace(config.train, seed=seed)
-    for record in train(model, chosen, settings, checkpoints=folder / CHECKPOINTS / unit):
-        if record.end_of_epoch:
-            run.log(unit, step=record.step, loss=record.loss)
-    run.save_tensors(unit, {"maps": model.attention_maps().detach(), "permutation": permutation})
-    return {"accuracy": evaluate(model, test_set), "seconds": record.seconds}
+    images, unit = arranged(config, order, seed), f"jigsaw-{order}-{seed}"
+    test_set = load_split(images, "test")
+    model: Any = build(images, MODEL, seed, test_set, **OPTIONS)
+    done = fit(model, images, MODEL, seed, folder, unit, test_set)
+    kept = {"maps": model.attention_maps().detach(), "permutation": permutation(images, test_set)}
+    RunFolder(folder).save_tensors(maps_name(order, seed), kept)
+    return {"accuracy": done["accuracy"][-1], "seconds": done["seconds"]}
 
 
 def maps_name(order: str, seed: int) -> str:
@@ -135,12 +93,16 @@ def maps_name(order: str, seed: int) -> str:
 
 def run_jigsaw(config: JigsawConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Train every seed, then put each one's positions together."""
-    orders = [(SHUFFLED, i) for i in range(config.seeds)] + [(PLAIN, i) for i in range(config.plain_seeds)]
+    orders = [(SHUFFLED, i) for i in range(config.images.seeds)] + [
+        (PLAIN, i) for i in range(config.plain_seeds)
+    ]
     seeds = [(order, config.seed + i) for order, i in orders]
-    test_set = loaded(config.data, "test", config.data_dir)
-    grid = grid_of(config, test_set)
+    test_set = load_split(config.images, "test")
+    model: Any = build(config.images, MODEL, config.seed, test_set, **OPTIONS)
+    grid = model.patch_embed.grid_size
     settings = {f"{order}/{seed}": (config, order, seed, run.path) for order, seed in seeds}
-    trained = sweep("jigsaw", settings, train_maps, run, progress)
+    with follow_trainings(run, progress):
+        trained = sweep("jigsaw", settings, train_maps, run, progress)
     solved = {
         key: one | run.unit(f"solve/{key}", partial(solve, config, maps_name(order, seed), grid, run))
         for (key, one), (order, seed) in zip(trained.items(), seeds, strict=True)
@@ -148,9 +110,9 @@ def run_jigsaw(config: JigsawConfig, run: RunFolder, progress: Progress) -> dict
     baselines = run.unit("baselines", partial(without_training, config, grid))
     first = run.load_tensors(maps_name(SHUFFLED, config.seed))
     layout = torch.tensor(solved[f"{SHUFFLED}/{config.seed}"]["layout"])
-    shown = first_images(test_set, config.pictures)
+    shown = test_set.images[: config.pictures]
     pictures, similarity = jigsaw_tensors(
-        first["maps"], first["permutation"], layout, config.patch_size, shown
+        first["maps"], first["permutation"], layout, config.images.patch_size, shown
     )
     run.save_tensors("jigsaw", {"pictures": pictures, "similarity": similarity})
     seconds = {key: one.pop("seconds") for key, one in solved.items()}
@@ -162,7 +124,7 @@ def run_jigsaw(config: JigsawConfig, run: RunFolder, progress: Progress) -> dict
         "timing": {"training_seconds": seconds},
         "page": to_plain(
             [
-                puzzle_section(numbers, config.data, config.seed),
+                puzzle_section(numbers, config.images.data, config.seed),
                 scores_section(numbers, config.tile, config.seed),
             ]
         ),
@@ -216,10 +178,9 @@ def in_true_order(maps: Maps, permutation: Int[Tensor, " N"]) -> Maps:
 
 def without_training(config: JigsawConfig, grid: tuple[int, int]) -> dict[str, Any]:
     """The same puzzle solved from the training images themselves, and from scores that are noise."""
-    train_set = loaded(config.data, "train", config.data_dir)
-    pixels = patch_pixels(to_float(first_images(train_set, config.images)), config.patch_size)
+    pixels = patch_pixels(to_float(load_split(config.images, "train").images), config.images.patch_size)
     count = grid[0] * grid[1]
-    draws = torch.randn(config.seeds, 8, count, count, generator=Generator().manual_seed(config.seed))
+    draws = torch.randn(config.images.seeds, 8, count, count, generator=Generator().manual_seed(config.seed))
     found = {
         "images": [partial_correlation(pixels.double())],
         "noise": [profile_similarity(draw) for draw in draws],
@@ -237,11 +198,6 @@ def found_from(
         "pairs": fmean(neighbour_pairs_recovered(layout, truth, grid) for layout in layouts),
         "recall": fmean(neighbour_recall(one, truth, grid) for one in similarities),
     }
-
-
-def first_images(image_set: ImageSet, count: int) -> Tensor:
-    """The first images, at most ``count``."""
-    return image_set.images[:count]
 
 
 def patch_pixels(images: Float[Tensor, "n c H W"], patch_size: int) -> Float[Tensor, "samples D"]:
@@ -283,14 +239,5 @@ def jigsaw(smoke: bool = False) -> JigsawConfig:
     if not smoke:
         return JigsawConfig()
     settings = TrainConfig(epochs=4, batch_size=64, lr=1e-2, warmup_epochs=0.5)
-    return JigsawConfig(
-        data="digits",
-        patch_size=2,
-        embed_dim=16,
-        depth=1,
-        num_heads=4,
-        seeds=2,
-        train=settings,
-        rounds=5,
-        pictures=4,
-    )
+    images = ImagesConfig(models=(MODEL,), embed_dim=16, depth=1, num_heads=4, seeds=2, train=settings)
+    return JigsawConfig(images, rounds=5, pictures=4)

@@ -99,7 +99,7 @@ def test_both_splits_are_rearranged_alike(arrangement: str, size: int) -> None:
     config = ImagesConfig(arrangement=arrangement, train_images=50)
     for split in ("train", "test"):
         plain, moved = load_split(replace(config, arrangement="plain"), split), load_split(config, split)
-        back = shuffle_patches(moved.images, size, permutation(plain, size).argsort())
+        back = shuffle_patches(moved.images, size, permutation(config, plain).argsort())
         assert torch.equal(back, plain.images)
         assert not torch.equal(moved.images, plain.images)
     assert len(load_split(config, "train")) == 50

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from puzzles import permutation, smooth_scores
 
 from posattn import cli
 from posattn.data.images import shuffle_patches
 from posattn.recipes.vision.jigsaw import in_true_order, jigsaw_tensors, patch_pixels, piece_together
-from tests.measure.test_layout import permutation, smooth_scores
 
 GRID = (4, 6)
 
