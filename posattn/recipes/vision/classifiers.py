@@ -1,5 +1,6 @@
 """Classifiers of one size trained on one image set: what the recipes on real images have in common."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -172,12 +173,17 @@ def train_all(
 
 
 def train_one(
-    config: ImagesConfig, name: str, seed: int, folder: Path, unit: str | None = None
+    config: ImagesConfig,
+    name: str,
+    seed: int,
+    folder: Path,
+    unit: str | None = None,
+    after: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Train one model into a run folder, as ``unit``; test accuracy after each epoch, and the seconds of training."""
+    """Train one model into a run folder, as ``unit``: test accuracy over the epochs, and the seconds of training."""
     test_set = load_split(config, "test")
     model = build(config, name, seed, test_set)
-    return fit(model, config, name, seed, folder, unit or weights_name(name, seed), test_set)
+    return fit(model, config, name, seed, folder, unit or weights_name(name, seed), test_set, after)
 
 
 def fit(
@@ -188,19 +194,19 @@ def fit(
     folder: Path,
     unit: str,
     test_set: AnyImages,
-    train_set: AnyImages | None = None,
+    after: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """``train_one`` of a model that was built, on the config's training set or another."""
+    """``train_one`` of a model that was built; test accuracy ``after`` these epochs, None standing for every one."""
     run = RunFolder(folder)
     settings = replace(config.train, seed=seed, bfloat16=config.train.bfloat16 or name in config.autocast)
-    train_set = load_split(config, "train") if train_set is None else train_set
+    train_set = load_split(config, "train")
     # an interrupted training goes on from its checkpoint: what was measured before it is in the log
     with TrainingLog(run, unit, config.tensorboard) as log:
         for record in train(model, train_set, settings, checkpoints=folder / CHECKPOINTS / unit):
-            measured = {"accuracy": evaluate(record.model, test_set)} if record.end_of_epoch else {}
-            log.write(record, **measured)
+            tested = record.end_of_epoch and (after is None or round(record.epoch) in after)
+            log.write(record, **({"accuracy": evaluate(record.model, test_set)} if tested else {}))
     run.save_tensors(unit, model.state_dict())
-    ends = [row for row in log.rows if row["end_of_epoch"]]
+    ends = [row for row in log.rows if "accuracy" in row]
     return {
         "accuracy": [row["accuracy"] for row in ends],
         "elapsed": [row["seconds"] for row in ends],

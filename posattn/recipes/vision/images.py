@@ -207,7 +207,7 @@ MODELS = (ORIGINAL, POSITIONAL, "relative", "hybrid")
 # three seeds of every model in half an hour on 2 CPU cores
 ON_A_CPU = ImagesConfig(
     models=MODELS,
-    train_images=30_000,
+    train_images=20_000,
     patch_size=4,
     train=TrainConfig(epochs=6, batch_size=128, lr=2e-3, warmup_epochs=1.0),
     autocast=(POSITIONAL, "relative"),

@@ -80,7 +80,7 @@ def train_maps(config: JigsawConfig, order: str, seed: int, folder: Path) -> dic
     images, unit = arranged(config, order, seed), f"jigsaw-{order}-{seed}"
     test_set = load_split(images, "test")
     model: Any = build(images, MODEL, seed, test_set, **OPTIONS)
-    done = fit(model, images, MODEL, seed, folder, unit, test_set)
+    done = fit(model, images, MODEL, seed, folder, unit, test_set, [images.train.epochs])
     kept = {"maps": model.attention_maps().detach(), "permutation": permutation(images, test_set)}
     RunFolder(folder).save_tensors(maps_name(order, seed), kept)
     return {"accuracy": done["accuracy"][-1], "seconds": done["seconds"]}

@@ -54,7 +54,7 @@ class ScoreInitConfig:
     starts: tuple[str, ...] = tuple(STARTS)
     """Of the names in the table; left out, all"""
     after: tuple[int, ...] = (1, 3, 10, 30)
-    """Epochs after which accuracy is reported"""
+    """Epochs after which accuracy is measured; the last of them counts"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,11 +65,12 @@ class ScoreInitConfig:
                 raise ValueError(f"after must be at most epochs={self.images.train.epochs}, got {epoch}")
 
 
-def train_start(images: ImagesConfig, start: str, seed: int, folder: Path) -> list[float]:
-    """Train one model; its test accuracy by epoch."""
+def train_start(config: ScoreInitConfig, start: str, seed: int, folder: Path) -> list[float]:
+    """Train one model; its test accuracy after the epochs asked for."""
+    images, unit = config.images, unit_name(start, seed)
     test_set = load_split(images, "test")
     model = build(images, POSITIONAL, seed, test_set, **STARTS[start])
-    return fit(model, images, POSITIONAL, seed, folder, unit_name(start, seed), test_set)["accuracy"]
+    return fit(model, images, POSITIONAL, seed, folder, unit, test_set, config.after)["accuracy"]
 
 
 def unit_name(start: str, seed: int) -> str:
@@ -101,7 +102,7 @@ def run_score_init(config: ScoreInitConfig, run: RunFolder, progress: Progress) 
     build(config.images, POSITIONAL, 0, load_split(config.images, "test"))
     seeds = range(config.seed, config.seed + config.images.seeds)
     settings = {
-        f"{start}/{seed}": (config.images, start, seed, run.path) for seed in seeds for start in config.starts
+        f"{start}/{seed}": (config, start, seed, run.path) for seed in seeds for start in config.starts
     }
     with follow_trainings(run, progress):
         done = sweep("score-init", settings, train_start, run, progress)
@@ -115,20 +116,20 @@ def run_score_init(config: ScoreInitConfig, run: RunFolder, progress: Progress) 
     return {
         "title": "How scores start",
         "summary": f"Positional ViTs on {config.images.data} that differ in how their scores start.",
-        "starts": gather(runs),
+        "starts": gather(config, runs),
         "runs": runs,
         "page": to_plain([section_of(config, runs)]),
     }
 
 
-def gather(runs: dict[str, list[Numbers]]) -> Numbers:
+def gather(config: ScoreInitConfig, runs: dict[str, list[Numbers]]) -> Numbers:
     """Mean and spread over the seeds."""
     by_epoch = {
         start: [mean_std(at) for at in zip(*(one["accuracy"] for one in ones), strict=True)]
         for start, ones in runs.items()
     }
     return {
-        "epoch": list(range(1, 1 + max(map(len, by_epoch.values())))),
+        "epoch": list(config.after),
         "accuracy": {start: [mean for mean, _ in line] for start, line in by_epoch.items()},
         "accuracy_std": {start: [std for _, std in line] for start, line in by_epoch.items()},
     }
@@ -145,7 +146,7 @@ def section_of(config: ScoreInitConfig, runs: dict[str, list[Numbers]]) -> Secti
     rows = [
         [
             start,
-            *(mean_std_text([one["accuracy"][epoch - 1] for one in ones], 1, 100) for epoch in config.after),
+            *(mean_std_text(at, 1, 100) for at in zip(*(one["accuracy"] for one in ones), strict=True)),
             *(mean_std_text([one[name] for one in ones], 2) for name in ("association", "neighbour_recall")),
         ]
         for start, ones in runs.items()

@@ -8,8 +8,8 @@ from rich.progress import Progress
 
 from posattn.learning.images import TrainConfig
 from posattn.learning.images.logs import follow_trainings
-from posattn.measure.spread import mean_std, mean_std_text
-from posattn.page import Lines, Section, Table, to_plain
+from posattn.measure.spread import mean_std_text
+from posattn.page import Section, Table, to_plain
 from posattn.recipes import recipe
 from posattn.recipes.sweep import sweep
 from posattn.recipes.vision.classifiers import (
@@ -49,57 +49,40 @@ def run_shuffle(config: ShuffleConfig, run: RunFolder, progress: Progress) -> Nu
     sets = {kind: replace(config.images, arrangement=kind) for kind in ARRANGEMENTS}  # type: ignore[arg-type]
     for images in sets.values():
         check_images(images)
+    last = [config.images.train.epochs]
     settings = {
-        f"{kind}/{name}/{seed}": (images, name, seed, run.path, f"{kind}-{weights_name(name, seed)}")
+        f"{kind}/{name}/{seed}": (images, name, seed, run.path, f"{kind}-{weights_name(name, seed)}", last)
         for seed in range(config.seed, config.seed + config.images.seeds)
         for kind, images in sets.items()
         for name in config.images.models
     }
     with follow_trainings(run, progress):
         done = sweep("shuffle", settings, train_one, run, progress)
-    accuracy = {
-        kind: {name: curves(done, f"{kind}/{name}/") for name in config.images.models}
+    final = {
+        kind: {name: accuracies(done, f"{kind}/{name}/") for name in config.images.models}
         for kind in ARRANGEMENTS
-    }
-    numbers = {
-        "epoch": list(range(1, 1 + config.images.train.epochs)),
-        "final": {kind: {n: [c[-1] for c in of] for n, of in accuracy[kind].items()} for kind in accuracy},
-        "mean": {
-            kind: {n: [mean_std(at)[0] for at in zip(*of, strict=True)] for n, of in accuracy[kind].items()}
-            for kind in accuracy
-        },
     }
     return {
         "title": "Structure without locality built in",
         "summary": f"{config.images.data}, its patches or its pixels moved by one fixed random permutation, "
         "in training and testing alike.",
-        "shuffle": numbers,
-        "page": to_plain([section_of(config, numbers)]),
+        "shuffle": {"final": final},
+        "page": to_plain([section_of(config, final)]),
     }
 
 
-def curves(done: dict[str, Numbers], prefix: str) -> list[list[float]]:
-    """Accuracy by epoch, a curve a seed."""
-    return [one["accuracy"] for key, one in done.items() if key.startswith(prefix)]
+def accuracies(done: dict[str, Numbers], prefix: str) -> list[float]:
+    """The final test accuracy of every seed."""
+    return [one["accuracy"][-1] for key, one in done.items() if key.startswith(prefix)]
 
 
-def section_of(config: ShuffleConfig, numbers: Numbers) -> Section:
+def section_of(config: ShuffleConfig, final: Numbers) -> Section:
     """What each model loses."""
-    final, models = numbers["final"], config.images.models
+    models = config.images.models
     lost = {name: paired(final["plain"][name], final["patches"][name]) for name in models}
     said = ", ".join(f"{name} {mean_std_text(lost[name], 1, 100)}" for name in models)
     rows = [[name, *(mean_std_text(final[kind][name], 1, 100) for kind in ARRANGEMENTS)] for name in models]
     count = config.images.seeds
-    figures = [
-        Lines(
-            f"Test accuracy over training, {words}",
-            "shuffle.epoch",
-            {name: f"shuffle.mean.{kind}.{name}" for name in models},
-            x_label="epoch",
-            y_label="test accuracy",
-        )
-        for kind, words in ARRANGEMENTS.items()
-    ]
     return Section(
         "Shuffled images",
         "A model with positions of its own has no use for the order that patches come in; one with locality built in "
@@ -111,7 +94,6 @@ def section_of(config: ShuffleConfig, numbers: Numbers) -> Section:
                 rows,
                 caption=f"Mean ± std over {count} seeds, one permutation for all.",
             ),
-            *figures,
         ],
     )
 

@@ -45,6 +45,7 @@ class TransplantConfig:
             "cifar10",
             models=(POSITIONAL,),
             patch_size=4,
+            train_images=20_000,
             train=TrainConfig(epochs=5, batch_size=128, lr=2e-3, warmup_epochs=1.0, bfloat16=True),
         )
     )
@@ -55,7 +56,7 @@ class TransplantConfig:
     """Where the files of the targets are"""
     sizes: tuple[int, ...] = (10, 30, 100, 300, 1000)
     """Training images a class; those that a target does not have are left out"""
-    steps: int = 500
+    steps: int = 300
     """Of each training on a target; batches hold all of its images where these are fewer"""
     test_images: int = 5000
     """Of a target, drawn once"""
