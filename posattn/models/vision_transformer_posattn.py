@@ -5,7 +5,7 @@ Source: arXiv 2210.09221 for the attention; everything else is timm's VisionTran
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, no_type_check
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from posattn import checks
 from posattn.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
 from posattn.models.checkpoint import checkpoint_filter_fn, refuse_other_grid
 from posattn.models.freeze import freeze_attention
+from posattn.models.patches import project_patches
 from posattn.models.scores import INITS, SCORES, Grid, OnGrid, PositionEncodings
 
 UNDECAYED = ("pos_encodings.weight", ".table", ".prefix_rows", ".prefix_columns")
@@ -28,18 +29,6 @@ def hybrid_block(depth: int, attn_layer: Any, *, split: int, **options: Any) -> 
     """Block number ``depth``: positional up to ``split`` blocks, content-based from there on."""
     layer = PositionalAttention if depth < split else Attention
     return Block(depth=depth, attn_layer=layer, **options)
-
-
-class Contiguous(nn.Module):
-    """Tokens laid out one after the other.
-
-    Without a class token to concatenate, timm's patch embedding leaves them transposed, and every addition
-    and norm of the residual stream would work across the grain.
-    """
-
-    @no_type_check  # traced and scripted
-    def forward(self, x: Tensor) -> Tensor:
-        return x.contiguous()
 
 
 class VisionTransformerPosAttn(VisionTransformer):
@@ -73,7 +62,7 @@ class VisionTransformerPosAttn(VisionTransformer):
         split = split_of(positional_blocks, options["depth"])
         super().__init__(**options, block_fn=partial(hybrid_block, split=split))  # type: ignore[arg-type]
         self.score_kind = scores
-        self.patch_drop = Contiguous()  # type: ignore[assignment]
+        self.patch_embed.proj = project_patches(self.patch_embed.proj)
         dd = {"device": options.get("device"), "dtype": options.get("dtype")}
         encodings = PositionEncodings(self._grid(), self.embed_dim, **dd) if scores == "encodings" else None
         self.pos_encodings: nn.Module = encodings or nn.Identity()
@@ -114,6 +103,7 @@ class VisionTransformerPosAttn(VisionTransformer):
                 f"frozen maps of grid {before.size} cannot serve grid {after}: resize, then freeze"
             )
         super().set_input_size(img_size, patch_size)
+        self.patch_embed.proj = project_patches(self.patch_embed.proj)
         for module in self.modules():
             if isinstance(module, OnGrid) and self._grid() != before:
                 module.set_grid(self._grid())
