@@ -29,6 +29,9 @@ def mix_tokens(
 ) -> Tensor:
     """Σ_j S^h_ij V_j in every head, as one product a head over the whole batch.
 
+    In float32 on a CPU the heads follow one another: MKL would give each thread whole heads of a batched
+    product, which of 3 heads leaves one of two threads idle half of the time.
+
     Args:
         maps: (h, N, N), or (h, N, k) with ``indices``.
         values: (B, N, h·d_h).
@@ -47,6 +50,9 @@ def mix_tokens(
     columns = values.view(B, N, h, D // h).permute(2, 1, 0, 3).reshape(h, N, -1)
     maps = maps.to(values.dtype)
     if indices is None:
+        if maps.device.type == "cpu" and maps.dtype == torch.float32:
+            heads = [(maps[i] @ columns[i]).view(N, B, D // h).transpose(0, 1) for i in range(h)]
+            return torch.cat(heads, 2)
         mixed = maps @ columns
     else:
         weights = maps.flatten(0, 1)
