@@ -100,6 +100,13 @@ def stock_converted() -> torch.nn.Module:
     return to_positional(vit, images(), heads={0: [1], 1: [0, 1]})
 
 
+def gathered(model: torch.nn.Module) -> torch.nn.Module:
+    """Pruned, in the form that gathers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(posattn.models.freeze, "GATHERED", {torch.float32: 1.0})
+        return freeze_attention(model, keep=3)
+
+
 MODELS = {
     "all": lambda: freeze_attention(make()),
     "half with prefix": lambda: freeze_attention(make("relative", positional_blocks=1, **PREFIX)),
@@ -107,10 +114,11 @@ MODELS = {
 }
 
 
+@pytest.mark.parametrize("form", [lambda model: model, gathered], ids=["whole", "gathered"])
 @pytest.mark.parametrize("name", MODELS)
-def test_onnx_with_a_dynamic_batch(name: str, tmp_path) -> None:
+def test_onnx_with_a_dynamic_batch(name: str, form, tmp_path) -> None:
     torch.manual_seed(0)
-    model, path = MODELS[name]().eval(), tmp_path / "model.onnx"
+    model, path = form(MODELS[name]()).eval(), tmp_path / "model.onnx"
     batch = torch.export.Dim("batch", min=1, max=64)
     torch.onnx.export(
         model,
@@ -141,31 +149,29 @@ def test_largest_by_brute_force(generator: torch.Generator) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 @pytest.mark.parametrize("name", ["all", "converted"])
-def test_gathered_maps_are_the_dense_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gathered_maps_are_the_dense_ones(name: str) -> None:
     """Both forms of the same pruned model agree, in outputs, gradients and maps, traced and scripted."""
     model = MODELS[name]()
-    dense = freeze_attention(model, keep=3)
-    monkeypatch.setattr(posattn.models.freeze, "GATHERED", {torch.float32: 1.0})
-    gathered = freeze_attention(model, keep=3)
-    assert gathered.blocks[0].attn.indices.shape[-1] == 3
-    for m in (dense, gathered):
+    dense, sparse = freeze_attention(model, keep=3), gathered(model)
+    assert sparse.blocks[0].attn.indices.shape[-1] == 3
+    for m in (dense, sparse):
         m(images()).square().sum().backward()
-    for p, q in zip(dense.parameters(), gathered.parameters(), strict=True):
+    for p, q in zip(dense.parameters(), sparse.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
     with torch.no_grad():
         expected = dense(images())
-        torch.testing.assert_close(gathered(images()), expected)
-        torch.testing.assert_close(freeze_attention(gathered)(images()), expected)
-        torch.testing.assert_close(freeze_attention(gathered, keep=3)(images()), expected)
-        torch.testing.assert_close(torch.jit.script(copy.deepcopy(gathered))(images()), expected)
-        traced = timm.models.create_feature_extractor(gathered, {"head": "out"})
+        torch.testing.assert_close(sparse(images()), expected)
+        torch.testing.assert_close(freeze_attention(sparse)(images()), expected)
+        torch.testing.assert_close(freeze_attention(sparse, keep=3)(images()), expected)
+        torch.testing.assert_close(torch.jit.script(copy.deepcopy(sparse))(images()), expected)
+        traced = timm.models.create_feature_extractor(sparse, {"head": "out"})
         torch.testing.assert_close(traced(images())["out"], expected)
-        compiled = torch.compile(gathered, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(sparse, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(images()), expected)
-        other = freeze_attention(model, keep=3)
-        other.load_state_dict(gathered.state_dict())
+        other = gathered(model)
+        other.load_state_dict(sparse.state_dict())
         torch.testing.assert_close(other(images()), expected)
-        maps = [m.blocks[1].attn.attention_maps() for m in (dense, gathered)]
+        maps = [m.blocks[1].attn.attention_maps() for m in (dense, sparse)]
         torch.testing.assert_close(*maps)
 
 
