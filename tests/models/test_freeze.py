@@ -31,8 +31,8 @@ def make(scores: str = "encodings", **options: object) -> VisionTransformerPosAt
     return timm.create_model("vit_posattn_tiny_patch4_32", scores=scores, **{**TINY, **options}).eval()
 
 
-def images(batch: int = 3) -> torch.Tensor:
-    return torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+def images(batch: int = 3, size: int = 8) -> torch.Tensor:
+    return torch.randn(batch, 1, size, size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("freeze", [freeze_attention, reparameterize_model])
@@ -111,6 +111,7 @@ MODELS = {
     "all": lambda: freeze_attention(make()),
     "half with prefix": lambda: freeze_attention(make("relative", positional_blocks=1, **PREFIX)),
     "converted": stock_converted,
+    "many tokens": lambda: freeze_attention(make(patch_size=1, img_size=23)),
 }
 
 
@@ -119,10 +120,11 @@ MODELS = {
 def test_onnx_with_a_dynamic_batch(name: str, form, tmp_path) -> None:
     torch.manual_seed(0)
     model, path = form(MODELS[name]()).eval(), tmp_path / "model.onnx"
+    size = 23 if name == "many tokens" else 8
     batch = torch.export.Dim("batch", min=1, max=64)
     torch.onnx.export(
         model,
-        (images(),),
+        (images(3, size),),
         path,
         input_names=["x"],
         dynamic_shapes={"x": {0: batch}},
@@ -130,10 +132,12 @@ def test_onnx_with_a_dynamic_batch(name: str, form, tmp_path) -> None:
         verbose=False,
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for size in (1, 5):
-        (found,) = session.run(None, {"x": images(size).numpy()})
+    for count in (1, 5):
+        (found,) = session.run(None, {"x": images(count, size).numpy()})
         with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(found), model(images(size)), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                torch.from_numpy(found), model(images(count, size)), atol=1e-5, rtol=1e-4
+            )
 
 
 def test_largest_by_brute_force(generator: torch.Generator) -> None:
