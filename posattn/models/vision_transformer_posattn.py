@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from posattn import checks
 from posattn.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
-from posattn.models.checkpoint import checkpoint_filter_fn, refuse_other_grid
+from posattn.models.checkpoint import checkpoint_filter_fn, refuse_other_grid, ungathered
 from posattn.models.freeze import freeze_attention
 from posattn.models.patches import project_patches
 from posattn.models.scores import INITS, SCORES, Grid, OnGrid, PositionEncodings
@@ -110,8 +110,9 @@ class VisionTransformerPosAttn(VisionTransformer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
         """nn.Module's; ValueError for another grid's checkpoint, which ``checkpoint_filter_fn`` resamples."""
-        refuse_other_grid(dict(state_dict), self)
-        return super().load_state_dict(state_dict, *args, **options)
+        state = ungathered(state_dict, self)
+        refuse_other_grid(state, self)
+        return super().load_state_dict(state, *args, **options)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

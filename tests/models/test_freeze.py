@@ -179,6 +179,19 @@ def test_gathered_maps_are_the_dense_ones(name: str) -> None:
         torch.testing.assert_close(*maps)
 
 
+def test_gathered_models_are_built_again_by_name(tmp_path) -> None:
+    """With whole maps, which freezing gathers again."""
+    saved = gathered(make())
+    timm.models.save_for_hf(saved, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert again.blocks[0].attn.indices is None
+    with torch.no_grad():
+        torch.testing.assert_close(again(images()), saved(images()))
+        torch.testing.assert_close(gathered(again)(images()), saved(images()))
+    maps = [model.blocks[1].attn.attention_maps() for model in (gathered(again), saved)]
+    torch.testing.assert_close(*maps)
+
+
 @pytest.mark.parametrize(
     ("k", "message"), [(0, "keep must be at least 1"), (17, "keep must be at most N=16, got 17")]
 )
