@@ -7,6 +7,7 @@ from posattn.measure.pruned_products import Pruned, forms, local_maps, tiles, ti
 from posattn.models.freeze import largest
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_form_is_the_product(dtype: torch.dtype, generator: torch.Generator) -> None:
     side = 16
