@@ -29,6 +29,9 @@ def mix_tokens(
 ) -> Tensor:
     """Σ_j S^h_ij V_j in every head, as one product a head over the whole batch.
 
+    Large maps in float32 on a CPU are multiplied head after head: MKL gives each thread whole heads of a
+    batched product, which of 3 heads leaves one of two threads idle half of the time.
+
     Args:
         maps: (h, N, N), or (h, N, k) with ``indices``.
         values: (B, N, h·d_h).
@@ -47,6 +50,9 @@ def mix_tokens(
     columns = values.view(B, N, h, D // h).permute(2, 1, 0, 3).reshape(h, N, -1)
     maps = maps.to(values.dtype)
     if indices is None:
+        if maps.device.type == "cpu" and maps.dtype == torch.float32 and N >= 512:
+            heads = [(maps[i] @ columns[i]).view(N, B, D // h).transpose(0, 1) for i in range(h)]
+            return torch.cat(heads, 2)
         mixed = maps @ columns
     else:
         weights = maps.flatten(0, 1)
@@ -125,7 +131,10 @@ def same_state(old: list[Any], new: list[Any]) -> bool:
 
 
 class FrozenMaps(nn.Module):
-    """Constant (h, N, N) maps, or (h, N, k) entries of pruned ones, a buffer. ValueError: not finite."""
+    """Constant (h, N, N) maps, or (h, N, k) entries of pruned ones, a buffer. ValueError: not finite.
+
+    Subnormal entries, which concentrated maps are full of, become zeros: products with them are slow.
+    """
 
     maps: Tensor
 
@@ -135,7 +144,8 @@ class FrozenMaps(nn.Module):
             raise ValueError(
                 f"attention maps of heads {(~finite).nonzero().flatten().tolist()} are not finite"
             )
-        self.register_buffer("maps", maps.detach().clone())
+        maps = maps.detach()
+        self.register_buffer("maps", maps.where(maps.abs() >= torch.finfo(maps.dtype).tiny, 0))
 
     @no_type_check  # traced and scripted
     def forward(self, positions: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from timm.models._input import get_pretrained_grid_size
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter
 from torch import Tensor, nn
 
+from posattn.models.attention import dense
 from posattn.models.scores import Grid, OnGrid
 
 State = dict[str, Tensor]
@@ -112,7 +114,20 @@ def values_of_stock(state: State, model: Any) -> State:
     return kept
 
 
-def refuse_other_grid(state: State, model: nn.Module) -> None:
+def ungathered(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+    """Pruned maps that were saved as entries and keys, whole where the model multiplies whole ones."""
+    own = model.state_dict()
+    gathered = [name for name in state if name.endswith(".indices") and name not in own]
+    if not gathered:
+        return state
+    whole = dict(state)
+    for name in gathered:
+        maps = name.removesuffix("indices") + "maps.maps"
+        whole[maps] = dense(whole[maps], whole.pop(name))
+    return whole
+
+
+def refuse_other_grid(state: Mapping[str, Any], model: nn.Module) -> None:
     """ValueError where a state dict is of another grid than the model."""
     own = model.state_dict()
     for name in sorted(own.keys() & state.keys()):

@@ -27,8 +27,8 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
     Args:
         model: a model with positional attention, wholly or in part, also one from ``to_positional``.
         keep: k, entries that each query keeps of its map, its largest, renormalised to sum to 1. On a
-            CPU few enough of them are gathered rather than multiplied densely; timm cannot build such a model
-            again from ``save_for_hf``: save it unpruned.
+            CPU few enough of them are gathered rather than multiplied densely; timm builds such a model again
+            from ``save_for_hf`` with whole maps, which freezing it with the same ``keep`` gathers again.
 
     Raises:
         TypeError, ValueError: no positional attention, maps that are not finite, or k not in 1..N.

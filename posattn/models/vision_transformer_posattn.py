@@ -5,7 +5,7 @@ Source: arXiv 2210.09221 for the attention; everything else is timm's VisionTran
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, no_type_check
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from posattn import checks
 from posattn.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
-from posattn.models.checkpoint import checkpoint_filter_fn, refuse_other_grid
+from posattn.models.checkpoint import checkpoint_filter_fn, refuse_other_grid, ungathered
 from posattn.models.freeze import freeze_attention
+from posattn.models.patches import project_patches
 from posattn.models.scores import SCORES, Grid, OnGrid, PositionEncodings, Start
 
 UNDECAYED = ("pos_encodings.weight", ".table", ".prefix_rows", ".prefix_columns")
@@ -28,18 +29,6 @@ def hybrid_block(depth: int, attn_layer: Any, *, split: int, **options: Any) -> 
     """Block number ``depth``: positional up to ``split`` blocks, content-based from there on."""
     layer = PositionalAttention if depth < split else Attention
     return Block(depth=depth, attn_layer=layer, **options)
-
-
-class Contiguous(nn.Module):
-    """Tokens laid out one after the other.
-
-    Without a class token to concatenate, timm's patch embedding leaves them transposed, and every addition
-    and norm of the residual stream would work across the grain.
-    """
-
-    @no_type_check  # traced and scripted
-    def forward(self, x: Tensor) -> Tensor:
-        return x.contiguous()
 
 
 class VisionTransformerPosAttn(VisionTransformer):
@@ -77,7 +66,7 @@ class VisionTransformerPosAttn(VisionTransformer):
         split = split_of(positional_blocks, options["depth"])
         super().__init__(**options, block_fn=partial(hybrid_block, split=split))  # type: ignore[arg-type]
         self.score_kind = scores
-        self.patch_drop = Contiguous()  # type: ignore[assignment]
+        self.patch_embed.proj = project_patches(self.patch_embed.proj)
         dd = {"device": options.get("device"), "dtype": options.get("dtype")}
         encodings = PositionEncodings(self._grid(), self.embed_dim, **dd) if scores == "encodings" else None
         self.pos_encodings: nn.Module = encodings or nn.Identity()
@@ -118,14 +107,16 @@ class VisionTransformerPosAttn(VisionTransformer):
                 f"frozen maps of grid {before.size} cannot serve grid {after}: resize, then freeze"
             )
         super().set_input_size(img_size, patch_size)
+        self.patch_embed.proj = project_patches(self.patch_embed.proj)
         for module in self.modules():
             if isinstance(module, OnGrid) and self._grid() != before:
                 module.set_grid(self._grid())
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
         """nn.Module's; ValueError for another grid's checkpoint, which ``checkpoint_filter_fn`` resamples."""
-        refuse_other_grid(dict(state_dict), self)
-        return super().load_state_dict(state_dict, *args, **options)
+        state = ungathered(state_dict, self)
+        refuse_other_grid(state, self)
+        return super().load_state_dict(state, *args, **options)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config
 
 from posattn.measure.bench import COMPILED, EAGER, executed, own_compiler_cache, side_by_side, training_step
 
@@ -37,17 +38,33 @@ def test_every_model_gets_as_many_turns(mode: str, dtype: str) -> None:
     assert all(torch.equal(v, before[k]) and v.dtype == torch.float32 for k, v in toy.state_dict().items())
 
 
-def test_compiled_blocks_give_the_same_outputs() -> None:
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_compiled_is_the_whole_model_or_its_blocks_with_the_same_outputs(mode: str) -> None:
     toy, x = Toy(), torch.randn(4, 3, 4, 4)
-    compiled = executed(toy, COMPILED)
-    assert all(block._compiled_call_impl is not None for block in compiled.blocks)
-    assert all(block._compiled_call_impl is None for block in toy.blocks)
+    compiled = executed(toy, COMPILED, mode)
+    whole = compiled._compiled_call_impl is not None
+    assert [block._compiled_call_impl is not None for block in compiled.blocks] == [not whole] * 2
+    assert whole == (mode == "inference")
+    assert all(module._compiled_call_impl is None for module in toy.modules())
     with own_compiler_cache():
         folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
         torch.testing.assert_close(compiled(x), toy(x))
         assert any(file.is_file() for file in folder.rglob("*"))
     assert not folder.exists()
     assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") != str(folder)
+
+
+def test_weights_are_frozen_for_inference_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the setting in force when the first call compiles."""
+    seen = []
+    monkeypatch.setattr(
+        Toy, "forward", lambda self, x: (seen.append(config.freezing), self.blocks(x.flatten(1)))[1]
+    )
+    for mode in ("inference", "training"):
+        side_by_side({"a": Toy()}, torch.randn(4, 3, 4, 4), mode, "float32", 2, (EAGER,))
+        assert seen[0] == (mode == "inference")
+        seen.clear()
+    assert not config.freezing
 
 
 def test_a_training_step_trains() -> None:

@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
 
-from posattn.models.attention import AttentionMaps, FrozenMaps
+from posattn.models.attention import AttentionMaps, FrozenMaps, mix_tokens
 from posattn.models.scores import SCORES, EncodingScores, Grid, PositionEncodings, Start
 from posattn.models.vision_transformer_posattn import VisionTransformerPosAttn
 
@@ -244,3 +244,35 @@ def test_frozen_maps_must_be_finite() -> None:
     maps[1, 2, 0] = torch.nan
     with pytest.raises(ValueError, match=r"attention maps of heads \[1\] are not finite"):
         FrozenMaps(maps)
+
+
+def test_subnormal_entries_are_flushed() -> None:
+    maps = torch.tensor([[[1.0, 1e-40, 0.0], [2e-38, 1.0, -1e-40], [0.5, 0.5, 1e-20]]])
+    expected = torch.tensor([[[1.0, 0.0, 0.0], [2e-38, 1.0, 0.0], [0.5, 0.5, 1e-20]]])
+    assert torch.equal(FrozenMaps(maps).maps, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("tokens", [5, 520])  # batched over the heads, and head after head
+@pytest.mark.parametrize("how", ["eager", "scripted", "compiled"])
+def test_mixing_by_its_definition(tokens: int, how: str, generator: torch.Generator) -> None:
+    """Outputs and gradients, against a sum in float64."""
+    maps = torch.randn(3, tokens, tokens, generator=generator).softmax(-1).requires_grad_()
+    values = torch.randn(2, tokens, 12, generator=generator).requires_grad_()
+    weights = torch.randn(2, tokens, 12, generator=generator)
+    by_head = values.double().view(2, tokens, 3, 4)
+    expected = torch.einsum("hij,bjhd->bihd", maps.double(), by_head).flatten(2)
+    mix = {
+        "eager": mix_tokens,
+        "scripted": torch.jit.script(mix_tokens),
+        "compiled": torch.compile(mix_tokens, backend="aot_eager", fullgraph=True),
+    }[how]
+    found = mix(maps, values)
+    torch.testing.assert_close(found, expected.float())
+    inputs = (maps, values)
+    for grad, reference in zip(
+        torch.autograd.grad(found, inputs, weights),
+        torch.autograd.grad(expected, inputs, weights.double()),
+        strict=True,
+    ):
+        torch.testing.assert_close(grad, reference)

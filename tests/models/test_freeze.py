@@ -31,8 +31,8 @@ def make(scores: str = "encodings", **options: object) -> VisionTransformerPosAt
     return timm.create_model("vit_posattn_tiny_patch4_32", scores=scores, **{**TINY, **options}).eval()
 
 
-def images(batch: int = 3) -> torch.Tensor:
-    return torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+def images(batch: int = 3, size: int = 8) -> torch.Tensor:
+    return torch.randn(batch, 1, size, size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("freeze", [freeze_attention, reparameterize_model])
@@ -100,21 +100,31 @@ def stock_converted() -> torch.nn.Module:
     return to_positional(vit, images(), heads={0: [1], 1: [0, 1]})
 
 
+def gathered(model: torch.nn.Module) -> torch.nn.Module:
+    """Pruned, in the form that gathers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(posattn.models.freeze, "GATHERED", {torch.float32: 1.0})
+        return freeze_attention(model, keep=3)
+
+
 MODELS = {
     "all": lambda: freeze_attention(make()),
     "half with prefix": lambda: freeze_attention(make("relative", positional_blocks=1, **PREFIX)),
     "converted": stock_converted,
+    "many tokens": lambda: freeze_attention(make(patch_size=1, img_size=23)),
 }
 
 
+@pytest.mark.parametrize("form", [lambda model: model, gathered], ids=["whole", "gathered"])
 @pytest.mark.parametrize("name", MODELS)
-def test_onnx_with_a_dynamic_batch(name: str, tmp_path) -> None:
+def test_onnx_with_a_dynamic_batch(name: str, form, tmp_path) -> None:
     torch.manual_seed(0)
-    model, path = MODELS[name]().eval(), tmp_path / "model.onnx"
+    model, path = form(MODELS[name]()).eval(), tmp_path / "model.onnx"
+    size = 23 if name == "many tokens" else 8
     batch = torch.export.Dim("batch", min=1, max=64)
     torch.onnx.export(
         model,
-        (images(),),
+        (images(3, size),),
         path,
         input_names=["x"],
         dynamic_shapes={"x": {0: batch}},
@@ -122,10 +132,12 @@ def test_onnx_with_a_dynamic_batch(name: str, tmp_path) -> None:
         verbose=False,
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for size in (1, 5):
-        (found,) = session.run(None, {"x": images(size).numpy()})
+    for count in (1, 5):
+        (found,) = session.run(None, {"x": images(count, size).numpy()})
         with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(found), model(images(size)), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                torch.from_numpy(found), model(images(count, size)), atol=1e-5, rtol=1e-4
+            )
 
 
 def test_largest_by_brute_force(generator: torch.Generator) -> None:
@@ -141,32 +153,43 @@ def test_largest_by_brute_force(generator: torch.Generator) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 @pytest.mark.parametrize("name", ["all", "converted"])
-def test_gathered_maps_are_the_dense_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gathered_maps_are_the_dense_ones(name: str) -> None:
     """Both forms of the same pruned model agree, in outputs, gradients and maps, traced and scripted."""
     model = MODELS[name]()
-    dense = freeze_attention(model, keep=3)
-    monkeypatch.setattr(posattn.models.freeze, "GATHERED", {torch.float32: 1.0})
-    gathered = freeze_attention(model, keep=3)
-    assert gathered.blocks[0].attn.indices.shape[-1] == 3
-    for m in (dense, gathered):
+    dense, sparse = freeze_attention(model, keep=3), gathered(model)
+    assert sparse.blocks[0].attn.indices.shape[-1] == 3
+    for m in (dense, sparse):
         m(images()).square().sum().backward()
-    for p, q in zip(dense.parameters(), gathered.parameters(), strict=True):
+    for p, q in zip(dense.parameters(), sparse.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
     with torch.no_grad():
         expected = dense(images())
-        torch.testing.assert_close(gathered(images()), expected)
-        torch.testing.assert_close(freeze_attention(gathered)(images()), expected)
-        torch.testing.assert_close(freeze_attention(gathered, keep=3)(images()), expected)
-        torch.testing.assert_close(torch.jit.script(copy.deepcopy(gathered))(images()), expected)
-        traced = timm.models.create_feature_extractor(gathered, {"head": "out"})
+        torch.testing.assert_close(sparse(images()), expected)
+        torch.testing.assert_close(freeze_attention(sparse)(images()), expected)
+        torch.testing.assert_close(freeze_attention(sparse, keep=3)(images()), expected)
+        torch.testing.assert_close(torch.jit.script(copy.deepcopy(sparse))(images()), expected)
+        traced = timm.models.create_feature_extractor(sparse, {"head": "out"})
         torch.testing.assert_close(traced(images())["out"], expected)
-        compiled = torch.compile(gathered, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(sparse, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(images()), expected)
-        other = freeze_attention(model, keep=3)
-        other.load_state_dict(gathered.state_dict())
+        other = gathered(model)
+        other.load_state_dict(sparse.state_dict())
         torch.testing.assert_close(other(images()), expected)
-        maps = [m.blocks[1].attn.attention_maps() for m in (dense, gathered)]
+        maps = [m.blocks[1].attn.attention_maps() for m in (dense, sparse)]
         torch.testing.assert_close(*maps)
+
+
+def test_gathered_models_are_built_again_by_name(tmp_path) -> None:
+    """With whole maps, which freezing gathers again."""
+    saved = gathered(make())
+    timm.models.save_for_hf(saved, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert again.blocks[0].attn.indices is None
+    with torch.no_grad():
+        torch.testing.assert_close(again(images()), saved(images()))
+        torch.testing.assert_close(gathered(again)(images()), saved(images()))
+    maps = [model.blocks[1].attn.attention_maps() for model in (gathered(again), saved)]
+    torch.testing.assert_close(*maps)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,8 @@ def speed(smoke: bool = False) -> SpeedConfig:
     Claim: attention that is a constant of the model makes inference and training steps faster, more so at high
     resolution, where each side is taken at its better of eager and compiled.
     Command: posattn bench
-    Time: about 15 minutes on 2 idle cores, an estimate from CPU time; --sizes splits it
+    Time: about 20 minutes on 2 idle cores, half of it compiling, an estimate from CPU time; --sizes and --modes
+    split it, --resume goes on
     Expected: docs/models.md
     """
     if not smoke:
