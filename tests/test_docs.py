@@ -25,7 +25,7 @@ COMMANDS = [
     shlex.split(line, comments=True)
     for page in PAGES
     for body in blocks(page, "bash")
-    for line in body.splitlines()
+    for line in body.replace("\\\n", " ").splitlines()
 ]
 
 
