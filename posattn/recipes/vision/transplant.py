@@ -27,6 +27,7 @@ from posattn.recipes.vision.classifiers import (
     build,
     load_split,
     load_trained,
+    read,
     train_one,
 )
 from posattn.records import RunFolder
@@ -98,8 +99,7 @@ def run_transplant(config: TransplantConfig, run: RunFolder, progress: Progress)
 def target_set(config: TransplantConfig, target: str, split: str) -> ImageSet:
     """A target in the size and channels of the source's images."""
     channels, height, _ = load_split(config.source, "test").shape
-    folder = config.target_dir
-    images: Any = DataConfig(target, folder, image_size=height).load(split)
+    images: Any = read(DataConfig(target, config.target_dir, image_size=height), split)
     if images.shape[0] not in (1, channels):
         raise ValueError(f"{target} has {images.shape[0]} channels, the source {channels}")
     return replace(images, images=images.images.expand(-1, channels, -1, -1))
