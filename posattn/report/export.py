@@ -60,8 +60,11 @@ def item_text(item: dict[str, Any], target: Path) -> str:
     for number, image in enumerate(item["images"][-len(labels) :]):
         names.append(f"{stem}-{number + 1}.png")
         write_whole(target / names[-1], base64.b64decode(image.split(",", 1)[1]))
-    shown = (
+    if item["kind"] == "pictures":  # strips as wide as the page, one below the other
+        shown = [f"{label}:\n\n![{label}]({name})" for name, label in zip(names, labels, strict=True)]
+        return "\n\n".join([caption, *shown])
+    small = (
         f'<img src="{name}" alt="{label}" title="{label}" width="110">'
         for name, label in zip(names, labels, strict=True)
     )
-    return f"{caption}\n\n" + "\n".join(shown)
+    return f"{caption}\n\n" + "\n".join(small)

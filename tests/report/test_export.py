@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from posattn import cli
-from posattn.page import Gallery, Lines, Section, Table, to_plain
+from posattn.page import Gallery, Lines, Pictures, Section, Table, to_plain
 from posattn.recipes.demo import DemoConfig
 from posattn.records import open_run
 
@@ -15,10 +15,13 @@ from posattn.records import open_run
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     run = open_run(tmp_path / "run", "demo", DemoConfig())
-    run.save_tensors("toy", {"maps": torch.eye(3)[None]})
+    run.save_tensors(
+        "toy", {"maps": torch.eye(3)[None], "pictures": torch.zeros(2, 3, 1, 4, 4, dtype=torch.uint8)}
+    )
     items = [
         Lines("A curve", "toy.x", {"a": "toy.y"}),
         Gallery("Maps", "toy:maps", ["head 1"]),
+        Pictures("Strips", "toy:pictures", ["before", "after"]),
         Table("A table", ["k", "accuracy"], [["1", "0.5 ± 0.1"]], "Two seeds."),
     ]
     page = to_plain([Section("Toy", "It is so.", items)])
@@ -36,7 +39,7 @@ def test_the_page_is_exported_with_what_made_it(finished: Path, tmp_path: Path) 
     assert kept["result"] == {"toy": {"x": [1, 2], "y": [3.0, 4.0]}}
     assert kept["started"] <= kept["finished"]
     assert kept["finished"] in text
-    for name in ("a-curve.svg", "maps-1.png"):
+    for name in ("a-curve.svg", "maps-1.png", "strips-1.png", "strips-2.png"):
         assert f"({name})" in text or f'src="{name}"' in text
         assert (out / name).stat().st_size > 0
     assert "currentColor" not in (out / "a-curve.svg").read_text()
