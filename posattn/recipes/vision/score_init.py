@@ -136,12 +136,17 @@ def gather(config: ScoreInitConfig, runs: dict[str, list[Numbers]]) -> Numbers:
 
 
 def section_of(config: ScoreInitConfig, runs: dict[str, list[Numbers]]) -> Section:
-    """A table of all starts, and accuracy over training."""
-    final = {start: mean_std([one["accuracy"][-1] for one in ones])[0] for start, ones in runs.items()}
-    best, worst = max(final, key=final.__getitem__), min(final, key=final.__getitem__)
+    """A table of all starts, and accuracy over training, a figure for each kind of scores."""
+    after = [f"{epoch} epoch{'s' * (epoch > 1)}" for epoch in config.after]
+    first, last = (
+        extremes({start: of(ones, "accuracy", at) for start, ones in runs.items()}) for at in (0, -1)
+    )
+    free = [start for start in runs if not start.startswith("relative")] or list(runs)
+    read = extremes({start: of(runs[start], "neighbour_recall") for start in free})
     claim = (
-        f"How the scores start decides accuracy and how much structure can be read. Here, of {len(runs)} starts, "
-        f"'{best}' ended best ({100 * final[best]:.1f} %) and '{worst}' worst ({100 * final[worst]:.1f} %)."
+        f"Of {len(runs)} starts, '{first[1]}' was ahead after {after[0]} and '{first[0]}' last ({first[2]}); after "
+        f"{after[-1]} it was '{last[1]}' and '{last[0]}' ({last[2]}). Grid neighbours are told from the learned scores "
+        f"that are free best with '{read[1]}' and worst with '{read[0]}' ({read[2]})."
     )
     rows = [
         [
@@ -151,34 +156,63 @@ def section_of(config: ScoreInitConfig, runs: dict[str, list[Numbers]]) -> Secti
         ]
         for start, ones in runs.items()
     ]
-    epochs = [f"{epoch} epoch{'s' * (epoch > 1)}, %" for epoch in config.after]
+    kinds = list(dict.fromkeys(start.split(",")[0] for start in runs))
     return Section(
         "Starts",
         claim,
         [
             Table(
                 f"Test accuracy on {config.images.data}, and what the learned maps show of the grid",
-                ["start", *epochs, "association", "neighbours"],
+                ["start", *(f"{name}, %" for name in after), "association", "neighbours"],
                 rows,
                 caption=f"Mean ± std over {config.images.seeds} seeds. Association: the share of a row's largest "
                 "entries that lie in the 3 x 3 neighbourhood of the query. Neighbours: the share of a position's grid "
-                "neighbours among the positions whose scores are most like its own.",
+                "neighbours among the four positions whose scores are most like its own; relative scores know the "
+                "grid.",
             ),
-            Lines(
-                "Test accuracy over training",
-                "starts.epoch",
-                {start: f"starts.accuracy.{start}" for start in runs},
-                x_label="epoch",
-                y_label="test accuracy",
-                x_log=True,
-            ),
+            *(accuracy_lines(kind, [start for start in runs if start.startswith(kind)]) for kind in kinds),
         ],
+    )
+
+
+def of(ones: list[Numbers], name: str, at: int | None = None) -> float:
+    """The mean over the seeds of a number, or of one of several."""
+    return mean_std([one[name] if at is None else one[name][at] for one in ones])[0]
+
+
+def extremes(values: dict[str, float]) -> tuple[str, str, str]:
+    """The names of the least and the largest value, and both in percent."""
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    return low, high, f"{100 * values[high]:.1f} against {100 * values[low]:.1f} %"
+
+
+def accuracy_lines(kind: str, starts: list[str]) -> Lines:
+    """Accuracy over training of all starts of one kind of scores."""
+    return Lines(
+        f"Test accuracy over training, {kind}",
+        "starts.epoch",
+        {start.split(", ")[1]: f"starts.accuracy.{start}" for start in starts},
+        {start.split(", ")[1]: f"starts.accuracy_std.{start}" for start in starts},
+        x_label="epoch",
+        y_label="test accuracy",
+        x_log=True,
+        caption="Mean and standard deviation over the seeds.",
     )
 
 
 @recipe(run_score_init)
 def score_init(smoke: bool = False) -> ScoreInitConfig:
-    """How scores start decides accuracy and how much of the grid can be read from the learned attention."""
+    """How scores start: accuracy over training, and how much of the grid can be read from the learned attention.
+
+    Claim: the start decides how soon a positional ViT learns and how much structure its scores show.
+    Command: posattn run score-init
+    Time: 20 minutes on 2 CPU cores
+    Expected (Fashion-MNIST, 5,000 training images, seeds 0 and 1, 2 CPU cores), test accuracy after 3 and 30 epochs:
+    encodings at unit scale 75.2 ± 0.9 and 83.1 ± 0.3 %, near zero 72.3 ± 2.4 and 83.2 ± 0.1, σ_A = 2 71.0 ± 4.0 and
+    83.8 ± 0.6, σ_A = 4 73.1 ± 2.8 and 83.6 ± 0.6; tables near zero 59.0 ± 5.2 and 82.4 ± 0.7; relative at unit scale
+    59.6 ± 3.8 and 83.1 ± 0.2. Grid neighbours told from the scores: 60 % with tables near zero, 9 % with encodings at
+    unit scale (chance 8 %).
+    """
     if not smoke:
         return ScoreInitConfig()
     train = TrainConfig(epochs=2, batch_size=64, lr=1e-2, warmup_epochs=0.5)
