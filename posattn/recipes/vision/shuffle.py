@@ -105,7 +105,15 @@ def paired(before: list[float], after: list[float]) -> list[float]:
 
 @recipe(run_shuffle)
 def shuffle(smoke: bool = False) -> ShuffleConfig:
-    """Patches or pixels moved by one fixed permutation: what ViT, positional ViT and a ResNet lose by it."""
+    """Patches or pixels moved by one fixed permutation: what ViT, positional ViT and a ResNet lose by it.
+
+    Claim: a ViT has no locality built in, so a fixed shuffling of the patches costs it nothing; it costs a ResNet.
+    Command: posattn run shuffle
+    Time: 14 minutes on 2 CPU cores
+    Expected (Fashion-MNIST, 10,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores), as they are, with shuffled
+    patches and with shuffled pixels: ViT 78.1 ± 0.7, 78.5 ± 0.7 and 81.6 ± 0.4 %; positional ViT 82.6 ± 0.5, 82.3 ± 0.1
+    and 82.7 ± 0.5 %; ResNet of similar cost 87.6 ± 0.1, 85.8 ± 0.2 and 84.7 ± 0.0 %.
+    """
     config = ShuffleConfig()
     if not smoke:
         return config
