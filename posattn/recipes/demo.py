@@ -11,7 +11,7 @@ from posattn.recipes import recipe
 from posattn.recipes.theory.structure import StructureConfig, find_structure, structure_section
 from posattn.recipes.theory.transfer import TransferConfig, transfer_curves, transfer_section
 from posattn.recipes.vision.classifiers import ImagesConfig, check_images
-from posattn.recipes.vision.images import compare_on_images, images_section
+from posattn.recipes.vision.comparison import compare_on_images, images_section
 from posattn.records import RunFolder
 
 

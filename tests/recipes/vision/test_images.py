@@ -13,7 +13,7 @@ from posattn import cli
 from posattn.data.images import load_images, shuffle_patches
 from posattn.measure.attention.grid import Tokens, distances
 from posattn.recipes.vision.classifiers import ARCHITECTURES, ImagesConfig, build, load_split, permutation
-from posattn.recipes.vision.images import gather_seconds
+from posattn.recipes.vision.comparison import gather_seconds
 from posattn.recipes.vision.transplant import ARMS, available, draw, local_maps, transplant
 
 
