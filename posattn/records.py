@@ -84,9 +84,9 @@ class RunFolder:
 
     @property
     def finished(self) -> str | None:
-        """When the run was finished, in UTC."""
+        """When the run was first finished, in UTC; to resume it again only makes its page anew."""
         ends = self.events("finished")
-        return ends[-1]["at"] if ends else None
+        return ends[0]["at"] if ends else None
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to metrics.jsonl."""

@@ -107,7 +107,8 @@ def map_of_maps(map_: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np
     Every tile is scaled to its own maximum and framed by one dark pixel.
     """
     H, W = grid
-    tiles = map_.reshape(H, W, H, W) / map_.max(-1).reshape(H, W, 1, 1)
+    peaks = map_.max(-1)
+    tiles = map_.reshape(H, W, H, W) / np.where(peaks > 0, peaks, 1).reshape(H, W, 1, 1)
     framed = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)))
     return framed.transpose(0, 2, 1, 3).reshape(H * (H + 1), W * (W + 1))[:-1, :-1]
 

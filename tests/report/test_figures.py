@@ -54,6 +54,14 @@ def test_a_map_of_maps_puts_each_query_at_its_place() -> None:
     assert tile[0, 2] == 1.0
 
 
+def test_a_patch_that_looks_nowhere_is_dark() -> None:
+    maps = np.eye(6)
+    maps[4] = 0
+    laid = figures.map_of_maps(maps, (2, 3))
+    assert np.isfinite(laid).all()
+    assert laid.sum() == 5
+
+
 def test_lines_are_whole_svg_in_the_colour_of_the_page() -> None:
     spec = {"x_label": "N < 5 & more", "y_label": "", "x_log": True, "y_log": True}
     series = {
