@@ -22,8 +22,8 @@ def fails(out: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     ("arguments", "expected"),
     [
         (
-            ["--images.positional", "vit_posattn_huge"],
-            "unknown model 'vit_posattn_huge'; known: .*vit_posattn_tiny",
+            ["--images.models", "vit_posattn_huge"],
+            "unknown model 'vit_posattn_huge'; known: .*positional ViT",
         ),
         (["--images.data", "digitz"], "digitz.*known: .*digits"),
         (["--images.data", "cifar10", "--images.data-dir", "/nonexistent"], "cifar10.*/nonexistent"),
