@@ -78,37 +78,77 @@ def images(smoke: bool = False) -> ComparisonConfig:
 
 @recipe(run_images)
 def images_fashion_mnist(smoke: bool = False) -> ComparisonConfig:
-    """Fashion-MNIST: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
+    """Fashion-MNIST: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
+
+    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Command: posattn run images-fashion-mnist
+    Time: 13 minutes on 2 CPU cores
+    Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread a training): ViT 83.5 ± 0.1 % in 144 s;
+    positional ViT 86.0 ± 0.5 %, the ViT's accuracy in 0.30 of its time; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.
+    """
     return sized(replace(ON_A_CPU, data="fashion-mnist"), smoke)
 
 
 @recipe(run_images)
 def images_cifar10(smoke: bool = False) -> ComparisonConfig:
-    """CIFAR-10 at a size for CPUs: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
+    """CIFAR-10 at a size for CPUs: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
+
+    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Command: posattn run images-cifar10 --data-dir FOLDER
+    Time: 19 minutes on 2 CPU cores
+    Expected (CIFAR-10 (JPEG copy), 20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread a training): ViT
+    51.6 ± 0.7 % in 201 s; positional ViT 55.6 ± 1.4 %, the ViT's accuracy in 0.28 of its time; relative 50.0 ± 1.2 %;
+    hybrid 54.1 ± 1.1 %.
+    """
     return sized(replace(ON_A_CPU, data="cifar10"), smoke)
 
 
 @recipe(run_images)
 def images_cifar10_long(smoke: bool = False) -> ComparisonConfig:
-    """CIFAR-10 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets."""
+    """CIFAR-10 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
+
+    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Command: posattn run images-cifar10-long --data-dir FOLDER --jobs 1
+    Time: unknown
+    Expected: not run yet, for want of a GPU; published small ViTs of this size reach 91 to 93.6 %.
+    """
     return sized(replace(ON_A_GPU, data="cifar10"), smoke)
 
 
 @recipe(run_images)
 def images_cifar100(smoke: bool = False) -> ComparisonConfig:
-    """CIFAR-100 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets."""
+    """CIFAR-100 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
+
+    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Command: posattn run images-cifar100 --data-dir FOLDER --jobs 1
+    Time: unknown
+    Expected: not run yet, for want of the data.
+    """
     return sized(replace(ON_A_GPU, data="cifar100"), smoke)
 
 
 @recipe(run_images)
 def images_svhn(smoke: bool = False) -> ComparisonConfig:
-    """SVHN for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets."""
+    """SVHN for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
+
+    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Command: posattn run images-svhn --data-dir FOLDER --jobs 1
+    Time: unknown
+    Expected: not run yet, for want of the data.
+    """
     return sized(replace(ON_A_GPU, data="svhn", train=replace(ON_A_GPU.train, flip=False)), smoke)
 
 
 @recipe(run_images)
 def images_imagenet(smoke: bool = False) -> ComparisonConfig:
-    """ImageNet for 300 epochs on GPUs, at ViT-Tiny's size with patches of 16: the four models of the other sets."""
+    """ImageNet for 300 epochs on GPUs, at ViT-Tiny's size with patches of 16: the four models of the other sets.
+
+    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Command: posattn run images-imagenet --data-dir FOLDER --jobs 1
+    Time: unknown
+    Expected: not run yet, for want of the data; the paper reports 71.9 % for the original and 68.9 % for the
+    positional ViT.
+    """
     train = replace(ON_A_GPU.train, epochs=300, batch_size=1024, padding=0, flip=False)
     return sized(replace(ON_A_GPU, data="imagenet", patch_size=16, seeds=1, train=train), smoke)
 
