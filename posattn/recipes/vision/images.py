@@ -83,7 +83,7 @@ def images_fashion_mnist(smoke: bool = False) -> ComparisonConfig:
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
     Command: posattn run images-fashion-mnist
     Time: 13 minutes on 2 CPU cores
-    Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread a training): ViT 83.5 ± 0.1 % in 144 s;
+    Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT 83.5 ± 0.1 % in 144 s;
     positional ViT 86.0 ± 0.5 %, the ViT's accuracy in 0.30 of its time; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.
     """
     return sized(replace(ON_A_CPU, data="fashion-mnist"), smoke)
@@ -96,7 +96,7 @@ def images_cifar10(smoke: bool = False) -> ComparisonConfig:
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
     Command: posattn run images-cifar10 --data-dir FOLDER
     Time: 19 minutes on 2 CPU cores
-    Expected (CIFAR-10 (JPEG copy), 20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread a training): ViT
+    Expected (CIFAR-10 (JPEG copy), 20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT
     51.6 ± 0.7 % in 201 s; positional ViT 55.6 ± 1.4 %, the ViT's accuracy in 0.28 of its time; relative 50.0 ± 1.2 %;
     hybrid 54.1 ± 1.1 %.
     """
