@@ -51,7 +51,7 @@ def item_text(item: dict[str, Any], target: Path) -> str:
         lines = [item["columns"], ["---"] * len(item["columns"]), *item["rows"]]
         return caption + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if "svg" in item:
-        svg = item["svg"].replace("currentColor", INK)
+        svg = str(item["svg"]).replace("currentColor", INK)  # as text: markup would escape what is put in
         svg = svg.replace("<svg ", f'<svg style="background:{PAPER}" ', 1)
         write_whole(target / f"{stem}.svg", svg.encode())
         return f"{caption}\n\n![{item['title']}]({stem}.svg)"

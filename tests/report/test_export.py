@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -42,7 +43,9 @@ def test_the_page_is_exported_with_what_made_it(finished: Path, tmp_path: Path) 
     for name in ("a-curve.svg", "maps-1.png", "strips-1.png", "strips-2.png"):
         assert f"({name})" in text or f'src="{name}"' in text
         assert (out / name).stat().st_size > 0
-    assert "currentColor" not in (out / "a-curve.svg").read_text()
+    svg = (out / "a-curve.svg").read_text()
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert "currentColor" not in svg
 
 
 def test_an_unfinished_run_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
