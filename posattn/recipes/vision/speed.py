@@ -159,7 +159,7 @@ def speed(smoke: bool = False) -> SpeedConfig:
     Claim: attention that is a constant of the model makes inference and training steps faster, more so at high
     resolution, where each side is taken at its better of eager and compiled.
     Command: posattn bench
-    Time: 5 minutes on 2 quiet CPU cores for --models vit positional; about 20 for everything, an estimate from CPU time;
+    Time: 5 minutes on 2 quiet CPU cores for --models vit positional; about 20 for everything, by estimate;
     --sizes and --modes split it, --resume goes on
     Expected: docs/models.md
     """
