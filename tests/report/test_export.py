@@ -34,7 +34,7 @@ def test_the_page_is_exported_with_what_made_it(finished: Path, tmp_path: Path) 
     out = tmp_path / "kept" / "toy"
     cli.main(["report", str(finished), "--export", str(out)])
     text = (out / "README.md").read_text()
-    assert text.startswith("# Title\n\nSummary.\n\n    posattn ")
+    assert text.startswith("# Title\n\nSummary.\n\n    posattn")
     assert "| k | accuracy |\n| --- | --- |\n| 1 | 0.5 ± 0.1 |" in text
     kept = json.loads((out / "result.json").read_text())
     assert kept["result"] == {"toy": {"x": [1, 2], "y": [3.0, 4.0]}}
