@@ -84,7 +84,7 @@ class ImageSet:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def batches(
-        self, parts: Iterable[Int[Tensor, " n"]], seed: int = 0
+        self, parts: Iterable[Int[Tensor, " _"]], seed: int = 0
     ) -> Iterator[tuple[Images, Int[Tensor, " n"]]]:
         """The images and labels at each of ``parts``. Nothing is drawn here, so ``seed`` changes nothing."""
         for index in parts:

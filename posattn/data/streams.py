@@ -64,7 +64,7 @@ class ImageStream:
         """The stream with its batches on a device."""
         return replace(self, device=device)
 
-    def batches(self, parts: Iterable[Int[Tensor, " n"]], seed: int = 0) -> Iterator[Batch]:
+    def batches(self, parts: Iterable[Int[Tensor, " _"]], seed: int = 0) -> Iterator[Batch]:
         """The pictures at each of ``parts``; the crop of one depends on ``seed`` and the picture alone."""
         loader = DataLoader(
             Pictures(self, seed),
