@@ -219,12 +219,10 @@ def weights_name(name: str, seed: int) -> str:
     return f"images-{name.replace(' ', '-')}-{seed}"
 
 
-def load_trained(
-    config: ImagesConfig, name: str, seed: int, images: AnyImages, run: RunFolder, unit: str | None = None
-) -> Any:
+def load_trained(config: ImagesConfig, name: str, seed: int, images: AnyImages, run: RunFolder) -> Any:
     """A trained model, in evaluation mode."""
     model = build(config, name, seed, images)
-    model.load_state_dict(run.load_tensors(unit or weights_name(name, seed)))
+    model.load_state_dict(run.load_tensors(weights_name(name, seed)))
     return model.eval()
 
 

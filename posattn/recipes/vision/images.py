@@ -39,7 +39,7 @@ def run_images(config: ComparisonConfig, run: RunFolder, progress: Progress) -> 
 
 
 MODELS = (ORIGINAL, POSITIONAL, "relative", "hybrid")
-# three seeds of every model in half an hour on 2 CPU cores
+# three seeds of every model in 13 to 19 minutes on 2 CPU cores
 ON_A_CPU = ImagesConfig(
     models=MODELS,
     train_images=20_000,
