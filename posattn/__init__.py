@@ -3,15 +3,17 @@
 Importing the package registers the ``vit_posattn_*`` models with timm.
 """
 
-from posattn.data.structured import Partition, StructuredTask
-from posattn.learning.flow import PopulationFlow
-from posattn.measure.association import patch_association
-from posattn.measure.attention import inspect_attention
-from posattn.models import solutions, vision_transformer_posattn
-from posattn.models.attention import PositionalAttention
-from posattn.models.convert import to_positional
-from posattn.models.freeze import freeze_attention
-from posattn.models.simplified import SimplifiedViT
+from posattn.structure.association import patch_association
+from posattn.structure.partition import Partition
+from posattn.theory import solutions
+from posattn.theory.flow import PopulationFlow
+from posattn.theory.simplified import SimplifiedViT
+from posattn.theory.task import StructuredTask
+from posattn.vision.convert.maps import to_positional
+from posattn.vision.inspect.inspection import inspect_attention
+from posattn.vision.models import vision_transformer_posattn
+from posattn.vision.models.attention import PositionalAttention
+from posattn.vision.models.freeze import freeze_attention
 
 __all__ = [
     "Partition",

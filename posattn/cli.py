@@ -24,12 +24,12 @@ from rich.progress import (
 from rich.table import Table
 
 import posattn
-from posattn.data.images import DATA_SETS
 from posattn.recipes import RECIPES, Recipe, find, load
-from posattn.recipes.vision.inspection import InspectConfig, inspect_into
-from posattn.records import RunFolder, open_run
-from posattn.report.export import export
-from posattn.report.html import build_report
+from posattn.recipes.inspect.run import InspectConfig, inspect_into
+from posattn.runs.folder import RunFolder, open_run
+from posattn.runs.report.export import export
+from posattn.runs.report.html import build_report
+from posattn.vision.data.images import DATA_SETS
 
 FAILED, INTERRUPTED = 2, 130
 BENCH = "bench"  # short for: run speed

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from posattn.measure.attention.grid import Tokens, distances
+from posattn.vision.grid import Tokens, distances
 
 GRIDS = [(4, 4), (3, 5), (6, 4)]
 

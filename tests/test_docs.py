@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from posattn import cli
-from posattn.data.config import DataConfig
+from posattn.vision.data.config import DataConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

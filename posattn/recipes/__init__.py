@@ -13,7 +13,7 @@ from typing import Any
 from rich.progress import Progress
 
 from posattn import checks
-from posattn.records import RunFolder
+from posattn.runs.folder import RunFolder
 
 Job = Callable[[Any, RunFolder, Progress], dict[str, Any]]
 

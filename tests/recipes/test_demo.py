@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.page import lookup
+from posattn.runs.page import lookup
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,101 @@
+"""Whether loading keeps up: images a second that are loaded beside those that training steps take."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from posattn import checks
+from posattn.bench.models import synchronize, training_step
+from posattn.bench.timing import interleaved
+from posattn.vision.data.augment import derived_seed, make_mixer
+from posattn.vision.data.images import ImageSet
+from posattn.vision.data.streams import ImageStream
+from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.state import prepare
+
+
+class Work(NamedTuple):
+    """What is timed, and the images that a call of it handles."""
+
+    call: Callable[[], Any]
+    images: int
+
+
+def rates(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
+    """Images a second of every work in each of ``rounds`` turns.
+
+    Quick works are repeated until their turn lasts about as long as the slowest one's: on a machine that is shared, the
+    median of short turns would be too good. torch's global generators are left as they were.
+
+    ValueError where ``rounds`` is below 1.
+    """
+    checks.positive_int("rounds", rounds)
+    calls = {name: work.call for name, work in works.items()}
+    with torch.random.fork_rng():
+        once = {name: second for name, (second,) in interleaved(calls, 1).items()}
+        times = {name: max(1, round(max(once.values()) / second)) for name, second in once.items()}
+        turns = {name: partial(repeat, call, times[name]) for name, call in calls.items()}
+        seconds = interleaved(turns, rounds)
+    return {
+        name: [times[name] * works[name].images / second for second in each] for name, each in seconds.items()
+    }
+
+
+def repeat(call: Callable[[], Any], times: int) -> None:
+    """Call it so many times."""
+    for _ in range(times):
+        call()
+
+
+def memory_loading(image_set: ImageSet, config: TrainConfig) -> Work:
+    """A training batch out of memory, on the set's device. ValueError where the set is smaller than a batch."""
+    size, device = config.batch_size, image_set.images.device
+    if len(image_set) < size:
+        raise ValueError(f"batch_size must be at most {len(image_set)}, the images, got {size}")
+    batches = endless(image_set, config)
+
+    def load() -> None:
+        next(batches)
+        synchronize(device)
+
+    return Work(load, size)
+
+
+def endless(image_set: ImageSet, config: TrainConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training batches, drawn, augmented and mixed as ``posattn.vision.training.loop.train`` does it."""
+    mixer = make_mixer(config.mixup, config.cutmix, image_set.num_classes)
+    whole = len(image_set) // config.batch_size * config.batch_size
+    for epoch in count():
+        draw = Generator().manual_seed(derived_seed(config.seed, epoch))
+        order = torch.randperm(len(image_set), generator=draw)[:whole].to(image_set.images.device)
+        for images, labels in image_set.batches(order.split(config.batch_size)):
+            yield prepare(images, labels, config, mixer)
+
+
+def stream_loading(stream: ImageStream, config: TrainConfig, num_batches: int) -> Work:
+    """``num_batches`` training batches of a stream's first pictures, the start of its workers included.
+
+    Nothing is decoded ahead while others have their turn. ValueError where the stream holds fewer pictures.
+    """
+    total = checks.positive_int("num_batches", num_batches) * config.batch_size
+    if len(stream) < total:
+        raise ValueError(f"num_batches x batch_size must be at most {len(stream)}, the pictures, got {total}")
+    mixer = make_mixer(config.mixup, config.cutmix, stream.num_classes)
+
+    def load() -> None:
+        for images, labels in stream.batches(torch.arange(total).split(config.batch_size), config.seed):
+            prepare(images, labels, config, mixer)
+        synchronize(torch.device(stream.device))
+
+    return Work(load, total)
+
+
+def consumption(model: nn.Module, shape: tuple[int, int, int], config: TrainConfig) -> Work:
+    """A training step of the model alone, on a batch of (c, H, W) images that lies ready on its device."""
+    pixels = torch.zeros(config.batch_size, *shape, device=next(model.parameters()).device)
+    dtype = torch.bfloat16 if config.bfloat16 else torch.float32
+    return Work(training_step(model, pixels, dtype), config.batch_size)

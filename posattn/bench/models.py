@@ -1,0 +1,168 @@
+"""Speed of models side by side: inference and training steps, eager and compiled, beside the machine's own peak."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch._inductor.config
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from posattn import checks
+from posattn.bench.cost import multiply_adds, peak_memory
+from posattn.bench.timing import interleaved
+
+INFERENCE, TRAINING = "inference", "training"
+EAGER, COMPILED = "eager", "compiled"
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+PRODUCT = 2048  # side of the square matrix product that stands for the machine's peak
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Work = Callable[[], Any]
+
+
+def side_by_side(
+    models: Mapping[str, nn.Module],
+    images: Tensor,
+    mode: str,
+    dtype: str,
+    rounds: int,
+    executions: Sequence[str] = (EAGER, COMPILED),
+) -> dict[str, Any]:
+    """Time every model, in each execution, and the matrix product, taking turns in one run.
+
+    Inference is in the type itself, with the weights in it; a training step is forward, backward and AdamW on float32
+    weights, under autocast where the type is bfloat16. For inference the whole model is compiled, by ``torch.compile``
+    with its weights frozen, so that inductor packs them and fuses what follows a linear layer into it; for training the
+    blocks, each by ``torch.compile``: one compilation serves all that are alike.
+
+    Args:
+        models: what to time, on the device of ``images``, each with ``blocks``.
+        images: (B, c, H, W) float32, a batch that all of them take.
+        mode: ``inference`` or ``training``.
+        dtype: ``float32`` or ``bfloat16``.
+        rounds: turns that are counted, after one that is not.
+        executions: ``eager``, ``compiled`` or both.
+
+    Returns:
+        ``peak``: seconds of each matrix product; by model ``multiply_adds`` of a batch and ``parameters``; by model
+        and execution ``seconds`` of each turn and ``memory``, bytes at the peak beyond weights and images.
+
+    Raises:
+        ValueError: an unknown mode, type or execution, or ``rounds`` below 2.
+    """
+    checks.known("mode", mode, (INFERENCE, TRAINING))
+    checks.known("dtype", dtype, DTYPES)
+    for execution in executions:
+        checks.known("execution", execution, (EAGER, COMPILED))
+    if checks.positive_int("rounds", rounds) < 2:
+        raise ValueError(f"rounds must be at least 2 for a spread, got {rounds}")
+    torch.compiler.reset()
+    make = inference if mode == INFERENCE else training_step
+    works = {
+        (name, execution): make(executed(model, execution, mode), images, DTYPES[dtype])
+        for name, model in models.items()
+        for execution in executions
+    }
+    with torch._inductor.config.patch(
+        freezing=mode == INFERENCE
+    ):  # torch.compile's option alone does not reach dynamo
+        memory = {key: _settled_memory(work, images.device) for key, work in works.items()}
+    named = {" ".join(key): work for key, work in works.items()}
+    seconds = interleaved({**named, "peak": product(images.device, DTYPES[dtype])}, rounds)
+    torch.compiler.reset()
+    return {
+        "peak": seconds["peak"],
+        **{
+            name: {
+                "multiply_adds": multiply_adds(model, images.to(next(model.parameters()).dtype)),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                **{
+                    how: {"seconds": seconds[f"{name} {how}"], "memory": memory[name, how]}
+                    for how in executions
+                },
+            }
+            for name, model in models.items()
+        },
+    }
+
+
+@contextmanager
+def own_compiler_cache() -> Iterator[None]:
+    """While it lasts, torch.compile keeps its files in a folder of its own.
+
+    A run that is killed while it compiles leaves files cut short, which the next one must not find.
+    """
+    before = os.environ.get(CACHE)
+    with TemporaryDirectory() as folder:
+        os.environ[CACHE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[CACHE]
+            if before is not None:
+                os.environ[CACHE] = before
+
+
+def executed(model: nn.Module, execution: str, mode: str) -> Any:
+    """A copy of the model, compiled where that is asked for: whole for inference, its blocks for training."""
+    copy: Any = deepcopy(model)
+    if execution == COMPILED:
+        for part in [copy] if mode == INFERENCE else copy.blocks:
+            part.compile()
+    return copy
+
+
+def inference(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Work:
+    """One forward in evaluation mode."""
+    model, images = model.to(dtype).eval(), images.to(dtype)
+
+    @torch.no_grad()
+    def work() -> None:
+        model(images)
+        synchronize(images.device)
+
+    return work
+
+
+def training_step(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Work:
+    """One step of AdamW on one batch."""
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=True)
+    labels = torch.arange(len(images), device=images.device)
+    kind = images.device.type
+
+    def work() -> None:
+        with nullcontext() if dtype == torch.float32 else torch.autocast(kind, dtype):
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels % logits.shape[1]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        synchronize(images.device)
+
+    return work
+
+
+def product(device: torch.device, dtype: torch.dtype) -> Work:
+    """A square matrix product, 2·2048³ operations."""
+    left, right, out = (torch.ones(PRODUCT, PRODUCT, device=device, dtype=dtype) for _ in range(3))
+
+    def work() -> None:
+        torch.mm(left, right, out=out)
+        synchronize(device)
+
+    return work
+
+
+def _settled_memory(work: Work, device: torch.device) -> int:
+    """Peak memory after a first call, which compiles and makes the optimizer's state."""
+    work()
+    return peak_memory(work, device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU to be done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

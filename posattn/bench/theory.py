@@ -1,0 +1,48 @@
+"""How much faster a step is in law than with patches, the two interleaved in one run."""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Generator
+
+from posattn import checks
+from posattn.structure.partition import Partition
+from posattn.theory.descent import Step, descend
+from posattn.theory.in_law import descend_in_law
+from posattn.theory.simplified import SimplifiedViT
+from posattn.theory.task import StructuredTask
+
+BURST, RATE = 10, 1e-6
+
+
+class StepSeconds(NamedTuple):
+    """Seconds a step, round by round."""
+
+    patches: list[float]
+    in_law: list[float]
+
+
+def step_seconds(num_patches: int, set_size: int, dim: int, batch_size: int, rounds: int) -> StepSeconds:
+    """Times a step that builds the patches, then ten in law, and so on for ``rounds`` after one of warm-up.
+
+    Both train the analysis preset at q = 0.25 in float32 on the CPU and draw their batches within the step.
+    Steps in law come in bursts because the patches leave the caches cold for the first.
+    """
+    checks.positive_int("rounds", rounds)
+    generator = Generator().manual_seed(0)
+    partition = Partition.contiguous(num_patches, set_size)
+    task = StructuredTask(partition, dim=dim, noise_rate=0.25, generator=generator)
+    built, in_law = SimplifiedViT.analysis(task), SimplifiedViT.analysis(task)
+    steps = rounds + 1
+    of_patches = descend(built, lambda: task.sample(batch_size, generator=generator), steps, RATE)
+    of_law = descend_in_law(in_law, task, batch_size, BURST * steps, RATE, generator=generator)
+    seconds = [(_timed(of_patches, 1), _timed(of_law, BURST)) for _ in range(steps)]
+    return StepSeconds(*(list(of_one) for of_one in zip(*seconds[1:], strict=True)))
+
+
+def _timed(run: Iterator[Step], steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(run)
+    return (time.perf_counter() - start) / steps

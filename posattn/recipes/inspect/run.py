@@ -1,0 +1,191 @@
+"""What `posattn inspect` does: a model and pictures in, a folder with the table, the maps and the page out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import timm
+import torch
+from rich.progress import Progress
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from posattn.recipes.kit.classifiers import ImagesConfig, build, load_split, weights_name
+from posattn.runs.folder import RunFolder, write_whole
+from posattn.vision.data.images import to_float
+from posattn.vision.data.pictures import Pictures
+from posattn.vision.inspect.average import STABLE, recovered_sets
+from posattn.vision.inspect.inspection import Inspection, inspect_model
+from posattn.vision.inspect.positions import by_distance, embedding_similarity
+
+BATCH, EXAMPLES = 64, 3
+START = ":start"  # what a name of weights ends with that stands for the random start of their training
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """What is inspected."""
+
+    model: str
+    images: str
+    checkpoint: str | None = None
+    data_dir: Path | None = None
+    limit: int | None = None
+    seed: int = 0
+
+
+class Subject(NamedTuple):
+    """A model, batches of images as it takes them, how many they are, and their mean and deviation."""
+
+    model: nn.Module
+    batches: Iterable[Tensor]
+    total: int
+    mean: Tensor
+    std: Tensor
+
+
+def inspect_into(config: InspectConfig, run: RunFolder, progress: Progress) -> None:
+    """Inspect the model; the table, the maps and result.json go into the run folder.
+
+    Raises what ``inspect_attention`` raises; where that comes with a table, it is kept in the folder.
+    """
+    subject = load_subject(config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    task = progress.add_task("images", total=subject.total)
+    try:
+        inspection = inspect_model(
+            subject.model.to(device), counted(subject.batches, progress, task), examples=EXAMPLES
+        )
+        table = inspection.table()
+    except BaseException as error:
+        if (finished := getattr(error, "table", None)) is not None:
+            save_table(finished, run)
+            error.add_note(f"(it stands in {run.path}/table.csv)")
+        raise
+    save_table(table, run)
+    first = torch.cat(list(islice(subject.batches, 1)))[:EXAMPLES]
+    pictures = ((first * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    run.save_tensors("maps", tensors(inspection, pictures))
+    run.finish(result_of(config, inspection, table))
+
+
+def load_subject(config: InspectConfig) -> Subject:
+    """The model and its images: of a run folder as they were trained on, else by timm's data config."""
+    folder = Path(config.model)
+    if folder.is_dir():
+        return of_run(folder, config)
+    torch.manual_seed(config.seed)
+    model = timm_model(config.model, config.checkpoint).eval()
+    settings = resolve_model_data_config(model)
+    transform = create_transform(**settings)
+    pictures = Pictures(config.images, config.data_dir, config.limit)
+    mean, std = (torch.tensor(settings[name])[:, None, None] for name in ("mean", "std"))
+    return Subject(model, Transformed(pictures, transform), len(pictures), mean, std)
+
+
+def timm_model(name: str, checkpoint: str | None) -> nn.Module:
+    """A timm model by name (at its random start without a checkpoint), or one of the hub, trained."""
+    if name.startswith("hf-hub:"):
+        return timm.create_model(name, pretrained=True)
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+    return timm.create_model(known_model(name), checkpoint_path=checkpoint or "")
+
+
+def known_model(name: str) -> str:
+    """``name`` if timm knows it, else ValueError listing this package's models."""
+    if timm.is_model(name):
+        return name
+    ours = ", ".join(timm.list_models("vit_posattn_*"))
+    raise ValueError(f"unknown model {name!r}; known: {ours}, and every model of timm.list_models()")
+
+
+def of_run(folder: Path, config: InspectConfig) -> Subject:
+    """A model trained by a run with act three, or the start it had, on a set as that run reads it."""
+    run = RunFolder.reading(folder)
+    settings = run.config["config"].get("images")
+    if settings is None:
+        raise ValueError(f"{folder} holds no run that trains image models ({run.config['recipe']})")
+    known = {field.name for field in fields(ImagesConfig)} - {"train", "data_dir"}
+    given: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name in known
+    }
+    trained = ImagesConfig(**given)
+    seeds = range(run.config["seed"], run.config["seed"] + trained.seeds)
+    names = {weights_name(name, seed): (name, seed) for name in trained.models for seed in seeds}
+    wanted = config.checkpoint or ""
+    if wanted.removesuffix(START) not in names:
+        listed = ", ".join(names)
+        raise ValueError(
+            f"{folder} holds {listed}: name one as checkpoint, with {START} for its start; got {wanted!r}"
+        )
+    held = load_split(replace(trained, data=config.images, data_dir=config.data_dir), "test")
+    model = build(trained, *names[wanted.removesuffix(START)], held)
+    if not wanted.endswith(START):
+        model.load_state_dict(run.load_tensors(wanted))
+    pixels = to_float(held.images[: config.limit])
+    half = torch.full((pixels.shape[1], 1, 1), 0.5)
+    return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half)
+
+
+class Transformed:
+    """Pictures as batches of a model's input, as often as asked for."""
+
+    def __init__(self, pictures: Pictures, transform: Any) -> None:
+        self.pictures, self.transform = pictures, transform
+
+    def __iter__(self) -> Iterator[Tensor]:
+        pictures = iter(self.pictures)
+        while part := list(islice(pictures, BATCH)):
+            yield torch.stack([self.transform(picture) for picture in part])
+
+
+def counted(batches: Iterable[Tensor], progress: Progress, task: Any) -> Iterator[Tensor]:
+    """The batches, each counted once it is done with."""
+    for batch in batches:
+        yield batch
+        progress.advance(task, len(batch))
+
+
+def save_table(table: pd.DataFrame, run: RunFolder) -> None:
+    """table.parquet and table.csv."""
+    write_whole(run.path / "table.parquet", table.to_parquet(index=False))
+    write_whole(run.path / "table.csv", table.to_csv(index=False).encode())
+
+
+def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:
+    """Average maps (h, N, N) and those of example images (e, h, N, N) of each layer, the examples, and similarity."""
+    held = {"pictures": pictures}
+    for layer, path in enumerate(inspection.layers):
+        held[f"average.{layer}"] = inspection.sums[path].average().half()
+        held[f"examples.{layer}"] = inspection.example_maps[path].half()
+    similarity = embedding_similarity(inspection.model, inspection.grid)
+    return held if similarity is None else {**held, "similarity": similarity.half()}
+
+
+def result_of(config: InspectConfig, inspection: Inspection, table: pd.DataFrame) -> dict[str, Any]:
+    """result.json of an inspection."""
+    grid = inspection.grid
+    similarity = embedding_similarity(inspection.model, grid)
+    num_sets = max(2, round(grid.num_patches**0.5))
+    weights = "Pretrained" if config.model.startswith("hf-hub:") else "Random start"
+    recovered = [recovered_sets(sums, num_sets) for sums in inspection.sums.values()]
+    return {
+        "kind": "inspection",
+        "title": f"Where {config.checkpoint if Path(config.model).is_dir() else config.model} looks",
+        "summary": f"{config.checkpoint or weights}: {inspection.images:,} images of {config.images}; "
+        f"{grid.height} x {grid.width} patches; class tokens and registers: {grid.prefix}.",
+        **{str(name): value for name, value in table.attrs.items()},
+        "prefix": grid.prefix,
+        "radius": inspection.radius,
+        "similarity_by_distance": [] if similarity is None else by_distance(similarity, grid),
+        "recovered": {
+            "sets": [labels.tolist() for labels, _ in recovered],
+            "agreement": [agreement.tolist() for _, agreement in recovered],
+            "stable_from": STABLE,
+        },
+        "page": [],
+    }

@@ -1,0 +1,168 @@
+"""How concentrated learned positional attention is, and what is lost when only its largest entries are kept."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from posattn.recipes import recipe
+from posattn.recipes.kit.classifiers import (
+    POSITIONAL,
+    ImagesConfig,
+    build,
+    check_images,
+    load_split,
+    load_trained,
+    train_one,
+)
+from posattn.runs.folder import RunFolder
+from posattn.runs.page import Lines, Section, Table, to_plain
+from posattn.runs.seeds import mean_std, mean_std_text
+from posattn.runs.sweep import sweep
+from posattn.vision.models.concentration import top_mass
+from posattn.vision.models.freeze import freeze_attention
+from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.loop import evaluate
+
+
+@dataclass(frozen=True)
+class PrunedMapsConfig:
+    """Positional ViTs of several seeds, pruned. Speed settings and the ordinary model play no part."""
+
+    images: ImagesConfig = field(default_factory=lambda: ImagesConfig(patch_size=1, seeds=3))
+    """Patches of one pixel: N = 64 on digits"""
+    keeps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """k, entries kept of every row; at most N"""
+    seed: int = 0
+
+
+def prune_one(config: PrunedMapsConfig, seed: int, folder: Path) -> dict[str, Any]:
+    """Train a positional ViT; the mass of the top k by layer, and test accuracy with only them kept."""
+    images = config.images
+    train_one(images, POSITIONAL, seed, folder)
+    test_set = load_split(images, "test")
+    model = load_trained(images, POSITIONAL, seed, test_set, RunFolder(folder))
+    return {
+        "mass": top_mass(model.attention_maps().detach(), config.keeps).tolist(),
+        "accuracy": [evaluate(freeze_attention(model, keep=k), test_set) for k in config.keeps],
+        "whole": evaluate(model, test_set),
+    }
+
+
+def run_pruned_maps(config: PrunedMapsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+    """A model a seed, each a part of a sweep."""
+    check_images(config.images)
+    check_keeps(config)
+    settings = {
+        f"seed={config.seed + i}": (config, config.seed + i, run.path) for i in range(config.images.seeds)
+    }
+    seeds = list(sweep("pruned-maps", settings, prune_one, run, progress).values())
+    numbers = gather(config, seeds)
+    return {
+        "title": "Pruned attention maps",
+        "summary": f"Positional ViTs trained on {config.images.data}; every query keeps its k largest entries.",
+        "pruned": numbers,
+        "page": to_plain([mass_section(config, numbers), accuracy_section(config, numbers)]),
+    }
+
+
+def check_keeps(config: PrunedMapsConfig) -> None:
+    """ValueError, before anything is trained, where a k is not in 1..N."""
+    test_set = load_split(config.images, "test")
+    model: Any = build(config.images, POSITIONAL, 0, test_set)
+    top_mass(model.attention_maps(), config.keeps)
+
+
+def gather(config: PrunedMapsConfig, seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds, by layer and k."""
+    layers = range(config.images.depth)
+    by_layer = {
+        f"layer {i + 1}": [mean_std(at) for at in zip(*(one["mass"][i] for one in seeds), strict=True)]
+        for i in layers
+    }
+    accuracy = [mean_std(at) for at in zip(*(one["accuracy"] for one in seeds), strict=True)]
+    return {
+        "seeds": seeds,
+        "keep": list(config.keeps),
+        "mass": {name: [mean for mean, _ in line] for name, line in by_layer.items()},
+        "mass_std": {name: [std for _, std in line] for name, line in by_layer.items()},
+        "accuracy": [mean for mean, _ in accuracy],
+        "accuracy_std": [std for _, std in accuracy],
+        "whole": [mean_std([one["whole"] for one in seeds])[0]] * len(config.keeps),
+    }
+
+
+def mass_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Section:
+    """The mass of the largest entries."""
+    middle = len(config.keeps) // 2
+    masses = ", ".join(f"{line[middle]:.2f} in {name}" for name, line in numbers["mass"].items())
+    return Section(
+        "Concentration",
+        f"The {config.keeps[middle]} largest entries of a row held a mass of {masses}.",
+        [
+            Lines(
+                "Mass of the k largest entries of a row",
+                "pruned.keep",
+                {name: f"pruned.mass.{name}" for name in numbers["mass"]},
+                {name: f"pruned.mass_std.{name}" for name in numbers["mass"]},
+                x_label="k",
+                y_label="mass",
+                x_log=True,
+                caption="Mean over rows and heads; bars: standard deviation over "
+                f"{len(numbers['seeds'])} seeds.",
+            )
+        ],
+    )
+
+
+def accuracy_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Section:
+    """Accuracy against k."""
+    whole = mean_std_text([one["whole"] for one in numbers["seeds"]], 1, 100)
+    rows = [
+        [f"{k}", mean_std_text([one["accuracy"][i] for one in numbers["seeds"]], 1, 100)]
+        for i, k in enumerate(config.keeps)
+    ]
+    middle = len(config.keeps) // 2
+    claim = (
+        f"With every query keeping its k largest entries and nothing retrained, test accuracy was {rows[middle][1]} % "
+        f"at k = {rows[middle][0]}, against {whole} % of the whole maps."
+    )
+    return Section(
+        "Accuracy",
+        claim,
+        [
+            Lines(
+                "Test accuracy against k",
+                "pruned.keep",
+                {"k largest": "pruned.accuracy", "whole maps": "pruned.whole"},
+                {"k largest": "pruned.accuracy_std"},
+                x_label="k, entries kept of a row",
+                y_label="test accuracy",
+                x_log=True,
+                caption=f"On {config.images.data}, mean and standard deviation over {len(numbers['seeds'])} seeds.",
+            ),
+            Table(
+                "Test accuracy, %", ["k", "accuracy"], rows, f"Mean ± std over {len(numbers['seeds'])} seeds."
+            ),
+        ],
+    )
+
+
+@recipe(run_pruned_maps)
+def pruned_maps(smoke: bool = False) -> PrunedMapsConfig:
+    """Mass of the largest entries of learned positional maps, layer by layer, and accuracy when only they are kept.
+
+    Claim: learned positional maps are concentrated: few entries of a row are enough.
+    Command: posattn run pruned-maps
+    Time: 19 minutes on 2 cores that a dozen other processes shared; 4 minutes of CPU time
+    Expected (seeds 0-2, 2 CPU cores, digits, N = 64): the largest entry alone holds a mass of 0.93, 0.96, 0.98 and
+    0.99 in layers 1 to 4, the 8 largest 0.97 or more; test accuracy 96.5 ± 0.3 % with whole maps as with 8 entries
+    a row, 96.1 ± 0.3 % with one.
+    """
+    if not smoke:
+        return PrunedMapsConfig()
+    train = TrainConfig(epochs=4, batch_size=64, lr=1e-2, warmup_epochs=0.5)
+    return PrunedMapsConfig(
+        ImagesConfig(embed_dim=16, depth=1, num_heads=2, seeds=2, train=train), (1, 4, 16)
+    )

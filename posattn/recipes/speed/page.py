@@ -1,0 +1,143 @@
+"""What the page of the speed comparison shows."""
+
+from typing import Any
+
+from posattn.bench.models import COMPILED, EAGER, PRODUCT
+from posattn.bench.timing import Spread, spread
+from posattn.runs.page import Lines, Section, Table
+
+REFERENCE, OURS = "vit", ("positional", "relative", "hybrid", "pruned16", "pruned32")
+WHOLE = "over timm's ViT-Tiny, each side at its better of eager and compiled"
+
+
+def better(entry: dict[str, Any]) -> str:
+    """The execution with the smaller median."""
+    return min(executions(entry), key=lambda how: spread(entry[how]["seconds"]).median)
+
+
+def executions(entry: dict[str, Any]) -> list[str]:
+    """Of eager and compiled, those that were timed."""
+    return [how for how in (EAGER, COMPILED) if how in entry]
+
+
+def ratios(config: Any, cells: dict[str, Any]) -> dict[str, Any]:
+    """By mode and type, for each of our models over the sizes: how many times the reference's throughput it has.
+
+    Medians over the turns, each turn's ratio taken within it, and half of the distance between the quartiles.
+    """
+    found: dict[str, Any] = {}
+    for mode, size, dtype in config.cells:
+        cell = cells[f"{mode} {size} {dtype}"]
+        lines = found.setdefault(f"{mode}, {dtype}", {})
+        for name in [n for n in OURS if n in cell and REFERENCE in cell]:
+            line = lines.setdefault(
+                name, {"size": [], "ratio": [], "low": [], "high": [], "half": [], "counted": []}
+            )
+            of_time = throughput_ratio(cell[name], cell[REFERENCE])
+            counted = cell[REFERENCE]["multiply_adds"] / cell[name]["multiply_adds"]
+            half = (of_time.high - of_time.low) / 2
+            for key, value in zip(line, (size, *of_time, half, counted), strict=True):
+                line[key].append(value)
+    return found
+
+
+def throughput_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> Spread:
+    """Of the two at their better execution, turn by turn."""
+    times = (one[better(one)]["seconds"] for one in (reference, entry))
+    return spread([of_reference / own for of_reference, own in zip(*times, strict=True)])
+
+
+def speed_sections(config: Any, numbers: dict[str, Any]) -> list[Section]:
+    """The ratios, then every number that they come from."""
+    cells = [(*cell, numbers["cells"][" ".join(map(str, cell))]) for cell in config.cells]
+    return [ratio_section(numbers["ratios"]), *(cell_section(*cell) for cell in cells)]
+
+
+def ratio_section(found: dict[str, Any]) -> Section:
+    """The table of ratios, and a figure for each mode and type."""
+    rows = [
+        [how, name, f"{size} px", f"{ratio:.2f} ({low:.2f} to {high:.2f})", f"{counted:.2f}"]
+        for how, lines in found.items()
+        for name, line in lines.items()
+        for size, ratio, low, high, counted in zip(
+            *(line[key] for key in ("size", "ratio", "low", "high", "counted")), strict=True
+        )
+    ]
+    figures = [
+        Lines(
+            f"Throughput over timm's ViT-Tiny: {how}",
+            f"timing.ratios.{how}.{name}.size",
+            {
+                name: f"timing.ratios.{how}.{name}.ratio",
+                "by multiply-adds": f"timing.ratios.{how}.{name}.counted",
+            },
+            {name: f"timing.ratios.{how}.{name}.half"},
+            x_label="image, px",
+            y_label="ratio",
+            caption="Median over the turns; bars: half of the distance between the quartiles.",
+        )
+        for how, lines in found.items()
+        for name in lines
+        if name in OURS[:1] and len(lines[name]["size"]) > 1
+    ]
+    claim = f"Throughput {WHOLE}. " + "; ".join(map(best, found.items())) + "."
+    columns = ["", "model", "image", "throughput ratio, median (quartiles)", "multiply-add ratio"]
+    caption = "Pruned models keep 16 or 32 entries of a row of maps that were not trained: speed alone, not accuracy."
+    return Section("Ratios", claim, [Table(f"Throughput {WHOLE}", columns, rows, caption), *figures])
+
+
+def best(lines: tuple[str, dict[str, Any]]) -> str:
+    """A mode and type in words."""
+    how, by_name = lines
+    if OURS[0] not in by_name:
+        return f"{how}: nothing to compare"
+    line = by_name[OURS[0]]
+    sizes = ", ".join(
+        f"{ratio:.2f} at {size} px" for size, ratio in zip(line["size"], line["ratio"], strict=True)
+    )
+    return f"{how}: {sizes}"
+
+
+def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Section:
+    """All models at one mode, size and type."""
+    peak = 2 * PRODUCT**3 / spread(cell["peak"]).median
+    models = {name: entry for name, entry in cell.items() if isinstance(entry, dict)}
+    hows = executions(next(iter(models.values())))
+    passes = 3 if mode == "training" else 1
+    rows = [
+        [
+            name,
+            *(per_second(entry[how]["seconds"], cell["batch"]) for how in hows),
+            f"{entry['multiply_adds'] / cell['batch'] / 1e6:,.0f}",
+            f"{100 * share_of_peak(entry, peak, passes):.0f} %",
+            *(f"{entry[how]['memory'] / 2**20:,.0f}" for how in hows),
+            f"{entry['parameters'] / 1e6:.1f}",
+        ]
+        for name, entry in models.items()
+    ]
+    columns = ["model", *(f"{how}, img/s" for how in hows), "MMAC", "share of peak"]
+    columns += [*(f"{how}, MiB" for how in hows), "Mparams"]
+    claim = (
+        f"A batch of {cell['batch']}; the machine's own matrix product of side {PRODUCT} reached "
+        f"{peak / 1e9:,.0f} GFLOP/s in the same turns."
+    )
+    backward = ", a backward counted as two forwards" if passes == 3 else ""
+    caption = (
+        "Median (quartiles) over the turns. MMAC: 10⁶ multiply-adds of an image's forward. Share of peak: of the "
+        f"matrix product, at the better execution{backward}. MiB: the most that torch held during the call beyond "
+        "weights, optimizer and images."
+    )
+    title = f"{mode.capitalize()}, {size} px, {dtype}"
+    return Section(title, claim, [Table(title, columns, rows, caption)])
+
+
+def per_second(seconds: list[float], batch: int) -> str:
+    """Images a second."""
+    median, low, high = spread([batch / s for s in seconds])
+    return f"{median:,.1f} ({low:,.1f} to {high:,.1f})"
+
+
+def share_of_peak(entry: dict[str, Any], peak: float, passes: int) -> float:
+    """Of the machine's own matrix product's rate, at the better execution."""
+    seconds = spread(entry[better(entry)]["seconds"]).median
+    return 2 * passes * entry["multiply_adds"] / seconds / peak

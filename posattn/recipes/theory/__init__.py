@@ -1,1 +1,0 @@
-"""Recipes on the paper's distribution: each claim as a run."""

@@ -1,1 +1,0 @@
-"""Recipes on images and on full-size models."""

@@ -1,0 +1,95 @@
+"""One self-contained HTML page made from a finished run folder."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from posattn.runs.page import lookup
+from posattn.runs.folder import REPORT, RunFolder, write_whole
+from posattn.runs.report import figures
+from posattn.runs.report import inspection
+
+
+def build_report(folder: Path) -> Path:
+    """Write report.html from what the run folder holds, without retraining; returns its path.
+
+    Raises ValueError where the folder holds no finished run or a file of it is not whole.
+    """
+    run = RunFolder.reading(folder)
+    config, result = run.config, run.result
+    template, context = "report.html", {}
+    if result.get("kind") == "inspection":
+        template, context = "inspection.html", inspection.context(run, result)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("posattn.runs.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template(template).render(
+        config=config, result=result, sections=prepared_sections(run), **context
+    )
+    write_whole(folder / REPORT, html.encode())
+    return folder / REPORT
+
+
+def prepared_sections(run: RunFolder) -> list[dict[str, Any]]:
+    """The sections of a finished run's page, with the figures drawn: ``svg``, or PNG ``images`` as data addresses."""
+    result = run.result
+    return [
+        {**section, "items": [_item(item, run, result) for item in section["items"]]}
+        for section in result["page"]
+    ]
+
+
+def _item(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    return {**item, **PREPARE[item["kind"]](item, run, result)}
+
+
+def _lines(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    places = item["x"] if isinstance(item["x"], dict) else dict.fromkeys(item["y"], item["x"])
+    axes = {"x": places, "y": item["y"], "spread": item["spread"]}
+    series = {axis: {k: lookup(result, place) for k, place in of.items()} for axis, of in axes.items()}
+    return {"svg": Markup(figures.lines(item, series))}  # our own SVG, its text escaped by matplotlib
+
+
+def _maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    maps = _tensor(item["tensor"], run)
+    maps = maps[None] if maps.ndim == 2 else maps
+    return {"images": [figures.frame(map_) for map_ in maps]}
+
+
+def _grid_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    H, W = item["grid"]
+    maps = _tensor(item["tensor"], run)
+    return {"images": [figures.frame(figures.map_of_maps(map_, (H, W))) for map_ in maps]}
+
+
+def _pictures(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    rows = _tensor(item["tensor"], run).astype(np.uint8)
+    return {"images": [figures.png(figures.strip(pictures)) for pictures in rows]}
+
+
+def _heat_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    values, x, y = (lookup(result, item[name]) for name in ("values", "x", "y"))
+    return {"svg": Markup(figures.heat_maps(item, np.array(values, float), x, y))}
+
+
+def _tensor(place: str, run: RunFolder) -> Any:
+    file, name = place.split(":")
+    return run.load_tensors(file)[name].numpy().astype(np.float64)
+
+
+def _nothing(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+PREPARE = {
+    "lines": _lines,
+    "maps": _maps,
+    "grid_maps": _grid_maps,
+    "gallery": _maps,
+    "pictures": _pictures,
+    "heat_maps": _heat_maps,
+    "table": _nothing,
+}

@@ -1,0 +1,134 @@
+"""The page of an inspection: what its script and its template show, out of the folder alone.
+
+A page must stay under 10 MB. Entries are told apart by 86 levels on average maps and by 16 on those of example
+images; where heads and patches are many, only every second (third, ...) row and column of queries is kept of either,
+and fewer examples are shown. For 12 x 12 heads at 224 px: all queries on average, every second row and column on two
+examples.
+"""
+
+import base64
+import json
+import math
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from posattn.runs.folder import RunFolder
+from posattn.runs.report import figures
+
+AVERAGE_ENTRIES, EXAMPLE_ENTRIES = 6_000_000, 3_000_000  # at most so many on a page
+AVERAGE_LEVELS, EXAMPLE_LEVELS = 85, 15  # above 0; divisors of 255
+MEASURES = {
+    "positionality": ("Positionality", "share of its variance that the average map explains; 1: positional"),
+    "distance": ("Distance, patches", "mean distance of attention from patches to patches"),
+    "distance_px": ("Distance, pixels", "the same in pixels of the model's input"),
+    "entropy": ("Entropy, nats", "of a patch's row of attention, over all tokens"),
+    "locality": ("Locality", "share of the attention among patches within the radius"),
+    "prefix_share": ("Prefix share", "share of the patches' attention on class token and registers"),
+    "association": ("Association", "share of a patch's largest entries that are in its set, or grid neighbours"),
+    "profile_association": ("Profile association", "the same of the patches with the most similar attention profile"),
+}  # fmt: skip
+
+
+def context(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    """What the template is rendered with."""
+    table, maps = pd.read_parquet(run.path / "table.parquet"), run.load_tensors("maps")
+    curve = np.array(result["similarity_by_distance"]).T.tolist()
+    shown = [name for name in MEASURES if (table.measure == name).any()]
+    return {
+        "data": Markup(to_script(page_data(table, maps, result, shown))),
+        "measures": {name: MEASURES[name] for name in shown},
+        "heads": [{"layer": layer, "head": head, **row} for (layer, head), row in by_head(table).items()],
+        "similarity_rank": table.loc[table.measure == "pos_embed_similarity", "value"].tolist(),
+        "curve": Markup(similarity_curve(*curve)) if curve else "",
+    }
+
+
+def page_data(
+    table: pd.DataFrame, maps: dict[str, Any], result: dict[str, Any], shown: list[str]
+) -> dict[str, Any]:
+    """What the script reads."""
+    layers, prefix = range(len(result["layers"])), result["prefix"]
+    average = [maps[f"average.{layer}"].float().numpy()[:, prefix:, prefix:] for layer in layers]
+    examples = [maps[f"examples.{layer}"].float().numpy()[:, :, prefix:, prefix:] for layer in layers]
+    number = max(1, 4 * EXAMPLE_ENTRIES // sum(each[0].size for each in examples))
+    examples = [each[:number] for each in examples]
+    stride = stride_for(sum(each.size for each in average), AVERAGE_ENTRIES, result["grid"])
+    sparse = stride_for(sum(each.size for each in examples), EXAMPLE_ENTRIES, result["grid"])
+    lut = (matplotlib.colormaps[figures.COLOUR_MAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    similarity = maps["similarity"].float().numpy() if "similarity" in maps else None
+    return {
+        "grid": result["grid"],
+        "colours": base64.b64encode(lut.tobytes()).decode(),
+        "reference": result["reference"],
+        "measures": {name: measure_of(table, name) for name in shown},
+        "stride": stride,
+        "average": [
+            [encode(every(m, stride, result["grid"]), AVERAGE_LEVELS) for m in heads] for heads in average
+        ],
+        "best": [each.argmax(-1).tolist() for each in average],
+        "peaks": [np.round(each.max(-1), 4).tolist() for each in average],
+        "sparse": sparse,
+        "examples": [
+            [[encode(every(m, sparse, result["grid"]), EXAMPLE_LEVELS) for m in heads] for heads in image]
+            for image in zip(*examples, strict=True)
+        ],
+        "recovered": result["recovered"],
+        "similarity": None if similarity is None else encode(np.clip(similarity, 0, None), AVERAGE_LEVELS),
+        "pictures": [figures.png(channels_last(picture)) for picture in maps["pictures"].numpy()[:number]],
+    }
+
+
+def by_head(table: pd.DataFrame) -> dict[tuple[int, int], dict[str, Any]]:
+    """Each head's measures with their standard errors."""
+    of_heads = table[table.layer >= 0]
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for layer, head, measure, value, stderr in of_heads.itertuples(index=False):
+        rows.setdefault((layer, head), {})[measure] = (value, stderr)
+    return rows
+
+
+def measure_of(table: pd.DataFrame, name: str) -> list[list[float]]:
+    """Values by layer and head."""
+    chosen = table[(table.measure == name) & (table.layer >= 0)].sort_values(["layer", "head"])
+    return [[round(v, 6) for v in group.value] for _, group in chosen.groupby("layer")]
+
+
+def stride_for(entries: int, budget: int, grid: list[int]) -> int:
+    """The least spacing of queries at which no more than ``budget`` of ``entries`` are left."""
+    H, W = grid
+    kept = (
+        math.ceil(H / s) * math.ceil(W / s) * entries / (H * W) <= budget for s in range(1, max(grid) + 1)
+    )
+    return 1 + next((place for place, fits in enumerate(kept) if fits), max(grid) - 1)
+
+
+def every(map_: NDArray[Any], stride: int, grid: list[int]) -> NDArray[Any]:
+    """The rows of each ``stride``-th query of the grid, down and across."""
+    return map_.reshape(*grid, -1)[::stride, ::stride].reshape(-1, map_.shape[-1])
+
+
+def encode(map_: NDArray[Any], levels: int) -> str:
+    """A PNG, a row a query, of the square root of what each entry is of its row's largest."""
+    share = np.sqrt(map_ / map_.max(-1, keepdims=True).clip(1e-12))
+    return figures.png((np.round(share * levels) * (255 // levels)).astype(np.uint8))
+
+
+def channels_last(picture: NDArray[Any]) -> NDArray[Any]:
+    """(c, H, W) as (H, W, 3), or (H, W) where c is 1."""
+    return picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+
+
+def similarity_curve(distance: list[float], similarity: list[float]) -> str:
+    """Mean similarity of positional embeddings by distance."""
+    spec = {"x_label": "distance, patches", "y_label": "cosine similarity", "x_log": False, "y_log": False}
+    return figures.lines(spec, {"x": {"": distance}, "y": {"": similarity}, "spread": {}})  # type: ignore[dict-item]
+
+
+def to_script(data: dict[str, Any]) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(data, separators=(",", ":")).replace("</", "<\\/")

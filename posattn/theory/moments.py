@@ -1,0 +1,96 @@
+"""F(X) = Σ_i φ(θ·x_i) of a sample as a polynomial in θ, whose coefficients are summed once.
+
+The quantities of a patch are x_i = (u_i, U_ℓ(i), U), followed by (g_i, G_ℓ(i), G) where patches carry noise.
+φ(z) = z^p + ν z depends on the sample only through the moments Σ_i Π_k x_ik^e_k of degree p and 1.
+"""
+
+from functools import cache
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy.special import expit, gammaln, poch
+
+from posattn.theory.sampling import SetCounts
+
+
+class Expansion(NamedTuple):
+    """n samples as polynomials in θ: F = moments @ (factors Π_k θ_k^powers_k)."""
+
+    powers: Int[ndarray, "E K"]
+    factors: Float[ndarray, " E"]
+    moments: Float[ndarray, "n E"]
+
+    def logits(self, theta: Float[ndarray, " K"]) -> Float[ndarray, " n"]:
+        """F of each sample."""
+        return self.moments @ self._monomials(theta, np.zeros_like(self.powers[0]))
+
+    def gradient(self, theta: Float[ndarray, " K"]) -> Float[ndarray, " K"]:
+        """The gradient in θ of the mean of log(1 + exp(-F))."""
+        pull = -expit(-self.logits(theta)) / len(self.moments)
+        return (pull @ self.moments) @ self._monomials(theta, np.eye(len(theta), dtype=int))
+
+    def hessian(self, theta: Float[ndarray, " K"]) -> Float[ndarray, "K K"]:
+        """The second derivatives in θ of that mean."""
+        once = np.eye(len(theta), dtype=int)
+        wrong = expit(-self.logits(theta))
+        slopes = self.moments @ self._monomials(theta, once)
+        bends = self._monomials(theta, once[:, None] + once)
+        curved = np.einsum("e,ekl->kl", wrong @ self.moments, bends)
+        return ((slopes.T * (wrong * (1 - wrong))) @ slopes - curved) / len(self.moments)
+
+    def _monomials(self, theta: Float[ndarray, " K"], times: Int[ndarray, "*m K"]) -> Float[ndarray, "E *m"]:  # noqa: F821 (no expression)
+        """The coefficients of the moments in F, differentiated ``times`` times in each entry of θ."""
+        powers = self.powers.reshape(-1, *[1] * (times.ndim - 1), len(theta))
+        falling = np.prod(poch(powers - times + 1, times), axis=-1)  # e!/(e-k)!, and 0 for k > e
+        return (self.factors * np.prod(theta ** np.maximum(powers - times, 0), axis=-1).T * falling.T).T
+
+
+def exponents(power: int, variables: int) -> Int[ndarray, "E K"]:
+    """The exponents of every monomial of degree ``power`` in K variables, then those of degree 1."""
+    chosen = [*combinations_with_replacement(range(variables), power), *((k,) for k in range(variables))]
+    return np.array([np.bincount(indices, minlength=variables) for indices in chosen])
+
+
+def factors(powers: Int[ndarray, "E K"], linear: float) -> Float[ndarray, " E"]:
+    """The multinomial coefficient of each monomial of degree p, ν for those of degree 1."""
+    degree = powers.sum(axis=1)
+    ways = np.rint(np.exp(gammaln(degree + 1) - gammaln(powers + 1).sum(axis=1)))
+    return np.where(degree == 1, linear, ways)
+
+
+def count_moments(counts: SetCounts, powers: Int[ndarray, "E 3"], set_size: int) -> Float[ndarray, "n E"]:
+    """Σ_i u_i^a U_ℓ(i)^b U^c of each sample, for each row (a, b, c) of ``powers``."""
+    repeats = counts.repeats.astype(float)
+    plus, minus = (np.broadcast_to(kind, repeats.shape) for kind in (counts.plus, counts.minus))
+    sums, noisy, every = plus - minus, plus + minus, np.full_like(plus, set_size)
+
+    @cache
+    def over_sets(a: int, b: int) -> Float[ndarray, " n"]:
+        of_patches = every if a == 0 else sums if a % 2 else noisy  # Σ u_i^a inside a set
+        return float(set_size) ** (b + 1) + np.einsum("nt,nt,nt->n", repeats, of_patches, sums ** float(b))
+
+    total = over_sets(1, 0)
+    return np.stack([over_sets(a, b) * total**c for a, b, c in powers.tolist()], axis=1)
+
+
+def patch_moments(
+    u: Float[ndarray, "n L C"], g: Float[ndarray, "n L C"], powers: Int[ndarray, "E 6"]
+) -> Float[ndarray, "n E"]:
+    """Σ_i u_i^a U_ℓ(i)^b U^c g_i^a' G_ℓ(i)^b' G^c' of each sample, for each row of ``powers``."""
+    highest = int(powers.max())
+    of_patch = [[x**k for k in range(highest + 1)] for x in (u, g)]
+    of_set = [[x.sum(-1) ** k for k in range(highest + 1)] for x in (u, g)]
+    of_all = [[x.sum((1, 2)) ** k for k in range(highest + 1)] for x in (u, g)]
+
+    @cache
+    def inside(a: int, a_noise: int) -> Float[ndarray, "n L"]:
+        return np.einsum("nlc,nlc->nl", of_patch[0][a], of_patch[1][a_noise])
+
+    def moment(a: int, b: int, c: int, a_noise: int, b_noise: int, c_noise: int) -> Float[ndarray, " n"]:
+        sets = np.einsum("nl,nl,nl->n", inside(a, a_noise), of_set[0][b], of_set[1][b_noise])
+        return sets * of_all[0][c] * of_all[1][c_noise]
+
+    return np.stack([moment(*row) for row in powers.tolist()], axis=1)

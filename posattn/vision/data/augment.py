@@ -1,0 +1,62 @@
+"""Random changes of a batch of images on its own device.
+
+All draws come from torch's global generators of the CPU and of the images' device.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torchvision.transforms import v2
+
+from posattn.vision.data.formats import Images
+
+POLICIES = {"none": None, "trivial": v2.TrivialAugmentWide(), "rand": v2.RandAugment()}
+GROUP = (
+    8  # images that share one draw of a policy: torchvision draws once a call, one call an image is too slow
+)
+
+Mixer = Callable[
+    [Float[Tensor, "n c H W"], Int[Tensor, " n"]], tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]
+]
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed that depends on all of ``numbers`` (not on zeros at the end), without the overlaps of their sum."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def augment(images: Images, padding: int, flip: bool, policy: str) -> Images:
+    """Random crop and mirror image (drawn for each image), then a policy (drawn for each group of 8)."""
+    if padding or flip:
+        images = random_crop_flip(images, padding, flip)
+    if (transform := POLICIES[policy]) is not None:
+        images = torch.cat([transform(group) for group in images.split(GROUP)])
+    return images
+
+
+def random_crop_flip(images: Images, padding: int, flip: bool) -> Images:
+    """Each image moved by up to ``padding`` pixels each way (black comes in), with ``flip`` also mirrored."""
+    n, _, H, W = images.shape
+    device = images.device
+    padded = F.pad(images, (padding,) * 4)
+    top, left = torch.randint(2 * padding + 1, (2, n, 1), device=device)
+    rows, columns = top + torch.arange(H, device=device), left + torch.arange(W, device=device)
+    if flip:
+        columns = torch.where(torch.rand(n, 1, device=device) < 0.5, columns.flip(-1), columns)
+    sample = torch.arange(n, device=device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def make_mixer(mixup: float, cutmix: float, num_classes: int) -> Mixer | None:
+    """Mixup and CutMix of Beta parameter ``mixup`` and ``cutmix`` (0: off), one drawn for each batch.
+
+    Returns a function of float images and labels to mixed images and (n, num_classes) probabilities, None
+    where both are off.
+    """
+    named = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    active = [transform(alpha=alpha, num_classes=num_classes) for transform, alpha in named if alpha > 0]
+    return v2.RandomChoice(active) if active else None

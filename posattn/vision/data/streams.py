@@ -1,0 +1,174 @@
+"""Image sets that do not fit in memory: pictures in class folders, decoded by workers as they are needed."""
+
+import random
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from joblib import Parallel, cpu_count, delayed
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from posattn import checks
+from posattn.vision.data.augment import derived_seed
+from posattn.vision.data.formats import UNDECODABLE, list_folder
+from posattn.vision.data.readers import SPLIT_NAMES, Request
+
+Batch = tuple[UInt8[Tensor, "n c H W"], Int[Tensor, " n"]]
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """A folder of class folders as a source of batches: all that a training needs of an ImageSet.
+
+    Args:
+        name: what results are reported under.
+        pictures: the path and label of each picture.
+        classes: the name of each class.
+        image_size: H = W of the batches.
+        crop: random resized crops and mirror images (timm's), else the resized centre.
+        workers: processes that decode.
+        device: of the batches.
+        skipped: pictures of the folder that could not be decoded and are left out.
+    """
+
+    name: str
+    pictures: list[tuple[str, int]]
+    classes: tuple[str, ...]
+    image_size: int = 224
+    crop: bool = False
+    workers: int = 1
+    device: torch.device | str = "cpu"
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, H, W) of every image."""
+        return 3, self.image_size, self.image_size
+
+    def to(self, device: torch.device | str) -> "ImageStream":
+        """The stream with its batches on a device."""
+        return replace(self, device=device)
+
+    def batches(self, parts: Iterable[Int[Tensor, " _"]], seed: int = 0) -> Iterator[Batch]:
+        """The pictures at each of ``parts``; the crop of one depends on ``seed`` and the picture alone."""
+        loader = DataLoader(
+            Pictures(self, seed),
+            batch_sampler=[part.tolist() for part in parts],
+            num_workers=self.workers,
+            pin_memory=torch.device(self.device).type == "cuda",
+            worker_init_fn=outlive_sigterm,
+            generator=torch.Generator(),  # else starting the workers draws from the global one
+        )
+        try:
+            for images, labels in loader:
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except ValueError as error:  # a worker's error comes with its traceback as the message
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+
+    def __repr__(self) -> str:
+        return f"ImageStream({self.name!r}, {len(self)} images {self.shape}, {self.num_classes} classes)"
+
+
+def outlive_sigterm(worker: int) -> None:
+    """Let a worker live on after a first SIGTERM: whole process groups are sent one; the training answers it."""
+
+    def give_in_next_time(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, give_in_next_time)
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """The pictures of a stream one by one, for worker processes."""
+
+    def __init__(self, stream: ImageStream, seed: int) -> None:
+        self.pictures, self.seed = stream.pictures, seed
+        options: dict[str, Any] = {"color_jitter": 0.0} if stream.crop else {}
+        self.transform = create_transform(
+            stream.shape, is_training=stream.crop, interpolation="bicubic", use_prefetcher=True, **options
+        )
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.pictures[index]
+        seed = derived_seed(self.seed, index)
+        random.seed(seed)  # timm's crops draw from here, torchvision's mirror images from torch
+        torch.manual_seed(seed)
+        try:
+            with Image.open(path) as opened:
+                return self.transform(opened.convert("RGB")), label
+        except UNDECODABLE as error:
+            raise ValueError(f"{path} cannot be decoded: {error}") from error
+
+
+def stream_images(
+    name: str,
+    split: str,
+    data_dir: str | Path | None = None,
+    *,
+    image_size: int = 224,
+    crop: bool | None = None,
+    workers: int | None = None,
+    skip_corrupt: bool = False,
+) -> ImageStream:
+    """The pictures of ``data_dir``/train or val (or test), a folder a class, read as they are needed.
+
+    With ``skip_corrupt`` every picture is decoded once before anything else, by ``workers`` threads: that costs about
+    as long as an epoch of loading, and makes the set, its batches and a resumed run the same whatever fails.
+
+    Args:
+        name: what results are reported under, such as ``imagenet``.
+        split: ``train`` or ``test``.
+        data_dir: the folder that holds the folders of the splits; None stands for ./data.
+        image_size: H = W of the batches.
+        crop: random resized crops and mirror images; None: for training only.
+        workers: processes that decode; None stands for one a CPU core.
+        skip_corrupt: leave out what cannot be decoded, and count it in ``skipped``.
+
+    Raises:
+        ValueError: an argument is out of range, a class folder is without images, or all of them are corrupt.
+        FileNotFoundError: there is no folder for the split.
+    """
+    checks.known("split", split, SPLIT_NAMES)
+    how = "name the folder that holds train and val, each with a folder a class"
+    checks.positive_int("image_size", image_size)
+    workers = checks.positive_int("workers", cpu_count() if workers is None else workers)
+    place = None if data_dir is None else Path(data_dir)
+    folder = Request(name, split, place).find(SPLIT_NAMES[split], how)[0]
+    pictures, classes = list_folder(folder)
+    kept = whole(pictures, workers) if skip_corrupt else pictures
+    if not kept:
+        raise ValueError(f"there is no image that can be decoded in {folder}")
+    crop = split == "train" if crop is None else crop
+    return ImageStream(name, kept, classes, image_size, crop, workers, skipped=len(pictures) - len(kept))
+
+
+def whole(pictures: list[tuple[str, int]], workers: int) -> list[tuple[str, int]]:
+    """Those of the pictures that can be decoded."""
+    # threads are enough: Pillow lets go of the interpreter while it decodes
+    sound = Parallel(n_jobs=workers, backend="threading")(delayed(decodes)(path) for path, _ in pictures)
+    return [picture for picture, good in zip(pictures, sound, strict=True) if good]
+
+
+def decodes(path: str) -> bool:
+    """Whether a picture can be decoded to its end."""
+    try:
+        with Image.open(path) as opened:
+            opened.convert("RGB")
+    except UNDECODABLE:
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""What is measured on a layer's average map: how much of the attention it explains, and what structure it holds."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+from posattn.shapes import Maps
+from posattn.structure.association import own_share_of_largest, recover_partition
+from posattn.vision.inspect.sums import LayerSums
+
+AVERAGE_MEASURES = ("positionality", "association", "profile_association")
+STABLE = 0.8  # agreement of two halves of the images from which a recovered partition counts as stable
+
+
+def measure_average(sums: LayerSums, own: Bool[Tensor, "D D"], groups: Sequence[int]) -> Float[Tensor, "3 h"]:
+    """``AVERAGE_MEASURES`` of the images of some groups."""
+    maps, prefix = sums.average(groups), sums.tokens.prefix
+    among_patches = maps[:, prefix:, prefix:]
+    measured = (
+        positionality(maps, *sums.moments(groups)),
+        association(among_patches, own).double(),
+        profile_association(among_patches, own).double(),
+    )
+    return torch.stack(measured)
+
+
+def positionality(
+    maps: Float[Tensor, "h N N"], total: Float[Tensor, " h"], images: float
+) -> Float[Tensor, " h"]:
+    """The share of the attention's variance over images and entries that its average map explains.
+
+    ρ = |E S - 1/N|² / E |S - 1/N|², the norm over all N x N entries of a head's maps S, 1/N being the mean of
+    the entries of every map: in [0, 1], 1 where all images have one map. With the average over n images in
+    place of E S it would be too large by about (1 - ρ)/n: the share of noise, estimated from the spread over
+    images, is taken off, so that an estimate may fall slightly below 0.
+
+    Args:
+        maps: averages over n images.
+        total: the mean over images of |S - 1/N|².
+        images: n; of a single one all is explained.
+    """
+    explained = (maps - 1 / maps.shape[-1]).flatten(1).norm(dim=1).double() ** 2
+    within = (total - explained) * (images / max(images - 1, 1))
+    explained = explained - within / images
+    return torch.where(total > 0, explained / (explained + within), 1.0)
+
+
+def association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "*h"]:
+    """Mean over patches of the share of their largest entries that lie in their own set, as many as it has."""
+    return own_share_of_largest(maps, own).mean(-1)
+
+
+def profile_association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "*h"]:
+    """The same for the nearest patches by attention profile, a patch itself left aside.
+
+    The profile of a patch is its row and its column of the log-attention, from which the means of every row
+    and column are taken off; nearness is the cosine. NaN where all sets are single patches.
+    """
+    log = maps.clamp(min=torch.finfo(maps.dtype).tiny).log()
+    centred = log - log.mean(-1, keepdim=True)
+    centred = centred - centred.mean(-2, keepdim=True)
+    profiles = torch.nn.functional.normalize(torch.cat([centred, centred.mT], -1), dim=-1)
+    itself = torch.eye(maps.shape[-1], dtype=torch.bool)
+    others, accompanied = own & ~itself, own.sum(-1) > 1
+    if not accompanied.any():
+        return maps.new_full(maps.shape[:-2], torch.nan)
+    near = (profiles @ profiles.mT).masked_fill(itself, -torch.inf)
+    return own_share_of_largest(near, others)[..., accompanied].mean(-1)
+
+
+def chance(own: Bool[Tensor, "D D"], itself: bool) -> float:
+    """What ``association`` is (or ``profile_association``, which leaves the patch itself aside) by chance."""
+    D, sizes = len(own), own.sum(-1).double()
+    return (sizes.mean() / D if itself else (sizes[sizes > 1] - 1).mean() / (D - 1)).item()
+
+
+def jackknife(
+    estimate: Callable[[Sequence[int]], Float[Tensor, "k h"]], groups: Sequence[int]
+) -> tuple[Float[Tensor, "k h"], Float[Tensor, "k h"]]:
+    """``estimate`` over all groups of images, and its standard error from leaving out each in turn.
+
+    The error is NaN for fewer than three groups.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 11.
+    """
+    G = len(groups)
+    if G < 3:
+        return estimate(groups), torch.full_like(estimate(groups), torch.nan)
+    without = torch.stack([estimate([g for g in groups if g != left]) for left in groups])
+    return estimate(groups), ((G - 1) / G * ((without - without.mean(0)) ** 2).sum(0)).sqrt()
+
+
+def recovered_sets(sums: LayerSums, num_sets: int) -> tuple[Int[Tensor, "h D"], Float[Tensor, " h"]]:
+    """The sets that each head's average map shows, and whether other images would show them.
+
+    Returns:
+        The set 0..L-1 of each patch, and the adjusted Rand index between what each half of the images shows
+        by itself: 1 the same sets, 0 as two random partitions; ``STABLE`` or more counts as stable.
+    """
+    prefix = sums.tokens.prefix
+    groups = sums.groups
+    found = [
+        recover_partition(sums.average(part)[:, prefix:, prefix:], num_sets)
+        for part in (groups, groups[::2], groups[1::2])
+    ]
+    halves = zip(found[1].tolist(), found[2].tolist(), strict=True)
+    return found[0], torch.tensor([adjusted_rand_score(*pair) for pair in halves])

@@ -1,0 +1,153 @@
+"""Putting positions on a grid so that neighbours are alike: a quadratic assignment problem.
+
+Embedding followed by assignment, and general solvers of quadratic assignment, leave well-fitted pieces in wrong
+places. A jigsaw is better put together as people do it: piece by piece, the one that fits best first.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from sklearn.manifold import SpectralEmbedding
+from sklearn.preprocessing import scale
+
+from posattn import checks
+from posattn.vision.jigsaw.layout import Layout, Similarity, adjacency
+
+Fit = Float[np.ndarray, "N N"]
+Arrangement = Int[np.ndarray, "_ _"]  # the position at each place
+EMPTY = -1
+JITTER = 0.5  # largest noise on the fit while regrowing, in standard deviations of the fit
+ANGLES = 12  # that an embedding is turned by
+STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+
+
+def recover_layout(
+    similarity: Similarity, grid: tuple[int, int], *, rounds: int = 400, seed: int = 0
+) -> Layout:
+    """The place of each position, up to the grid's symmetries, that makes neighbours most similar in all.
+
+    From every position by itself an arrangement is grown, the best fitting position next, then improved by
+    exchanges. Of the best of them a random block is kept and the rest is grown again, round after round.
+
+    Args:
+        similarity: (N, N) of positions.
+        grid: (H, W) with N places.
+        rounds: of growing again.
+        seed: of what is kept.
+
+    Raises:
+        TypeError, ValueError: the similarity is not finite or not of that grid, or a count is negative.
+    """
+    checks.natural("rounds", rounds)
+    fit = as_fit(similarity, grid)
+    starts = [
+        grown(fit, np.array([[position]]), shape)
+        for shape in {grid, grid[::-1]}
+        for position in range(len(fit))
+    ]
+    best = max((improved(fit, start) for start in starts), key=lambda one: total(fit, one))
+    generator = np.random.default_rng(seed)
+    for _ in range(rounds):
+        noise = generator.normal(size=fit.shape) * generator.uniform(0, JITTER) * fit.std()
+        again = improved(fit, grown(fit + noise + noise.T, random_block(best, generator), best.shape))
+        best = max(again, best, key=lambda one: total(fit, one))
+    upright = best if best.shape == tuple(grid) else best.T
+    return torch.from_numpy(upright.flatten().argsort())
+
+
+def assigned_layout(similarity: Similarity, grid: tuple[int, int]) -> Layout:
+    """The layout by the shorter way: spectral embedding in the plane, assignment to the grid, then exchanges.
+
+    The embedding may be turned by any angle: of several, the best arrangement is taken. ValueError as above.
+    """
+    fit = as_fit(similarity, grid)
+    embedding = SpectralEmbedding(2, affinity="precomputed", random_state=0).fit_transform(fit.clip(0))
+    rows, columns = np.divmod(np.arange(len(fit)), grid[1])
+    places, points = (scale(at) for at in (np.stack([rows, columns], 1).astype(float), embedding))
+    arrangements = []
+    for angle in np.linspace(0, np.pi / 2, ANGLES, endpoint=False):
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        assigned = linear_sum_assignment(cdist(places, points @ turn, "sqeuclidean"))[1]
+        arrangements.append(improved(fit, assigned.reshape(grid)))
+    best = max(arrangements, key=lambda one: total(fit, one))
+    return torch.from_numpy(best.flatten().argsort())
+
+
+def as_fit(similarity: Similarity, grid: tuple[int, int]) -> Fit:
+    """The symmetric part, 0 in the mean, so that having many neighbours is by itself no merit of a place."""
+    N = grid[0] * grid[1]
+    if similarity.shape != (N, N) or not similarity.isfinite().all():
+        raise ValueError(f"similarity must be finite and ({N}, {N}), got {tuple(similarity.shape)}")
+    fit = similarity.detach().cpu().double().numpy()
+    others = ~np.eye(N, dtype=bool)
+    return np.where(others, (fit + fit.T) / 2 - fit[others].mean(), 0.0)
+
+
+def grown(fit: Fit, block: Arrangement, shape: tuple[int, ...]) -> Arrangement:
+    """A block completed to a whole arrangement: time and again the position and place that fit best."""
+    H, W = shape
+    canvas = np.full((2 * H + 1, 2 * W + 1), EMPTY)  # the block may come to lie anywhere in the grid
+    gain = np.zeros((len(fit), *canvas.shape))
+    touched = np.zeros(canvas.shape, bool)
+
+    def put(position: int, row: int, column: int) -> None:
+        canvas[row, column] = position
+        for down, right in STEPS:
+            gain[:, row + down, column + right] += fit[:, position]
+            touched[row + down, column + right] = True
+
+    for (row, column), position in np.ndenumerate(block):
+        put(int(position), H + row, W + column)
+    unused = np.ones(len(fit), bool)
+    unused[block] = False
+    while unused.any():
+        window = reach(canvas, (H, W))
+        open_places = (touched & (canvas == EMPTY))[window]
+        offers = np.where(open_places & unused[:, None, None], gain[:, *window], -np.inf)
+        position, row, column = np.unravel_index(offers.argmax(), offers.shape)
+        put(int(position), int(row) + window[0].start, int(column) + window[1].start)
+        unused[position] = False
+    return canvas[reach(canvas, (H, W))]
+
+
+def reach(canvas: NDArray[np.int64], shape: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns that a grid of that shape can cover which holds all that is on the canvas."""
+    taken = np.nonzero(canvas != EMPTY)
+    rows, columns = (
+        slice(int(at.max()) - side + 1, int(at.min()) + side) for at, side in zip(taken, shape, strict=True)
+    )
+    return rows, columns
+
+
+def improved(fit: Fit, arrangement: Arrangement) -> Arrangement:
+    """Exchanges of two positions, the one that gains most first, until none gains."""
+    near = adjacency(arrangement.shape).numpy().astype(float)
+    order = arrangement.flatten()
+    while True:
+        here = fit[np.ix_(order, order)]
+        sums = near @ here
+        own = sums.diagonal()
+        gains = sums + sums.T - own[:, None] - own + 2 * near * here
+        first, second = np.unravel_index(gains.argmax(), gains.shape)
+        if gains[first, second] < 1e-9:
+            return order.reshape(arrangement.shape)
+        order[[first, second]] = order[[second, first]]
+
+
+def total(fit: Fit, arrangement: Arrangement) -> float:
+    """The sum of the fit over neighbouring places."""
+    down = fit[arrangement[1:], arrangement[:-1]].sum()
+    return float(down + fit[arrangement[:, 1:], arrangement[:, :-1]].sum())
+
+
+def random_block(arrangement: Arrangement, generator: np.random.Generator) -> Arrangement:
+    """A random rectangle of the arrangement."""
+    spans = []
+    for side in arrangement.shape:
+        length = generator.integers(1, side + 1)
+        start = generator.integers(0, side - length + 1)
+        spans.append(slice(start, start + length))
+    return arrangement[tuple(spans)]

@@ -1,0 +1,148 @@
+"""Where the positions of a model lie in the image, read from its positional scores alone.
+
+A position is what the model knows of a patch: its number. A layout is the place of every position, row by row
+on an (H, W) grid. Positions that are neighbours in the image have scores that vary together, both as keys and
+as queries, for what they carry is alike; what two positions share beyond all others, their partial correlation,
+falls off within a step or two, so that its largest values mark the neighbours.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from posattn import checks
+from posattn.shapes import Maps
+from posattn.structure.association import as_attention
+from posattn.vision.grid import Tokens, distances
+
+Similarity = Float[Tensor, "N N"]
+Layout = Int[Tensor, " N"]
+ROUNDING = 1e-9  # of distances between the places of a grid
+
+
+def profile_similarity(scores_or_maps: Maps, shrinkage: float = 0.1) -> Similarity:
+    """The partial correlation of every two positions' score profiles, over all heads of all layers.
+
+    Scores are centred over queries and over keys, scaled to the same spread in every head, and taken without
+    the score of a position on itself. Profiles are both columns (the position as a key) and rows (as a query).
+
+    Args:
+        scores_or_maps: (..., N, N) scores A or maps S, of which log S is taken.
+        shrinkage: λ, added to the diagonal of the correlation before it is inverted. Large values give the
+            plain correlation, whose falling off with distance is slower.
+
+    Returns:
+        (N, N), symmetric, 1 on the diagonal.
+
+    Raises:
+        TypeError, ValueError: the maps are not square, not finite, constant or, as maps, not positive; λ <= 0.
+    """
+    heads = centred_scores(scores_or_maps)
+    return partial_correlation(torch.cat([heads, heads.mT]).flatten(0, 1), shrinkage)
+
+
+def partial_correlation(profiles: Float[Tensor, "samples N"], shrinkage: float = 0.1) -> Similarity:
+    """The partial correlation of every two columns, which have mean 0; ``shrinkage`` as above.
+
+    TypeError, ValueError: a column is constant, or λ <= 0.
+    """
+    checks.positive("shrinkage", shrinkage)
+    covariance = profiles.T @ profiles
+    if not (covariance.diagonal() > 0).all():
+        raise ValueError("every position must vary, got a constant one")
+    correlation = as_correlation(covariance)
+    eye = torch.eye(len(correlation), dtype=correlation.dtype, device=correlation.device)
+    return as_correlation(torch.linalg.inv(correlation + shrinkage * eye)).neg() + 2 * eye
+
+
+def centred_scores(scores_or_maps: Maps) -> Float[Tensor, "heads N N"]:
+    """Scores of unit spread without row means, column means and diagonal, in float64."""
+    N = scores_or_maps.shape[-1]
+    if scores_or_maps.shape[-2] != N or not scores_or_maps.isfinite().all():
+        raise ValueError(f"maps must be finite and (..., N, N), got {tuple(scores_or_maps.shape)}")
+    given = scores_or_maps.detach().double()
+    scores = (given.log() if as_attention(given) is given else given).reshape(-1, N, N)
+    if not scores.isfinite().all():
+        raise ValueError("maps must be positive, got an entry of 0")
+    scores = scores - scores.mean(-1, keepdim=True)
+    scores = scores - scores.mean(-2, keepdim=True)
+    scores = scores * (1 - torch.eye(N, dtype=scores.dtype, device=scores.device))
+    spread = scores.flatten(1).std(-1)[:, None, None]
+    return torch.where(spread > ROUNDING, scores / spread, torch.zeros_like(scores))
+
+
+def as_correlation(covariance: Similarity) -> Similarity:
+    """A covariance scaled to 1 on the diagonal."""
+    std = covariance.diagonal().sqrt()
+    return covariance / std[:, None] / std
+
+
+def adjacency(grid: tuple[int, int]) -> Bool[Tensor, "N N"]:
+    """Which places of an (H, W) grid share an edge. ValueError where the grid has a single place."""
+    H, W = (
+        checks.positive_int(name, side)
+        for name, side in zip(("grid rows", "grid columns"), grid, strict=True)
+    )
+    if H * W < 2:
+        raise ValueError(f"a grid must have at least two places, got {grid}")
+    return (distances(Tokens(0, H, W, 1.0, 1.0)) - 1).abs() < ROUNDING
+
+
+def neighbour_recall(similarity: Similarity, layout: Layout, grid: tuple[int, int]) -> float:
+    """The share of true neighbours that are among a position's four most similar ones.
+
+    Chance is 4 / (N - 1). ``layout`` holds the true place of each position. ValueError where sizes differ.
+    """
+    near = placed(adjacency(grid), checked(layout, grid))
+    if similarity.shape != near.shape:
+        raise ValueError(f"similarity must be {tuple(near.shape)}, got {tuple(similarity.shape)}")
+    others = similarity.detach().cpu().double().fill_diagonal_(-torch.inf)
+    largest = others.topk(min(4, len(others) - 1), dim=-1).indices
+    return (near.gather(-1, largest).sum() / near.sum()).item()
+
+
+def neighbour_pairs_recovered(layout: Layout, truth: Layout, grid: tuple[int, int]) -> float:
+    """The share of pairs that are neighbours in truth and in the layout too; 1 for every symmetry of the truth.
+
+    Args:
+        layout: the place that each position is given.
+        truth: the place that each position has: the permutation, for patches moved by ``shuffle_patches``.
+        grid: (H, W).
+
+    Chance is (2HW - H - W) / (N (N - 1) / 2). ValueError where one is not a layout of the grid.
+    """
+    near = adjacency(grid)
+    both = placed(near, checked(layout, grid)) & placed(near, checked(truth, grid))
+    return (both.sum() / near.sum()).item()
+
+
+def align(layout: Layout, truth: Layout, grid: tuple[int, int]) -> Layout:
+    """The layout turned and mirrored so that most positions lie at their true places, which scores cannot tell.
+
+    ValueError where one is not a layout of the grid.
+    """
+    layout, truth = checked(layout, grid), checked(truth, grid)
+    turned = [symmetry[layout] for symmetry in symmetries(grid)]
+    return max(turned, key=lambda one: int((one == truth).sum()))
+
+
+def symmetries(grid: tuple[int, int]) -> list[Layout]:
+    """Where each place goes under the turns and reflections of the grid: eight of a square, four else."""
+    places = np.arange(grid[0] * grid[1]).reshape(grid)
+    turns = range(4) if grid[0] == grid[1] else (0, 2)
+    turned = [np.rot90(way, turn) for way in (places, places[::-1]) for turn in turns]
+    return [torch.from_numpy(one.flatten()) for one in turned]
+
+
+def placed(near: Bool[Tensor, "N N"], layout: Layout) -> Bool[Tensor, "N N"]:
+    """A relation of places as one of positions."""
+    return near[layout][:, layout]
+
+
+def checked(layout: Layout, grid: tuple[int, int]) -> Layout:
+    """The layout, or ValueError where it does not give each place of the grid to one position."""
+    layout = layout.detach().cpu().long()
+    if not torch.equal(layout.sort().values, torch.arange(grid[0] * grid[1])):
+        raise ValueError(f"a layout of grid {grid} must hold each place once, got {layout.tolist()[:20]}")
+    return layout

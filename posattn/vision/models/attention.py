@@ -1,0 +1,242 @@
+"""Positional attention: out = concat_h(S^h X W_V^h) W_O, where S^h = softmax(A^h) does not depend on X.
+
+Source: arXiv 2210.09221, positional attention.
+"""
+
+from typing import Any, no_type_check
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from timm.layers import register_notrace_function, register_notrace_module
+from torch import Tensor, nn
+
+from posattn import checks
+from posattn.vision.models.scores import PositionEncodings
+
+MapsHNN = Float[Tensor, "h N N"]
+
+
+@torch.fx.wrap
+@register_notrace_function
+@no_type_check  # traced and scripted
+def mix_tokens(
+    maps: Tensor,
+    values: Tensor,
+    indices: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    """Σ_j S^h_ij V_j in every head, as one product a head over the whole batch.
+
+    Large maps in float32 on a CPU are multiplied head after head: MKL gives each thread whole heads of a
+    batched product, which of 3 heads leaves one of two threads idle half of the time.
+
+    Args:
+        maps: (h, N, N), or (h, N, k) with ``indices``.
+        values: (B, N, h·d_h).
+        indices: (h, N, k), the keys that the entries of pruned maps belong to, numbered through all heads.
+        attn_mask, is_causal: refused, what attends by position being a constant of the model.
+
+    Raises:
+        ValueError: the maps are for another number of tokens, or a mask is given.
+    """
+    if attn_mask is not None or is_causal:
+        raise ValueError("positional attention takes no mask: its maps are constants of the model")
+    B, N, D = values.shape
+    h = maps.shape[0]
+    if maps.shape[1] != N:
+        raise ValueError(f"attention maps are for {maps.shape[1]} tokens, got {N}")
+    columns = values.view(B, N, h, D // h).permute(2, 1, 0, 3).reshape(h, N, -1)
+    maps = maps.to(values.dtype)
+    if indices is None:
+        if maps.device.type == "cpu" and maps.dtype == torch.float32 and N >= 512:
+            heads = [(maps[i] @ columns[i]).view(N, B, D // h).transpose(0, 1) for i in range(h)]
+            return torch.cat(heads, 2)
+        mixed = maps @ columns
+    else:
+        weights = maps.flatten(0, 1)
+        mixed = F.embedding_bag(
+            indices.flatten(0, 1), columns.flatten(0, 1), per_sample_weights=weights, mode="sum"
+        )
+    return mixed.view(h, N, B, D // h).permute(2, 1, 0, 3).reshape(B, N, D)
+
+
+@register_notrace_module
+class AttentionMaps(nn.Module):
+    """S = row-softmax of the scores, computed once a forward and, in evaluation without gradients, kept.
+
+    What is kept is tied to the tensors it came from, by identity, storage and version counter, so that no
+    in-place change leaves it stale; train(), load_state_dict() and .to() drop it besides. Edits through
+    ``tensor.data`` that autograd cannot see are the exception: call ``train(model.training)`` after them.
+    """
+
+    def __init__(self, scores: nn.Module) -> None:
+        super().__init__()
+        self.scores = scores
+        self._kept: tuple[list[Any], Tensor] | None = None
+
+    @no_type_check  # traced
+    def forward(self, positions: Tensor | None = None) -> Tensor:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self.compute(positions)
+        if self.training or torch.is_grad_enabled():
+            self.drop()
+            return self.compute(positions)
+        state = self._state(positions)
+        if self._kept is None or state is None or not same_state(self._kept[0], state):
+            self._kept = (state, self.compute(positions))
+        return self._kept[1]
+
+    @no_type_check
+    def compute(self, positions: Tensor | None) -> MapsHNN:
+        """The softmax in float32, in the type of the scores."""
+        scores = self.scores(positions)
+        return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+
+    def _state(self, positions: Tensor | None) -> list[Any] | None:
+        tensors = [*self.parameters(), *([] if positions is None else [positions])]
+        if any(t.is_inference() for t in tensors):  # these have no version counter
+            return None
+        kind = tensors[0].device.type
+        casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on meta
+        cast = torch.get_autocast_dtype(kind) if casts else None
+        return [cast, *((t, t._version, t.data_ptr()) for t in tensors)]
+
+    def drop(self) -> None:
+        """Forget the kept maps."""
+        self._kept = None
+
+    def train(self, mode: bool = True) -> "AttentionMaps":
+        self.drop()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "AttentionMaps":
+        self.drop()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.drop()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+
+def same_state(old: list[Any], new: list[Any]) -> bool:
+    """Whether two states name the same tensors at the same versions."""
+    if len(old) != len(new) or old[0] != new[0]:
+        return False
+    return all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(old[1:], new[1:], strict=True))
+
+
+class FrozenMaps(nn.Module):
+    """Constant (h, N, N) maps, or (h, N, k) entries of pruned ones, a buffer. ValueError: not finite.
+
+    Subnormal entries, which concentrated maps are full of, become zeros: products with them are slow.
+    """
+
+    maps: Tensor
+
+    def __init__(self, maps: Float[Tensor, "h N k"]) -> None:
+        super().__init__()
+        if not maps.is_meta and not (finite := maps.isfinite().flatten(1).all(1)).all():
+            raise ValueError(
+                f"attention maps of heads {(~finite).nonzero().flatten().tolist()} are not finite"
+            )
+        maps = maps.detach()
+        self.register_buffer("maps", maps.where(maps.abs() >= torch.finfo(maps.dtype).tiny, 0))
+
+    @no_type_check  # traced and scripted
+    def forward(self, positions: Tensor | None = None) -> Tensor:
+        return self.maps
+
+
+def dense(weights: Float[Tensor, "h N k"], indices: Int[Tensor, "h N k"]) -> MapsHNN:
+    """Pruned maps, entries and the keys they belong to, as (h, N, N) maps."""
+    h, N, _ = weights.shape
+    keys = indices - N * torch.arange(h, device=indices.device)[:, None, None]
+    return weights.new_zeros(h, N, N).scatter(2, keys, weights)
+
+
+class PositionalAttention(nn.Module):
+    """Attention that depends on positions alone; stands where timm's ``Attention`` stands (``attn_layer``).
+
+    ``attach`` gives it its maps, once the tokens are known; ``indices`` are the keys of pruned ones.
+
+    Args:
+        dim: D, channels of a token.
+        num_heads: h, a divisor of ``dim``.
+        qkv_bias: a bias on the values (scores have none).
+        qk_norm: normalise queries and keys of ``encodings`` scores with ``norm_layer``.
+        scale_norm: normalise the heads' output with ``norm_layer``.
+        proj_bias: a bias on the output projection.
+        attn_drop: dropout on the entries of the maps, one draw for the whole batch.
+        proj_drop: dropout on the output.
+        norm_layer: constructor of the norms.
+
+    Raises:
+        TypeError, ValueError: ``num_heads`` does not divide ``dim``, or a norm is asked for without
+        ``norm_layer``.
+    """
+
+    indices: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        qk_norm: bool = False,
+        scale_norm: bool = False,
+        proj_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        norm_layer: Any = None,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.head_dim = checks.divides("num_heads", num_heads, "dim", dim)
+        if (qk_norm or scale_norm) and norm_layer is None:
+            raise ValueError("qk_norm and scale_norm need a norm_layer, got None")
+        self.dim, self.num_heads = dim, num_heads
+        self.qk_norm_layer = norm_layer if qk_norm else None
+        self.v = nn.Linear(dim, dim, bias=qkv_bias, **dd)
+        self.maps: nn.Module = nn.Identity()
+        self.register_buffer("indices", None)  # of pruned maps
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.norm = norm_layer(dim, **dd) if scale_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim, bias=proj_bias, **dd)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self._encodings: tuple[PositionEncodings, ...] = ()
+
+    def attach(self, maps: nn.Module, encodings: PositionEncodings | None = None) -> "PositionalAttention":
+        """Take ``maps`` and the shared encodings they read.
+
+        The encodings stay the model's: they are referred to without being registered here, so that the one
+        parameter has one name in a state dict.
+        """
+        self.maps, self._encodings = maps, () if encodings is None else (encodings,)
+        return self
+
+    @no_type_check  # traced and scripted
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        values = self.v(x)
+        maps = self.maps(None) if torch.jit.is_scripting() else self.maps(self._positions())
+        x = self.norm(mix_tokens(self.attn_drop(maps), values, self.indices, attn_mask, is_causal))
+        return self.proj_drop(self.proj(x))
+
+    @no_type_check  # traced
+    def _positions(self) -> Tensor | None:
+        return self._encodings[0].weight if self._encodings else None
+
+    def attention_maps(self) -> MapsHNN:
+        """S, the (h, N, N) maps of this layer."""
+        maps = self.maps(self._positions())
+        return maps if self.indices is None else dense(maps, self.indices)
+
+    def reparameterize(self) -> None:
+        """Freeze in place, for timm's ``reparameterize_model``: the maps become a buffer, Q and K go."""
+        if not isinstance(self.maps, FrozenMaps):
+            with torch.no_grad():
+                self.attach(FrozenMaps(self.attention_maps()))

@@ -1,0 +1,138 @@
+"""Checkpoints of another grid, and of timm's stock ViTs, for models with positional attention."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.models._input import get_pretrained_grid_size
+from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter
+from torch import Tensor, nn
+
+from posattn.vision.models.attention import dense
+from posattn.vision.models.scores import Grid, OnGrid
+
+State = dict[str, Tensor]
+ON_GRID = ("pos_embed", "pos_encodings.weight", ".table", ".prefix_rows", ".maps")  # shaped by the grid
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
+    """What ``model.load_state_dict`` takes, from a checkpoint of its own kind or of a stock ViT.
+
+    What depends on the grid is resampled to the model's. Of a stock ViT, the values, taken out of the fused
+    qkv, and all that is not attention are kept; Q and K of positional blocks are dropped and the model's own
+    scores stay. A class token or registers that the model lacks are dropped.
+
+    Args:
+        state_dict: a state dict, bare or under ``model`` or ``state_dict`` as training scripts save it.
+        model: a VisionTransformerPosAttn.
+
+    Raises:
+        ValueError: the checkpoint's grid is neither the model's, nor square, nor told by
+            ``model.pretrained_cfg``.
+    """
+    state = state_dict.get("model", state_dict)
+    state = drop_prefix(dict(state.get("state_dict", state)), model)
+    state = rename_norm(resample_scores(state, model), model)
+    return values_of_stock(vit_filter(state, model), model)
+
+
+def source_grid(state: State, model: Any) -> tuple[int, int]:
+    """The grid that a checkpoint of a model with positional attention was made for."""
+    tables = [v for k, v in state.items() if k.endswith(".scores.table")]
+    if model.score_kind == "relative" and tables:
+        return (tables[0].shape[1] + 1) // 2, (tables[0].shape[2] + 1) // 2
+    tokens = tables[0].shape[1] if tables else state["pos_encodings.weight"].shape[0]
+    return grid_of(tokens - model.num_prefix_tokens, state, model)
+
+
+def grid_of(num_patches: int, state: State, model: Any) -> tuple[int, int]:
+    """The grid of a checkpoint of ``num_patches``: what its input size tells, else square."""
+    known = get_pretrained_grid_size(model, state.get("patch_embed.proj.weight"), num_patches)
+    side = math.isqrt(num_patches)
+    if known is None and side * side != num_patches:
+        raise ValueError(
+            f"cannot tell the grid of a checkpoint of {num_patches} patches: "
+            "load it at its own img_size, then call set_input_size"
+        )
+    return known or (side, side)
+
+
+def drop_prefix(state: State, model: Any) -> State:
+    """Without the class token and the registers that the model lacks, nor their rows of ``pos_embed``."""
+    lengths = {name: state[name].shape[1] for name in ("cls_token", "reg_token") if name in state}
+    lacking = {name for name in lengths if getattr(model, name) is None}
+    if lacking and "pos_embed" in state and embeds_prefix(state["pos_embed"].shape[1], model):
+        patches = state["pos_embed"].shape[1] - sum(lengths.values())
+        *prefix, grid = state["pos_embed"].split([*lengths.values(), patches], dim=1)
+        kept = [rows for name, rows in zip(lengths, prefix, strict=True) if name not in lacking]
+        state["pos_embed"] = torch.cat([*kept, grid], dim=1)
+    return {k: v for k, v in state.items() if k not in lacking}
+
+
+def embeds_prefix(num_embedded: int, model: Any) -> bool:
+    """Whether a position embedding of this length has rows for prefix tokens: it is no grid on its own."""
+    return num_embedded != model.patch_embed.num_patches and math.isqrt(num_embedded) ** 2 != num_embedded
+
+
+def rename_norm(state: State, model: Any) -> State:
+    """The last norm under the name it has in the model: before the pooling (norm) or after (fc_norm)."""
+    for name, other in (("norm", "fc_norm"), ("fc_norm", "norm")):
+        if hasattr(getattr(model, name), "weight") and f"{name}.weight" not in state:
+            state = {re.sub(rf"^{other}\.", f"{name}.", k): v for k, v in state.items()}
+    return state
+
+
+def resample_scores(state: State, model: Any) -> State:
+    """P and the tables of scores on the model's grid."""
+    own, resampled = model.state_dict(), dict(state)
+    for path, module in model.named_modules():
+        if not isinstance(module, OnGrid):
+            continue
+        for name, _ in module.named_parameters(recurse=False):
+            key = f"{path}.{name}"
+            if key in state and state[key].shape != own[key].shape:
+                old = Grid(*source_grid(state, model), model.num_prefix_tokens)
+                resampled[key] = module.resample(name, state[key], old, module.grid)
+    return resampled
+
+
+def values_of_stock(state: State, model: Any) -> State:
+    """Content attention's weights as positional attention's: V out of the fused qkv, no Q and K."""
+    positional = [f"blocks.{i}.attn." for i, block in enumerate(model.blocks) if hasattr(block.attn, "maps")]
+    stock = tuple(prefix for prefix in positional if f"{prefix}qkv.weight" in state)
+    if not stock:
+        return state
+    own = (*(f"{prefix}maps." for prefix in stock), "pos_encodings.")
+    kept = {k: v for k, v in model.state_dict().items() if k.startswith(own)}
+    for name, value in state.items():
+        if not name.startswith(stock) or not re.search(r"\.(qkv|q_norm|k_norm)\.", name):
+            kept[name] = value
+        elif ".qkv." in name:
+            kept[name.replace(".qkv.", ".v.")] = value.chunk(3)[2]
+    return kept
+
+
+def ungathered(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+    """Pruned maps that were saved as entries and keys, whole where the model multiplies whole ones."""
+    own = model.state_dict()
+    gathered = [name for name in state if name.endswith(".indices") and name not in own]
+    if not gathered:
+        return state
+    whole = dict(state)
+    for name in gathered:
+        maps = name.removesuffix("indices") + "maps.maps"
+        whole[maps] = dense(whole[maps], whole.pop(name))
+    return whole
+
+
+def refuse_other_grid(state: Mapping[str, Any], model: nn.Module) -> None:
+    """ValueError where a state dict is of another grid than the model."""
+    own = model.state_dict()
+    for name in sorted(own.keys() & state.keys()):
+        if name.endswith(ON_GRID) and state[name].shape != own[name].shape:
+            raise ValueError(
+                f"checkpoint of another grid: {name} is {tuple(state[name].shape)}, the model's "
+                f"{tuple(own[name].shape)}; resample it with checkpoint_filter_fn, or set_input_size first"
+            )

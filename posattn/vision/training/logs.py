@@ -1,0 +1,128 @@
+"""What is kept and shown of a training: lines of the run's journal, TensorBoard, and a bar."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any
+
+from accelerate import PartialState
+from rich.progress import Progress, TaskID
+
+from posattn.runs.folder import TENSORBOARD, RunFolder
+from posattn.vision.training.state import TrainRecord
+
+FOLLOWED_EVERY = 0.5  # seconds
+
+
+class TrainingLog:
+    """The log of one training: a line a record in metrics.jsonl, under its name, and TensorBoard's files beside it.
+
+    Of several processes the main one writes. A training that goes on from a checkpoint repeats the steps after it: in
+    ``rows`` the later line of a step counts, and TensorBoard drops the earlier one.
+
+    Args:
+        run: the run folder.
+        name: of the training: the event in metrics.jsonl and the folder below ``tensorboard``.
+        tensorboard: write TensorBoard's files too.
+
+    Raises:
+        ValueError: TensorBoard is asked for and is not installed.
+    """
+
+    def __init__(self, run: RunFolder, name: str, tensorboard: bool = False) -> None:
+        if tensorboard and find_spec("tensorboard") is None:
+            raise ValueError("TensorBoard logs need: pip install 'posattn[tensorboard]'")
+        self.run, self.name, self.tensorboard = run, name, tensorboard
+        self._rows = {row["step"]: row for row in run.events(name)}
+        self._writer: Any = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was logged, one row a step, those of an interrupted start included."""
+        return [self._rows[step] for step in sorted(self._rows)]
+
+    def write(self, record: TrainRecord, **measured: float) -> None:
+        """Log a record and what the caller measured at it, such as ``accuracy``."""
+        row = record.scalars | measured
+        self._rows[record.step] = row
+        if not PartialState().is_main_process:
+            return
+        self.run.log(self.name, **row)
+        if self.tensorboard:
+            self._write_tensorboard(row)
+
+    def _write_tensorboard(self, row: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if self._writer is None:
+            folder = self.run.path / TENSORBOARD / self.name
+            self._writer = SummaryWriter(str(folder), purge_step=row["step"])
+        for key in row.keys() - {"step", "steps", "end_of_epoch"}:
+            self._writer.add_scalar(key, row[key], row["step"])
+
+    def close(self) -> None:
+        """Have TensorBoard's files hold all that was written."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def __enter__(self) -> "TrainingLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TrainingBars:
+    """A bar for each training under way: steps, loss and images a second; it goes when the training is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.tasks: dict[str, TaskID] = {}
+
+    def show(self, name: str, scalars: dict[str, Any]) -> None:
+        """Bring the bar of a training to what a record says."""
+        said = f"{name}: loss {scalars['loss']:.3f}, {scalars['images_per_second']:,.0f} images/s"
+        step, steps = scalars["step"], scalars["steps"]
+        if name not in self.tasks:  # from where it is, so that a resumed training's time left is right
+            self.tasks[name] = self.progress.add_task(said, total=steps, completed=step)
+        self.progress.update(
+            self.tasks[name], description=said, completed=step, visible=step < steps, refresh=step == steps
+        )
+
+
+def training_bar(records: Iterable[TrainRecord], progress: Progress, name: str) -> Iterator[TrainRecord]:
+    """The records of a training in this process, a bar moving with them."""
+    bars = TrainingBars(progress)
+    for record in records:
+        bars.show(name, record.scalars)
+        yield record
+
+
+@contextmanager
+def follow_trainings(run: RunFolder, progress: Progress) -> Iterator[None]:
+    """While it lasts, a bar for every training that is logged into the run folder, by whatever process.
+
+    It reads the lines that ``TrainingLog`` adds to metrics.jsonl.
+    """
+    bars, stop = TrainingBars(progress), Event()
+    _, start = run.added()
+
+    def follow() -> None:
+        place = start
+        while not stop.wait(FOLLOWED_EVERY):
+            lines, place = run.added(place)
+            for line in lines:
+                if {"step", "steps", "images_per_second"} <= line.keys():
+                    bars.show(line["event"], line)
+
+    thread = Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,97 @@
+"""A training's state as tensors and JSON, and back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from posattn.vision.training.checkpoints import load_latest, save_checkpoint
+from posattn.vision.training.state import Training, TrainRecord
+
+
+def save(training: Training, folder: Path) -> None:
+    """Write a checkpoint (by the main process alone).
+
+    Raises:
+        FloatingPointError: a loss since the last record or a weight is not finite; nothing is written.
+    """
+    losses = training.finite_losses()
+    optimizer, others = flatten_optimizer(training.optimizer)
+    tensors = {f"model.{name}": tensor for name, tensor in training.model.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise FloatingPointError(f"{name} is not finite after step {training.step} of {training.steps}")
+    if training.ema is not None:
+        tensors |= {f"ema.{name}": tensor for name, tensor in training.ema.module.state_dict().items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()} | {"losses": losses}
+    if training.accelerator.is_main_process:
+        meta = {"run": identity(training), "optimizer": others, "seconds": training.seconds}
+        meta["last"] = None if training.last is None else training.last.scalars
+        save_checkpoint(folder, training.step, tensors, meta)
+
+
+def restore(training: Training, folder: Path) -> None:
+    """Put the newest whole checkpoint of ``folder``, if any, into the training.
+
+    Raises:
+        ValueError: it is of a training with other settings (they are named), or every checkpoint is damaged.
+    """
+    checkpoint = load_latest(folder)
+    if checkpoint is None:
+        return
+    tensors, meta = checkpoint.tensors, checkpoint.meta
+    theirs = meta["run"]
+    for key, value in identity(training).items():
+        if theirs.get(key) != value:
+            raise ValueError(
+                f"the checkpoint in {folder} is of {key}={theirs.get(key)!r}, this run of {value!r}"
+            )
+    try:
+        training.model.load_state_dict(under("model.", tensors))
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint in {folder} is of another model: {error}") from error
+    if training.ema is not None:
+        training.ema.module.load_state_dict(under("ema.", tensors))
+    load_optimizer(training.optimizer, under("optimizer.", tensors), meta["optimizer"])
+    training.step, training.seconds = checkpoint.step, meta["seconds"]
+    training.losses = list(tensors["losses"].to(training.device))
+    training.scheduler.step_update(training.step)
+    if meta["last"] is not None:
+        training.last = TrainRecord(**meta["last"] | {"model": training.averaged})
+
+
+def identity(training: Training) -> dict[str, Any]:
+    """What must be equal for a training to go on from a checkpoint."""
+    return asdict(training.config) | {"data": f"{training.train_set!r}"}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State and settings, named ``state.parameter.key`` and ``groups.number.key``: tensors and the rest."""
+    held = optimizer.state_dict()
+    kinds = {"state": held["state"], "groups": dict(enumerate(held["param_groups"]))}
+    entries = {
+        f"{kind}.{number}.{key}": value
+        for kind, numbered in kinds.items()
+        for number, fields in numbered.items()
+        for key, value in fields.items()
+    }
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    return tensors, {name: value for name, value in entries.items() if name not in tensors}
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], others: Mapping[str, Any]) -> None:
+    """The inverse of ``flatten_optimizer``."""
+    kinds: dict[str, dict[int, dict[str, Any]]] = {"state": {}, "groups": {}}
+    for name, value in {**others, **tensors}.items():
+        kind, number, key = name.split(".", 2)
+        kinds[kind].setdefault(int(number), {})[key] = value
+    groups = [kinds["groups"][number] for number in sorted(kinds["groups"])]
+    optimizer.load_state_dict({"state": kinds["state"], "param_groups": groups})

@@ -1,0 +1,248 @@
+"""The state of a training and what a step does to it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from jaxtyping import Float, Int, Shaped
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from posattn import checks
+from posattn.vision.data.augment import Mixer, augment, derived_seed, make_mixer
+from posattn.vision.data.formats import Images
+from posattn.vision.data.images import ImageSet, to_float
+from posattn.vision.data.streams import ImageStream
+from posattn.vision.training.config import TrainConfig
+
+Transform = Callable[[Tensor], Tensor]
+ORDER, STEP = 1, 2  # what a seed is derived for: the images' order in an epoch, the draws of a step
+
+
+class TrainRecord(NamedTuple):
+    """What happened since the record before."""
+
+    step: int  # optimizer steps done
+    steps: int  # of the whole training
+    epoch: float  # passes over the set done
+    loss: float  # mean training loss since the record before
+    lr: float  # of the last step
+    images_per_second: float
+    seconds: float  # spent training so far, an interrupted part included
+    end_of_epoch: bool
+    model: nn.Module  # to evaluate: the averaged weights where there is an average, else the model itself
+
+    @property
+    def scalars(self) -> dict[str, Any]:
+        """All but the model, for logs."""
+        return {name: value for name, value in self._asdict().items() if name != "model"}
+
+
+class Training:
+    """A training under way: everything that a step changes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_set: ImageSet | ImageStream,
+        config: TrainConfig,
+        transform: Transform | None,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.transform, self.accelerator = config, transform, accelerator
+        parts = accelerator.num_processes * config.accumulation
+        self.part_size = checks.divides("processes x accumulation", parts, "batch_size", config.batch_size)
+        self.steps_per_epoch = len(train_set) // config.batch_size
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"batch_size must be at most {len(train_set)}, the images, got {config.batch_size}"
+            )
+        self.steps = config.epochs * self.steps_per_epoch
+        self.device = accelerator.device
+        self.model = model.to(self.device).train()
+        self.train_set = train_set.to(self.device)
+        check_fits(model, train_set)
+        self.mixer = make_mixer(config.mixup, config.cutmix, train_set.num_classes)
+        self.optimizer = create_optimizer_v2(
+            model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)
+        self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
+        self.runner = accelerator.prepare_model(torch.compile(model) if config.compile else model)
+        self.step, self.seconds, self.clock = 0, 0.0, time.perf_counter()
+        self.losses: list[Tensor] = []  # of the steps since the last record
+        self.last: TrainRecord | None = None
+        self.feed: Iterator[tuple[Images, Tensor]] | None = None  # of the epoch feed_epoch
+        self.feed_epoch = 0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model to evaluate."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def record_due(self) -> bool:
+        in_epoch = self.step % self.steps_per_epoch
+        return in_epoch == 0 or in_epoch % self.config.record_every == 0 or self.checkpoint_due
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return self.step == self.steps or self.step % self.config.checkpoint_every == 0
+
+    def update(self) -> None:
+        """One optimizer step on the next batch."""
+        config = self.config
+        devices = [self.device] if self.device.type == "cuda" else []
+        # the caller's generators stay as they were
+        how = f"batch_size {config.batch_size} in {config.accumulation} part(s): raise accumulation or lower batch_size"
+        with torch.random.fork_rng(devices), memory_advice(how):
+            torch.manual_seed(derived_seed(config.seed, STEP, self.accelerator.process_index, self.step))
+            self.losses.append(self.accumulate())
+            if config.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        self.step += 1
+        self.scheduler.step_update(self.step)
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def accumulate(self) -> Float[Tensor, ""]:
+        """Gather the gradients of this process's share of a batch, a part at a time; return the mean loss."""
+        parts = self.config.accumulation
+        total = torch.zeros((), device=self.device)
+        for number in range(1, parts + 1):
+            with nullcontext() if number == parts else self.accelerator.no_sync(self.runner):
+                loss = self.loss(*self.next_part()) / parts
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def next_part(self) -> tuple[Images, Int[Tensor, " size"]]:
+        """The next images and labels of this process; the set is shuffled anew at the start of an epoch."""
+        epoch, batch = divmod(self.step, self.steps_per_epoch)
+        if self.feed is None or epoch != self.feed_epoch:
+            seed = derived_seed(self.config.seed, ORDER, epoch)
+            order = torch.randperm(len(self.train_set), generator=Generator().manual_seed(seed))
+            order = order[: self.steps_per_epoch * self.config.batch_size].to(self.device)
+            processes = self.accelerator.num_processes
+            parts = order.view(self.steps_per_epoch, self.config.accumulation, processes, self.part_size)
+            own = parts[batch:, :, self.accelerator.process_index].flatten(0, 1)
+            self.feed, self.feed_epoch = self.train_set.batches(own, seed), epoch
+        return next(self.feed)
+
+    def loss(self, images: Images, labels: Int[Tensor, " size"]) -> Float[Tensor, ""]:
+        """The cross-entropy on the augmented images."""
+        config = self.config
+        pixels, targets = prepare(images, labels, config, self.mixer)
+        if self.transform is not None:
+            pixels = self.transform(pixels)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
+            logits = self.runner(pixels)
+        return F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
+
+    def finite_losses(self) -> Float[Tensor, " steps"]:
+        """The losses since the last record, over all processes, else FloatingPointError naming the step."""
+        if not self.losses:
+            return torch.zeros(0)
+        losses = self.accelerator.reduce(torch.stack(self.losses), "mean").cpu()
+        if bad := (~losses.isfinite()).nonzero().flatten().tolist():
+            step = self.step - len(losses) + bad[0] + 1
+            raise FloatingPointError(
+                f"the loss became {losses[bad[0]].item()} at step {step} of {self.steps}"
+            )
+        return losses
+
+    def record(self) -> TrainRecord:
+        """What happened since the last record."""
+        loss = self.finite_losses().mean().item()
+        now = time.perf_counter()
+        images = len(self.losses) * self.config.batch_size
+        speed = images / (now - self.clock)
+        self.seconds, self.clock, self.losses = self.seconds + now - self.clock, now, []
+        self.last = TrainRecord(
+            step=self.step,
+            steps=self.steps,
+            epoch=self.step / self.steps_per_epoch,
+            loss=loss,
+            lr=self.lr,
+            images_per_second=speed,
+            seconds=self.seconds,
+            end_of_epoch=self.step % self.steps_per_epoch == 0,
+            model=self.averaged,
+        )
+        return self.last
+
+    def agree(self, stop: bool) -> bool:
+        """Whether to stop now: processes stop together, at a step where they meet for a record."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        if not self.record_due:
+            return False
+        return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.device), "sum") > 0)
+
+    def finish(self) -> None:
+        """Leave the averaged weights in the model."""
+        if self.ema is not None:
+            self.model.load_state_dict(self.ema.module.state_dict())
+
+
+def prepare(
+    images: Images, labels: Int[Tensor, " n"], config: TrainConfig, mixer: Mixer | None
+) -> tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]:
+    """A batch as the model is trained on it: augmented, in floats, and mixed where there is a mixer."""
+    pixels = to_float(augment(images, config.padding, config.flip, config.policy))
+    return (pixels, labels) if mixer is None else mixer(pixels, labels)
+
+
+def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
+    """A linear warmup and a cosine to 0; a function of the step alone, so nothing of it needs saving."""
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        num_epochs=config.epochs,
+        warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # a part of an epoch is fine
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    return scheduler
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turn running out of memory, of the CPU or a GPU, into a MemoryError that says what was tried and to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(f"out of memory with {advice}") from error
+
+
+@torch.no_grad()
+def check_fits(model: nn.Module, image_set: ImageSet | ImageStream) -> None:
+    """ValueError where the model does not take the set's images, cuts them short or has too few outputs."""
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None) or (1, 1)
+    for side, patch, size in zip(("height", "width"), patch_size, image_set.shape[1:], strict=True):
+        checks.divides(f"patch {side}", patch, f"image {side}", size)
+    device = next(model.parameters()).device
+    mode = model.training
+    try:
+        outputs = model.eval()(torch.zeros(1, *image_set.shape, device=device)).shape[-1]
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"the model does not take images of shape {image_set.shape}: {error}") from error
+    finally:
+        model.train(mode)
+    if outputs < image_set.num_classes:
+        raise ValueError(
+            f"the model has {outputs} outputs, {image_set.name} has {image_set.num_classes} classes"
+        )

@@ -1,0 +1,54 @@
+"""The boundaries recipe at its smoke setting, and what it measures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from posattn import cli
+from posattn.recipes.boundaries.run import BoundariesConfig, association_of_others, least_diagonal
+from posattn.structure.partition import Partition
+
+
+def test_boundaries_at_their_smoke_setting(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    cli.main(["run", "boundaries", "--smoke", "--jobs", "1", "--out", str(out)])
+    found = json.loads((out / "result.json").read_text())["boundaries"]
+    association = np.array(found["association"])
+    assert association.shape == np.shape(found["accuracy"]) == (2, 2, 3)  # σ, σ_A, ratio
+    assert association[0, 0].max() < 0.5  # σ_A = 0 starts at a fixed point
+    assert association[0, 1, 0] > 0.9
+    assert (association[0, 1] >= association[1, 1]).all()  # more noise finds no more
+    contrast = np.array(found["contrast"])
+    assert contrast.shape == (2, 2, 3)  # time, σ_A, ratio
+    assert abs(contrast[:, 0]).max() < 1e-6
+    assert contrast[1, 1, 0] > contrast[0, 1, 0]
+    assert contrast[1, 1, 0] > 1
+    page = (out / "report.html").read_text()
+    assert page.count("stroke-dasharray") == 6  # the line q·D = C² in every panel
+
+
+def test_the_association_leaves_the_fixed_diagonal_out() -> None:
+    partition = Partition.contiguous(6, 3)
+    scores = partition.same.float()
+    assert association_of_others(scores, partition) == pytest.approx(1.0)
+    assert association_of_others(torch.eye(6) * 5 - scores, partition) == pytest.approx(0.0, abs=1e-6)
+    assert association_of_others(torch.zeros(6, 6), partition) == pytest.approx(2 / 5)  # chance
+
+
+def test_the_least_diagonal_is_one_from_which_on_the_sets_are_found() -> None:
+    config = BoundariesConfig(diagonals=(0.0, 1.0, 2.0, 3.0))
+    assert least_diagonal(config, [0.1, 0.95, 0.5, 1.0]) == 3.0
+    assert least_diagonal(config, [0.95, 1.0, 1.0, 1.0]) == 0.0
+    assert least_diagonal(config, [1.0, 1.0, 1.0, 0.2]) is None
+
+
+def test_a_ratio_that_needs_more_noise_than_patches_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "boundaries", "--smoke", "--jobs", "1", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--ratios", "1", "4"])
+    assert "noise_rate must be a probability in [0, 1], got 2.0" in capsys.readouterr().err

@@ -1,0 +1,151 @@
+"""The recipes on real images at their smoke settings, and what they share."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from layouts import encoded, noise, write_cifar, write_folder, write_svhn
+
+from posattn import cli
+from posattn.recipes.images.comparison import gather_seconds
+from posattn.recipes.kit.classifiers import ARCHITECTURES, ImagesConfig, build, load_split, permutation
+from posattn.recipes.transplant.run import ARMS, available, draw, local_maps, transplant
+from posattn.vision.data.images import load_images, shuffle_patches
+from posattn.vision.grid import Tokens, distances
+
+
+def smoke(name: str, out: Path) -> dict:
+    cli.main(["run", name, "--smoke", "--jobs", "1", "--out", str(out)])
+    return json.loads((out / "result.json").read_text())
+
+
+def write_cifar100(folder: Path) -> None:
+    names = {"fine_label_names": [f"class {i}" for i in range(100)]}
+    write_cifar(folder / "cifar-100-python", {"train": 64, "test": 8}, "fine_labels", "meta", names)
+
+
+def write_house_numbers(folder: Path) -> None:
+    for split, count in (("train", 64), ("test", 8)):
+        write_svhn(folder / f"{split}_32x32.mat", count)
+
+
+def write_imagenet(folder: Path) -> None:
+    for split, count in (("train", 32), ("val", 2)):
+        for wnid in ("n01440764", "n01443537"):
+            pictures = {f"{wnid}/{i}.JPEG": encoded(noise(3, 30 + i, 50)) for i in range(count)}
+            write_folder(folder / split, pictures)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "write", "patch"),
+    [
+        ("images-cifar100", "cifar100", write_cifar100, 8),
+        ("images-svhn", "svhn", write_house_numbers, 8),
+        ("images-imagenet", "imagenet", write_imagenet, 56),
+    ],
+)
+def test_sets_in_their_own_layouts(
+    recipe: str, data: str, write: Callable[[Path], None], patch: int, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    options = ["--data", data, "--data-dir", str(tmp_path), "--patch-size", str(patch), "--workers", "1"]
+    short = ["--seeds", "1", "--train.epochs", "1", "--train.batch-size", "32"]
+    where = ["--jobs", "1", "--out", str(tmp_path / "run")]
+    cli.main(["run", recipe, "--smoke", *options, *short, *where])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["images"]["grid"] == [4, 4]
+    assert all(0 <= value[0] <= 1 for value in result["images"]["final_accuracy"].values())
+
+
+def test_every_model_is_compared_with_every_seed(tmp_path: Path) -> None:
+    result = smoke("images", tmp_path / "run")
+    images, timing = result["images"], result["timing"]
+    assert list(images["final_accuracy"]) == ["ViT", "positional ViT", "relative", "hybrid"]
+    assert all(len(values) == 2 for values in images["final_accuracy"].values())
+    assert images["multiply_adds"]["positional ViT"] < images["multiply_adds"]["ViT"]
+    for elapsed in timing["elapsed"].values():
+        assert elapsed == sorted(elapsed)
+        assert len(elapsed) == len(images["epoch"])
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [
+        line["accuracy"] for line in logged if line["event"] == "images-ViT-1" and "accuracy" in line
+    ]
+    assert accuracies[-1] == images["final_accuracy"]["ViT"][1]
+
+
+def test_seconds_to_the_originals_accuracy() -> None:
+    runs = {
+        "ViT": [{"elapsed": [2.0, 4.0], "seconds": 4.0}],
+        "fast": [{"elapsed": [1.0, 2.0], "seconds": 2.0}],
+        "bad": [{"elapsed": [1.0, 2.0], "seconds": 2.0}],
+    }
+    means = {"ViT": [0.5, 0.7], "fast": [0.7, 0.9], "bad": [0.1, 0.2]}
+    timing = gather_seconds(runs, {"mean_accuracy": means})
+    assert timing["seconds_to_original"] == {"ViT": 4.0, "fast": 1.0, "bad": None}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_takes_the_images(name: str) -> None:
+    config, images = ImagesConfig(embed_dim=16, depth=2, num_heads=2), load_images("digits", "test")
+    model = build(config, name, 0, images).eval()
+    assert model(torch.zeros(2, *images.shape)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("arrangement", "size"), [("patches", 2), ("pixels", 1)])
+def test_both_splits_are_rearranged_alike(arrangement: str, size: int) -> None:
+    config = ImagesConfig(arrangement=arrangement, train_images=50)
+    for split in ("train", "test"):
+        plain, moved = load_split(replace(config, arrangement="plain"), split), load_split(config, split)
+        back = shuffle_patches(moved.images, size, permutation(config, plain).argsort())
+        assert torch.equal(back, plain.images)
+        assert not torch.equal(moved.images, plain.images)
+    assert len(load_split(config, "train")) == 50
+
+
+def test_bad_settings_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*options: str) -> str:
+        with pytest.raises(SystemExit):
+            cli.main(["run", "images", "--smoke", *options, "--out", str(tmp_path / "run"), "--overwrite"])
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        return line
+
+    assert "unknown model 'VGG'" in said("--models", "VGG")
+    assert "models must hold 'positional ViT'" in said("--models", "ViT")
+    assert "train_images must be at most 1437, got 9999" in said("--train-images", "9999")
+    assert "patch_size" in said("--patch-size", "3")
+    assert "cifar10 not found" in said("--data", "cifar10", "--data-dir", str(tmp_path))
+
+
+def test_shuffling(tmp_path: Path) -> None:
+    final = smoke("shuffle", tmp_path / "run")["shuffle"]["final"]
+    assert list(final) == ["plain", "patches", "pixels"]
+    for models in final.values():
+        assert all(len(values) == 2 for values in models.values())
+    assert final["plain"]["ResNet"] != final["patches"]["ResNet"]
+
+
+def test_transplanting(tmp_path: Path) -> None:
+    target = smoke("transplant", tmp_path / "run")["targets"]["digits"]
+    assert target["size"] == [2, 8]
+    assert list(target["values"]) == list(ARMS)
+    assert all(len(at) == 2 for line in target["values"].values() for at in line)
+
+
+def test_images_of_each_class_are_drawn() -> None:
+    images = load_images("digits", "train")
+    drawn = draw(images, 7, seed=3)
+    assert drawn.labels.bincount().tolist() == [7] * 10
+    assert not torch.equal(drawn.images, draw(images, 7, seed=4).images)
+    assert available(replace(transplant(smoke=True), sizes=(10, 100, 1000)), "digits") == [10, 100]
+
+
+def test_maps_of_random_locality_look_near_the_query() -> None:
+    maps = local_maps((3, 4, 20, 20), (4, 5), seed=0)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(3, 4, 20, dtype=torch.double))
+    apart = distances(Tokens(0, 4, 5, 1.0, 1.0))
+    assert (maps * apart).sum(-1).mean() < 0.8 * apart.mean()
+    assert not torch.equal(maps[0, 0], maps[0, 1])

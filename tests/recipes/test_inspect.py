@@ -1,0 +1,113 @@
+"""`posattn inspect`: models of run folders, and what goes wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from timm.data import create_transform, resolve_model_data_config
+
+from posattn import cli
+from posattn.recipes.demo.run import DemoConfig
+from posattn.recipes.kit.classifiers import ImagesConfig, build, weights_name
+from posattn.runs.folder import RunFolder, open_run
+from posattn.vision.data.images import load_images, to_float
+from posattn.vision.inspect.inspection import inspect_attention
+from posattn.vision.training.config import TrainConfig
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A run folder as the demo leaves it, with weights that differ from the start."""
+    images = ImagesConfig(embed_dim=16, depth=1, num_heads=2, seeds=2, train=TrainConfig(epochs=1))
+    run = open_run(tmp_path / "run", "demo", DemoConfig(images=images, seed=3))
+    held = load_images("digits", "test")
+    for name in images.models:
+        for seed in (3, 4):
+            model = build(images, name, seed, held)
+            weights = {key: value + 0.1 for key, value in model.state_dict().items()}
+            run.save_tensors(weights_name(name, seed), weights)
+    run.finish({"title": "", "summary": "", "page": []})
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["images-ViT-4", "images-positional-ViT-3", "images-ViT-3:start"])
+def test_a_model_of_a_run_folder_is_inspected_as_it_was_trained(
+    trained: Path, name: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    cli.main(["inspect", str(trained), "--images", "digits", "--checkpoint", name, "--out", str(out)])
+    images, held = ImagesConfig(embed_dim=16, depth=1, num_heads=2), load_images("digits", "test")
+    kind = "positional ViT" if "positional" in name else "ViT"
+    model = build(images, kind, int(name.removesuffix(":start")[-1]), held)
+    if not name.endswith(":start"):
+        model.load_state_dict(RunFolder(trained).load_tensors(name))
+    expected = inspect_attention(model, to_float(held.images))
+    table = pd.read_parquet(out / "table.parquet")
+    pd.testing.assert_frame_equal(table, expected)
+    maps = load_file(out / "maps.safetensors")
+    assert torch.equal(maps["pictures"], held.images[:3])
+    assert maps["average.0"].shape == (2, *maps["examples.0"].shape[-2:])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    random, folder = np.random.default_rng(0), tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        colours = random.integers(0, 256, (40 + number, 60, 3), np.uint8)
+        Image.fromarray(colours).save(folder / f"{number}.png")
+    return folder
+
+
+def test_pictures_are_resized_by_the_models_own_data_config(pictures: Path, tmp_path: Path) -> None:
+    cli.main(["inspect", "test_vit", "--images", str(pictures), "--out", str(tmp_path / "out")])
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit").eval()
+    transform = create_transform(**resolve_model_data_config(model))
+    batch = torch.stack([transform(Image.open(path)) for path in sorted(pictures.iterdir())])
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "out" / "table.parquet"), inspect_attention(model, batch)
+    )
+
+
+def test_bad_input_is_one_line(
+    trained: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(model: str, *options: str, images: Path | str = pictures) -> str:
+        out = ["--out", str(tmp_path / "out"), "--overwrite"]
+        return fails(["inspect", model, "--images", str(images), *options, *out], capsys)
+
+    assert "unknown model 'vit_tiniest'" in said("vit_tiniest")
+    assert "no checkpoint /nowhere" in said("test_vit", "--checkpoint", "/nowhere")
+    assert "ResNet has no attention" in said("test_resnet")
+    assert "at least two, got 1" in said("test_vit", "--limit", "1")
+    assert "unknown data set 'cats'" in said("test_vit", images="cats")
+    assert "images-positional-ViT-4: name one as checkpoint" in said(str(trained), images="digits")
+
+
+def test_what_was_finished_before_a_failure_is_kept(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posattn.recipes.inspect.run.BATCH", 2)
+    (pictures / "9.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    said = fails(["inspect", "test_vit", "--images", str(pictures), "--out", str(out)], capsys)
+    assert "9.png cannot be decoded" in said
+    assert "the table of the first 2 images is finished" in said
+    assert f"it stands in {out}/table.csv" in said
+    assert pd.read_parquet(out / "table.parquet").attrs["images"] == 2
+    assert not (out / "report.html").exists()

@@ -1,0 +1,37 @@
+"""What the recipe `loading` says follows from the rates it measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from posattn import cli
+from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, LoadingConfig, ratios, section
+
+
+def test_every_augmentation_is_measured(tmp_path: Path) -> None:
+    cli.main(["run", "loading", "--smoke", "--rounds", "2", "--jobs", "1", "--out", str(tmp_path / "run")])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    rates = result["timing"]["images_per_second"]["digits"]
+    assert set(rates) == {*AUGMENTATIONS, *MODELS}
+    assert all(len(each) == 2 and min(each) > 0 for each in rates.values())
+    rows = result["page"][0]["items"][0]["rows"]
+    assert [row[1] for row in rows[:4]] == list(AUGMENTATIONS)
+
+
+def test_ratios_are_taken_within_a_turn_and_the_least_is_said() -> None:
+    rates = {"none": [60.0, 90.0, 80.0], "ViT": [10.0, 10.0, 20.0], "positional ViT": [20.0, 30.0, 20.0]}
+    found = ratios(rates)
+    assert found["none"]["ViT"].median == pytest.approx(6)  # of 6, 9, 4
+    assert found["none"]["positional ViT"].median == pytest.approx(3)  # of 3, 3, 4
+    claim = section(LoadingConfig(), {"toy": rates}).claim
+    assert "It did in 1 of 2 cases; the least was 3.0 (toy, none, positional ViT)" in claim
+
+
+def test_a_set_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--sets", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        cli.main(["run", "loading", *arguments])
+    said = capsys.readouterr().err
+    assert "cifar10 not found" in said
+    assert said.count("\n") == 1

@@ -1,0 +1,86 @@
+"""The speed recipe: what enters, what is printed, and ratios against hand-made timings."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from posattn import cli
+from posattn.recipes.speed.page import better, ratios, share_of_peak
+from posattn.recipes.speed.run import CONTENDERS, SpeedConfig, batch_of, build, entered
+from posattn.runs.page import lookup
+
+
+def timed(eager: list[float], compiled: list[float], multiply_adds: int) -> dict:
+    return {
+        "multiply_adds": multiply_adds,
+        "eager": {"seconds": eager},
+        "compiled": {"seconds": compiled},
+    }
+
+
+def test_ratios_take_each_side_at_its_better_turn_by_turn() -> None:
+    vit = timed([4.0, 6.0, 8.0], [3.0, 4.0, 6.0], 30)
+    ours = timed([2.0, 2.0, 2.0], [9.0, 1.0, 9.0], 20)
+    assert (better(vit), better(ours)) == ("compiled", "eager")
+    config = SpeedConfig(sizes=(224,), modes=("inference",), dtypes=("float32",))
+    found = ratios(config, {"inference 224 float32": {"vit": vit, "positional": ours}})
+    line = found["inference, float32"]["positional"]
+    assert line == {
+        "size": [224],
+        "ratio": [2.0],
+        "low": [1.75],
+        "high": [2.5],
+        "half": [0.375],
+        "counted": [1.5],
+    }
+    assert share_of_peak(ours, 100.0, 3) == 2 * 3 * 20 / 2.0 / 100.0
+
+
+def test_what_enters_where() -> None:
+    config = SpeedConfig()
+    assert entered(config, "training", 224, "float32") == [n for n in CONTENDERS if "pruned" not in n]
+    small = entered(config, "inference", 32, "float32")
+    assert small == ["vit", "positional", "hybrid", "convit"]  # the others' patches are of 16 px
+    assert "pruned16" in entered(config, "inference", 224, "float32")  # gathered
+    assert "pruned32" not in entered(config, "inference", 224, "bfloat16")  # a dense product with zeros
+    assert not any(mode == "training" and size > 224 for mode, size, _ in config.cells)
+    assert batch_of(config, 32) * 64 <= 3136 < (batch_of(config, 32) + 1) * 64
+    assert batch_of(SpeedConfig(batch=5), 512) == 5
+
+
+def test_models_have_the_form_they_are_timed_in() -> None:
+    config = SpeedConfig(depth=1)
+    pruned = build(config, "pruned16", "inference", 512, "bfloat16")
+    assert pruned.blocks[0].attn.maps.maps.shape == (3, 1024, 16)
+    trained = build(config, "relative", "training", 32, "float32")
+    assert trained.score_kind == "relative"
+    assert trained.patch_embed.patch_size == (4, 4)
+    assert build(config, "vit", "inference", 224, "float32").blocks[0].attn.fused_attn
+
+
+def test_smoke_run_of_the_command(tmp_path: Path) -> None:
+    out = tmp_path / "bench"
+    cli.main(["bench", "--smoke", "--out", str(out)])
+    result = json.loads((out / "result.json").read_text())
+    cells = result["timing"]["cells"]
+    assert set(cells) == {"inference 32 float32", "inference 192 float32"}
+    assert cells["inference 192 float32"].keys() == {"batch", "peak", "vit", "positional", "pruned16"}
+    counted = result["timing"]["ratios"]["inference, float32"]["positional"]["counted"]
+    assert all(ratio > 1.1 for ratio in counted)
+    figures = [item for section in result["page"] for item in section["items"] if item["kind"] == "lines"]
+    assert figures
+    assert all(len(lookup(result, figures[0]["x"])) == 2 for _ in figures)
+    assert "MMAC" in (out / "report.html").read_text()
+
+
+def test_bad_settings_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for wrong, said in (
+        (["--models", "vti"], "'vti'"),
+        (["--sizes", "100"], "100"),
+        (["--batch", "0"], "batch"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["bench", *wrong, "--out", str(tmp_path / "x")])
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err

@@ -1,0 +1,36 @@
+"""Accuracy in law against accuracy on patches."""
+
+import math
+
+import pytest
+from torch import Generator
+
+from posattn.structure.partition import Partition
+from posattn.theory.accuracy import accuracy, accuracy_in_law
+from posattn.theory.simplified import SimplifiedViT
+from posattn.theory.task import StructuredTask
+
+
+def test_accuracy_in_law_is_that_of_patches(generator: Generator) -> None:
+    """Two samples of 20,000: their difference lies within four standard errors, for noise that matters."""
+    task = StructuredTask(
+        Partition.contiguous(12, 3), dim=8, noise_rate=0.4, noise_std=1.0, generator=generator
+    )
+    model = SimplifiedViT(12, 8, diagonal=1.0, init_std=0.5, generator=generator)
+    model.value.data += task.feature
+    n = 20_000
+    built = accuracy(model, task.sample(n, generator=generator))
+    in_law = accuracy_in_law(model, task, n, generator=generator)
+    assert 0.55 < built < 0.95
+    assert abs(built - in_law) < 4 * math.sqrt(2 * built * (1 - built) / n)
+
+
+def test_chunks_and_the_sign_of_the_value(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posattn.theory.accuracy.CHUNK", 36)  # three samples of D = 12 at once
+    task = StructuredTask(Partition.contiguous(12, 3), dim=8, noise_rate=0.0, generator=generator)
+    model = SimplifiedViT(12, 8, init_std=0.0)
+    assert accuracy_in_law(model, task, 10, generator=generator) == 0.0
+    model.value.data = task.feature.clone()
+    assert accuracy_in_law(model, task, 10, generator=generator) == 1.0
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        accuracy_in_law(model, task, 0)

@@ -1,0 +1,54 @@
+"""Power laws, plateaus and crossings against known answers."""
+
+import numpy as np
+import pytest
+
+from posattn.theory.flow import PopulationFlow
+from posattn.theory.scaling import plateau_loss, power_law, time_below
+
+
+def test_a_power_law_is_recovered() -> None:
+    x = [1.0, 2.0, 5.0, 11.0]
+    law = power_law(x, [3 * value**-1.7 for value in x])
+    assert law.exponent == pytest.approx(-1.7, abs=1e-12)
+    assert law.high - law.low < 1e-6
+    assert law(7.0) == pytest.approx(3 * 7.0**-1.7)
+    assert law.r_squared == pytest.approx(1.0)
+
+
+def test_the_interval_holds_the_true_power_as_often_as_it_says() -> None:
+    rng, x = np.random.default_rng(0), np.geomspace(1, 50, 6)
+    laws = [power_law(list(x), list(x**2 * np.exp(0.3 * rng.standard_normal(6)))) for _ in range(1000)]
+    share = np.mean([law.low < 2 < law.high for law in laws])
+    assert abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 1000)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], "at least three points, got 2"),
+        ([1.0, 2.0, 3.0], [1.0, 2.0], "3 x and 2 y"),
+        ([1.0, 2.0, 3.0], [1.0, 0.0, 2.0], "above 0"),
+        ([1.0, 2.0, float("inf")], [1.0, 3.0, 2.0], "finite"),
+        ([2.0, 2.0, 2.0], [1.0, 3.0, 2.0], "more than one x, got 2"),
+    ],
+)
+def test_points_that_have_no_power_are_refused(x: list[float], y: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        power_law(x, y)
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_the_plateau_is_the_least_loss_over_alpha(scale: float | None) -> None:
+    flow = PopulationFlow(num_patches=96, set_size=8, noise_rate=0.3, scale=scale, samples=100)
+    alphas = np.geomspace(1e-2, 1e2, 2001) / flow.scale
+    grid = [np.logaddexp(0.0, -flow.logits(alpha, 0.0, 0.0, 0.0)).mean() for alpha in alphas]
+    assert plateau_loss(flow) == pytest.approx(min(grid), abs=1e-5)
+    assert 0 < np.argmin(grid) < len(grid) - 1
+
+
+def test_the_first_crossing_is_found_between_points() -> None:
+    times, losses = [0.0, 1.0, 3.0, 4.0], [1.0, 0.8, 0.4, 0.9]
+    assert time_below(times, losses, 0.6) == pytest.approx(2.0)
+    assert time_below(times, losses, 2.0) == 0.0
+    assert time_below(times, losses, 0.3) is None

@@ -1,0 +1,177 @@
+"""The structured task against its definition: the distribution, the labels, the partition."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator
+
+from posattn.structure.partition import Partition
+from posattn.theory.task import StructuredTask, set_sums
+
+SIZES = st.tuples(st.integers(1, 6), st.integers(1, 6))
+
+
+def task_of(
+    generator: Generator, q: float = 0.25, sets: int = 8, size: int = 4, dim: int = 16
+) -> StructuredTask:
+    partition = Partition.random(sets * size, size, generator=generator)
+    feature = torch.randn(dim, generator=generator, dtype=torch.double)
+    return StructuredTask(partition, dim=dim, noise_rate=q, feature=feature)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIZES, st.integers(0, 100))
+def test_partitions_hold_each_patch_once(sizes: tuple[int, int], seed: int) -> None:
+    sets, size = sizes
+    generator = Generator().manual_seed(seed)
+    for partition in (
+        Partition.contiguous(sets * size, size),
+        Partition.random(sets * size, size, generator=generator),
+        Partition.tiles((sets, 2 * size), (1, size)),
+    ):
+        assert partition.num_patches == partition.num_sets * partition.set_size
+        assert partition.sets.flatten().sort().values.tolist() == list(range(partition.num_patches))
+        for label, members in enumerate(partition.sets):
+            assert (partition.labels[members] == label).all()
+            assert members.tolist() == sorted(members.tolist())
+        assert partition.same.sum() == partition.num_patches * partition.set_size
+        assert (partition.same == partition.same.T).all()
+
+
+def test_contiguous_and_tiles_lie_where_they_say() -> None:
+    assert Partition.contiguous(6, 2).labels.tolist() == [0, 0, 1, 1, 2, 2]
+    grid = Partition.tiles((4, 6), (2, 3)).labels.reshape(4, 6)
+    expected = [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 3, 3, 3]] * 2
+    assert grid.tolist() == expected
+
+
+def test_random_partitions_are_uniform() -> None:
+    """Patches 0 and 1 share one of the sets of 2 of 4 patches in a third of the draws."""
+    generator = Generator().manual_seed(0)
+    shared = sum(bool(Partition.random(4, 2, generator=generator).same[0, 1]) for _ in range(3000))
+    assert abs(shared / 3000 - 1 / 3) < 4 * math.sqrt(2 / 9 / 3000)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 0, 1], "one size"),
+        ([0, 2], "one size"),
+        ([-1, 0], "-1"),
+        (torch.zeros(0, dtype=torch.long), "shape"),
+    ],
+)
+def test_bad_partitions(labels: list[int] | torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Partition(labels)
+
+
+def test_bad_sizes() -> None:
+    with pytest.raises(ValueError, match="set_size=4, num_patches=6"):
+        Partition.contiguous(6, 4)
+    with pytest.raises(ValueError, match="tile width=3, grid width=4"):
+        Partition.tiles((4, 4), (2, 3))
+
+
+def test_samples_have_their_exact_structure(generator: Generator) -> None:
+    task = task_of(generator)
+    patches, labels, informative, signal = task.sample(200, generator=generator)
+    assert patches.dtype == torch.double
+    torch.testing.assert_close(patches @ task.feature, signal, rtol=0, atol=1e-12)
+    assert set(signal.unique().tolist()) == {-1.0, 0.0, 1.0}
+    assert set(labels.tolist()) == {-1.0, 1.0}
+    inside = task.partition.labels == informative[:, None]
+    assert (signal[inside].reshape(200, 4) == labels[:, None]).all()
+    assert task.feature.norm().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_samples_have_the_moments_of_the_distribution(generator: Generator) -> None:
+    """Each |z| below 5: in all some fifty figures, so that 1e-4 of such tests fail at the true law."""
+    n, q = 4000, 0.3
+    task = task_of(generator, q)
+    patches, labels, informative, signal = task.sample(n, generator=generator)
+    assert abs(labels.mean()) < 5 / math.sqrt(n)
+    share = torch.bincount(informative, minlength=8) / n
+    assert (share - 1 / 8).abs().max() < 5 * math.sqrt(7 / 64 / n)
+    outside = signal[task.partition.labels != informative[:, None]]
+    for value, chance in ((1, q / 2), (-1, q / 2), (0, 1 - q)):
+        error = math.sqrt(chance * (1 - chance) / outside.numel())
+        assert abs((outside == value).double().mean() - chance) < 5 * error
+    noise = (patches - signal[..., None] * task.feature).flatten(0, 1)
+    expected = (torch.eye(16).double() - torch.outer(task.feature, task.feature)) / 16  # σ = 1/√d
+    covariance = noise.T @ noise / len(noise)
+    variances = expected.diagonal()
+    errors = ((variances[:, None] * variances[None, :] + expected**2) / len(noise)).sqrt()
+    assert ((covariance - expected).abs() < 6 * errors + 1e-12).all()
+    between = (noise.reshape(n, -1, 16)[:, 0] * noise.reshape(n, -1, 16)[:, 1]).sum(-1)
+    assert abs(between.mean()) < 5 * between.std() / math.sqrt(n)  # patches are independent
+
+
+def test_the_labelling_function_labels_every_sample(generator: Generator) -> None:
+    """No other set comes near 0.9 C, although the sum over all patches does not decide the label."""
+    task = task_of(generator, q=0.5, sets=64, size=16, dim=8)
+    patches, labels, _, signal = task.sample(300, generator=generator)
+    assert (task.label(patches) == labels).all()
+    assert (signal.sum(-1).sign() == labels).double().mean() < 0.9
+
+
+def test_the_threshold_counts_from_nine_tenths_of_a_set() -> None:
+    feature = torch.eye(3)[0]
+    task = StructuredTask(Partition.contiguous(20, 10), dim=3, noise_rate=0.0, feature=feature)
+    signal = torch.zeros(4, 20)
+    signal[0, :9], signal[1, :8], signal[2, 10:], signal[3, :] = 1, 1, -1, 1
+    signal[3, 10:] = -1
+    assert task.label(signal[..., None] * feature).tolist() == [1, 0, -1, 0]
+
+
+def test_set_sums_follow_the_partition(generator: Generator) -> None:
+    partition = Partition.random(12, 3, generator=generator)
+    values = torch.randn(5, 12, generator=generator)
+    one_hot = torch.nn.functional.one_hot(partition.labels).float()
+    torch.testing.assert_close(set_sums(values, partition), values @ one_hot)
+
+
+def test_the_twin_shares_all_but_the_feature(generator: Generator) -> None:
+    task = task_of(generator)
+    twin = task.downstream(generator=generator)
+    assert twin.partition is task.partition
+    assert (twin.dim, twin.noise_rate, twin.noise_std) == (task.dim, task.noise_rate, task.noise_std)
+    assert abs(twin.feature @ task.feature) < 0.9
+    assert twin.feature.dtype == task.feature.dtype
+
+
+def test_draws_are_fixed_by_the_seed() -> None:
+    def draw(seed: int) -> torch.Tensor:
+        generator = Generator().manual_seed(seed)
+        task = StructuredTask(Partition.contiguous(8, 2), dim=4, noise_rate=0.5, generator=generator)
+        return task.sample(3, generator=generator).patches
+
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"dim": 1}, ValueError, "dim must be at least 2, got 1"),
+        ({"noise_rate": 1.5}, ValueError, r"noise_rate .* 1\.5"),
+        ({"noise_std": -1.0}, ValueError, "noise_std"),
+        ({"feature": torch.zeros(4)}, ValueError, "norm 0"),
+        ({"feature": torch.ones(5)}, ValueError, r"\(4,\) floats"),
+    ],
+)
+def test_bad_tasks(changes: dict[str, object], error: type[Exception], message: str) -> None:
+    options = {"dim": 4, "noise_rate": 0.5} | changes
+    with pytest.raises(error, match=message):
+        StructuredTask(Partition.contiguous(4, 2), **options)  # type: ignore[arg-type]
+
+
+def test_bad_samples(generator: Generator) -> None:
+    task = task_of(generator)
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        task.sample(0)
+    with pytest.raises(ValueError, match=r"\(n, 32, 16\), got \(2, 31, 16\)"):
+        task.label(torch.zeros(2, 31, 16).double())

@@ -1,0 +1,83 @@
+"""Measurements along a training are those of the measures, at the steps that were asked for."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator
+
+from posattn.structure.association import patch_association
+from posattn.structure.partition import Partition
+from posattn.theory import tracking
+from posattn.theory.accuracy import accuracy
+from posattn.theory.descent import Step
+from posattn.theory.simplified import SimplifiedViT, encode_positions
+from posattn.theory.task import StructuredTask
+
+PARTITION = Partition([0, 1, 2, 0, 1, 2])
+
+
+def task_and_model(generator: Generator) -> tuple[StructuredTask, SimplifiedViT]:
+    task = StructuredTask(PARTITION, dim=5, noise_rate=0.3, generator=generator)
+    return task, SimplifiedViT(6, 5, init_std=0.5, generator=generator)
+
+
+def test_what_is_described_is_what_the_measures_say(generator: Generator) -> None:
+    task, model = task_and_model(generator)
+    test = task.sample(200, generator=generator)
+    row = tracking.describe(model, task, test)
+    found = patch_association(model.attention(), PARTITION)
+    assert row["accuracy"] == accuracy(model, test)
+    assert row["association"] == pytest.approx(found.top_c)
+    assert row["mass"] == pytest.approx(found.mass)
+    margins = (test.labels * model(test.patches)).detach().double().numpy()
+    assert row["loss"] == pytest.approx(np.logaddexp(0.0, -margins).mean(), rel=1e-5)
+    model.value.data = -3 * task.feature
+    assert tracking.describe(model, task, test)["alignment"] == pytest.approx(-1.0)
+
+
+def test_encoded_scores_are_measured_with_the_diagonal_that_the_model_reads(generator: Generator) -> None:
+    _, model = task_and_model(generator)
+    encode_positions(model, 4, init_std=3.0, generator=generator)
+    scores = tracking.held_scores(model)
+    assert scores.diagonal().tolist() == [model.diagonal] * 6
+    assert torch.allclose(scores.softmax(-1), model.attention(), atol=1e-6)
+
+
+def test_a_training_is_measured_where_it_is_asked_to_be(generator: Generator) -> None:
+    task, model = task_and_model(generator)
+    test = task.sample(20, generator=generator)
+    before = model.scores.detach().clone()
+
+    def training():  # type: ignore[no-untyped-def]
+        for step in range(1, 6):
+            model.scores.data += 1.0
+            yield Step(step, 0.0)
+
+    seen: list[float] = []
+    history, maps = tracking.track(
+        model, task, test, training(), [0, 2, 5], lambda row: seen.append(row["step"])
+    )
+    assert history["step"] == seen == [0, 2, 5]
+    # patches 0 and 3 are the first set, 1 and 4 the second
+    assert maps[1][0, 1] == pytest.approx(before[0, 3].item() + 2, rel=1e-6)
+    assert maps[2][2, 0] == pytest.approx(before[1, 0].item() + 5, rel=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "count"), [(100, 7), (3, 10), (30, 30)])
+def test_even_steps_hold_both_ends(steps: int, count: int) -> None:
+    at = tracking.evenly(steps, count)
+    assert (at[0], at[-1]) == (0, steps)
+    assert at == sorted(set(at))
+
+
+def test_seeds_are_averaged_measure_by_measure() -> None:
+    spread = tracking.over_seeds([{"loss": [1.0, 4.0]}, {"loss": [3.0, 4.0]}])
+    assert spread["mean"] == {"loss": [2.0, 4.0]}
+    assert spread["std"]["loss"] == pytest.approx([math.sqrt(2), 0.0])
+
+
+def test_the_first_full_step_is_the_first() -> None:
+    assert tracking.first_full({"step": [0, 5, 9], "exact": [0.5, 1.0, 1.0]}) == 5
+    assert tracking.first_full({"step": [0, 5], "exact": [0.5, 0.99]}) is None
