@@ -25,11 +25,12 @@ from rich.table import Table
 
 import posattn
 from posattn.recipes import RECIPES, Recipe, find, load
-from posattn.recipes.inspect.run import InspectConfig, inspect_into
+from posattn.recipes.inspect.run import inspect_into
+from posattn.recipes.inspect.settings import InspectConfig
 from posattn.runs.folder import RunFolder, open_run
 from posattn.runs.report.export import export
 from posattn.runs.report.html import build_report
-from posattn.vision.data.images import DATA_SETS
+from posattn.vision.data.config import DATA_SETS
 
 FAILED, INTERRUPTED = 2, 130
 BENCH = "bench"  # short for: run speed

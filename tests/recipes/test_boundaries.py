@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from posattn import cli
-from posattn.recipes.boundaries.run import BoundariesConfig, association_of_others, least_diagonal
+from posattn.recipes.boundaries.run import association_of_others, least_diagonal
+from posattn.recipes.boundaries.settings import BoundariesConfig
 from posattn.structure.partition import Partition
 
 

@@ -11,8 +11,10 @@ from layouts import encoded, noise, write_cifar, write_folder, write_svhn
 
 from posattn import cli
 from posattn.recipes.images.comparison import gather_seconds
-from posattn.recipes.kit.classifiers import ARCHITECTURES, ImagesConfig, build, load_split, permutation
-from posattn.recipes.transplant.run import ARMS, available, draw, local_maps, transplant
+from posattn.recipes.kit.classifiers import build, load_split, permutation
+from posattn.recipes.kit.settings import ARCHITECTURES, ImagesConfig
+from posattn.recipes.transplant.run import ARMS, available, draw, local_maps
+from posattn.recipes.transplant.settings import transplant
 from posattn.vision.data.images import load_images, shuffle_patches
 from posattn.vision.grid import Tokens, distances
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
 from posattn import cli
-from posattn.recipes.demo.run import DemoConfig
-from posattn.recipes.kit.classifiers import ImagesConfig, build, weights_name
+from posattn.recipes.demo.settings import DemoConfig
+from posattn.recipes.kit.classifiers import build, weights_name
+from posattn.recipes.kit.settings import ImagesConfig
 from posattn.runs.folder import RunFolder, open_run
 from posattn.vision.data.images import load_images, to_float
 from posattn.vision.inspect.inspection import inspect_attention

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, LoadingConfig, ratios, section
+from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, ratios, section
+from posattn.recipes.loading.settings import LoadingConfig
 
 
 def test_every_augmentation_is_measured(tmp_path: Path) -> None:

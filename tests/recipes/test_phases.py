@@ -11,8 +11,9 @@ from torch import Generator
 
 from posattn import cli
 from posattn.recipes.phases.descent import four_numbers
-from posattn.recipes.phases.flows import FlowSetting, make_flow, transition_time
-from posattn.recipes.phases.transitions import Scan, fit_scan, scan_section
+from posattn.recipes.phases.flows import make_flow, transition_time
+from posattn.recipes.phases.settings import FlowSetting, Scan
+from posattn.recipes.phases.transitions import fit_scan, scan_section
 from posattn.runs.page import Table
 from posattn.structure.partition import Partition
 from posattn.theory.simplified import SimplifiedViT

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Generator
 
 from posattn import cli
-from posattn.recipes.solutions.run import FAMILIES, SolutionsConfig, length_for, start_near
+from posattn.recipes.solutions.run import FAMILIES, length_for, start_near
+from posattn.recipes.solutions.settings import SolutionsConfig
 from posattn.structure.partition import Partition
 from posattn.theory import solutions as by_hand
 from posattn.theory.task import StructuredTask

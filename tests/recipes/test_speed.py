@@ -7,7 +7,8 @@ import pytest
 
 from posattn import cli
 from posattn.recipes.speed.page import better, ratios, share_of_peak
-from posattn.recipes.speed.run import CONTENDERS, SpeedConfig, batch_of, build, entered
+from posattn.recipes.speed.run import batch_of, build, entered
+from posattn.recipes.speed.settings import CONTENDERS, SpeedConfig
 from posattn.runs.page import lookup
 
 

@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 
 from posattn import cli
-from posattn.recipes.transfer.curves import FROZEN, ORACLE, SCRATCH, TUNED, WAYS, TransferConfig
-from posattn.recipes.transfer.run import (
-    NeededConfig,
-    TransferStudyConfig,
-    at,
-    fit_reached,
-    least_samples,
-    mean_reached,
-    needed_text,
-)
+from posattn.recipes.transfer.curves import FROZEN, ORACLE, SCRATCH, TUNED, WAYS
+from posattn.recipes.transfer.run import at, fit_reached, least_samples, mean_reached, needed_text
+from posattn.recipes.transfer.settings import NeededConfig, TransferConfig, TransferStudyConfig
 
 
 def test_transfer_at_its_smoke_setting(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Where the structure is found: final association over the sign noise, the fixed diagonal and the noise."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from rich.progress import Progress
 from torch import Generator
 
 from posattn import checks
-from posattn.recipes import recipe
+from posattn.recipes.boundaries.settings import BoundariesConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import HeatMaps, Section, Table, to_plain
 from posattn.runs.sweep import sweep
@@ -27,41 +26,7 @@ from posattn.theory.task import StructuredTask
 FOUND = 0.9  # an association from which on the sets count as found
 
 
-@dataclass(frozen=True)
-class BoundariesConfig:
-    """A grid over q·D/C², σ_A and σ; descent has unit-norm steps on fresh samples, the flow is the population's."""
-
-    num_patches: int = 128
-    """D"""
-    set_size: int = 4
-    """C"""
-    dim: int = 64
-    """d"""
-    ratios: tuple[float, ...] = tuple(2.0 ** (k / 2) for k in range(-4, 5))
-    """q·D / C², in increasing order"""
-    diagonals: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
-    """σ_A"""
-    noise_stds: tuple[float, ...] = (0.125, 1.0, 4.0)
-    """σ; 0.125 is 1/√d at d = 64"""
-    seeds: int = 3
-    steps: int = 300
-    batch_size: int = 128
-    rate: float = 0.12
-    """Length of a step of A, in units of √D"""
-    value_rate: float = 0.0003
-    """Length of a step of v"""
-    test_samples: int = 2048
-    flow_samples: int = 2000
-    flow_times: tuple[float, ...] = (1e4, 1e5, 1e6)
-    """Rates times number of steps at which the population flow is read; it starts at α = 0.005, β = γ = ρ = 0"""
-    seed: int = 0
-
-    def noise_rate(self, ratio: float) -> float:
-        """q at a value of q·D / C²."""
-        return checks.probability("noise_rate", ratio * self.set_size**2 / self.num_patches)
-
-
-def run_boundaries(config: BoundariesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: BoundariesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The diagram by descent at every σ, and by the flow."""
     for ratio in config.ratios:  # said before anything is trained
         config.noise_rate(ratio)
@@ -249,34 +214,4 @@ def flow_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Section:
                 "β stays 0. Dashed: q·D = C².",
             )
         ],
-    )
-
-
-@recipe(run_boundaries)
-def boundaries(smoke: bool = False) -> BoundariesConfig:
-    """Whether descent finds the structure depends on the fixed diagonal, ever more of it as both noises grow.
-
-    Claim: σ_A = 0 is a fixed point of the attention; what σ_A it takes to find the sets within a number of steps grows
-    with q·D and with σ. The line q·D = C² marks where the sum over all patches ceases to tell the label, not where the
-    sets cease to be found. The population flow finds them for every σ_A above 0, given time.
-    Command: posattn run boundaries
-    Time: 260 s of CPU time (2 CPU cores shared with much other work; 10 minutes there with --jobs 2).
-    Expected, mean over seeds 0 to 2: the least σ_A for an association of 0.9 at q·D/C² = 1/4, 1 and 4 is 0.5, 1 and 3
-    at σ = 1/8, 2, 2 and 4 at σ = 1, and 4, 4 and none up to 5 at σ = 4. At σ = 1/8, σ_A = 5 and q·D/C² = 4 the
-    association is 1.00 and the accuracy 0.69: the order of the scores is right before the attention is sharp. The
-    flow's γ - ρ exceeds 1 in 35%, 89% and 100% of the settings with σ_A > 0 by t = 1e4, 1e5 and 1e6.
-    """
-    if not smoke:
-        return BoundariesConfig()
-    return BoundariesConfig(
-        num_patches=32,
-        dim=16,
-        ratios=(0.5, 1.0, 2.0),
-        diagonals=(0.0, 2.0),
-        noise_stds=(0.25, 2.0),
-        seeds=1,
-        steps=100,
-        test_samples=256,
-        flow_samples=200,
-        flow_times=(1e3, 1e4),
     )

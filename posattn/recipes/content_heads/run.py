@@ -1,20 +1,14 @@
 """Which heads of a trained ViT need the content of the image, and how many can do without."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from posattn.recipes import recipe
-from posattn.recipes.kit.classifiers import (
-    ORIGINAL,
-    ImagesConfig,
-    check_images,
-    load_split,
-    load_trained,
-    train_one,
-)
+from posattn.recipes.content_heads.settings import ContentHeadsConfig
+from posattn.recipes.kit.classifiers import check_images, load_split, load_trained, train_one
+from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Section, Table, to_plain
 from posattn.runs.seeds import mean_std, mean_std_text
@@ -22,19 +16,8 @@ from posattn.runs.sweep import sweep
 from posattn.vision.convert.maps import average_maps
 from posattn.vision.convert.ranking import Need, accuracy_over_replaced, content_needs
 from posattn.vision.data.images import ImageSet, to_float
-from posattn.vision.training.config import TrainConfig
 
 FIRST, LAST = "most positional first", "most content-based first"
-
-
-@dataclass(frozen=True)
-class ContentHeadsConfig:
-    """ViTs of several seeds, each converted head by head. Speed settings and the positional model play no part."""
-
-    images: ImagesConfig = field(default_factory=lambda: ImagesConfig(seeds=5))
-    calibration: int = 1024
-    """Training images that attention is averaged over and heads are ranked on"""
-    seed: int = 0
 
 
 def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> dict[str, Any]:
@@ -61,7 +44,7 @@ def first(image_set: ImageSet, count: int) -> ImageSet:
     return replace(image_set, images=image_set.images[:count], labels=image_set.labels[:count])
 
 
-def run_content_heads(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """A ViT a seed, each a part of a sweep."""
     check_images(config.images)
     settings = {
@@ -170,20 +153,3 @@ def trace(config: ContentHeadsConfig, numbers: dict[str, Any]) -> Section:
         "heads are ranked on training images.",
     )
     return Section("Heads replaced", claim, [figure])
-
-
-@recipe(run_content_heads)
-def content_heads(smoke: bool = False) -> ContentHeadsConfig:
-    """Heads of a trained ViT ranked by how much they need content, and accuracy as more of them become constant.
-
-    Claim: few heads need the image to know where to look; replacing one at a time finds them.
-    Command: posattn run content-heads
-    Time: 11 minutes on 2 cores that a dozen other processes shared; 3 minutes of CPU time
-    Expected (seeds 0-4, 2 CPU cores): test accuracy 93.7 ± 1.7 % before; with 8 of 16 heads replaced 90.1 % if the
-    most positional go first, 59.7 % if the others do; 44.8 ± 14.9 % with all. One head costs 0.0 points for the most
-    positional and 6.9 for the last, most of it in the first block (3.5 ± 3.7 a head there, 0.1 in the last two).
-    """
-    if not smoke:
-        return ContentHeadsConfig()
-    train = TrainConfig(epochs=8, batch_size=64, lr=1e-2, warmup_epochs=0.5)
-    return ContentHeadsConfig(ImagesConfig(embed_dim=16, depth=2, num_heads=2, seeds=2, train=train), 256)

@@ -1,32 +1,19 @@
 """The main job: structure, transfer and real images, on data that ships with the dependencies."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.progress import Progress
 
-from posattn.recipes import recipe
-from posattn.recipes.demo.structure import StructureConfig, find_structure, structure_section
+from posattn.recipes.demo.settings import DemoConfig
+from posattn.recipes.demo.structure import find_structure, structure_section
 from posattn.recipes.images.comparison import compare_on_images, images_section
-from posattn.recipes.kit.classifiers import ImagesConfig, check_images
-from posattn.recipes.transfer.curves import TransferConfig, transfer_curves, transfer_section
+from posattn.recipes.kit.classifiers import check_images
+from posattn.recipes.transfer.curves import transfer_curves, transfer_section
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
-from posattn.vision.training.config import TrainConfig
 
 
-@dataclass(frozen=True)
-class DemoConfig:
-    """Settings of the three acts."""
-
-    structure: StructureConfig = field(default_factory=StructureConfig)
-    # of the step lengths tried, those that serve training from scratch on few samples best
-    transfer: TransferConfig = field(default_factory=lambda: TransferConfig(rate=0.1, value_rate=0.001))
-    images: ImagesConfig = field(default_factory=ImagesConfig)
-    seed: int = 0
-
-
-def run_demo(config: DemoConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: DemoConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The three acts, each a unit that a resumed run does not repeat."""
     check_images(config.images)
     structure = run.unit("structure", lambda: find_structure(config.structure, config.seed, run, progress))
@@ -46,31 +33,3 @@ def run_demo(config: DemoConfig, run: RunFolder, progress: Progress) -> dict[str
         "timing": timing,
         "page": to_plain(sections),
     }
-
-
-@recipe(run_demo)
-def demo(smoke: bool = False) -> DemoConfig:
-    """Structure, transfer and real images: the main claims in three acts, on data that is at hand.
-
-    Claims: gradient descent finds the hidden sets (association to 1.00) though permuted sets generalise as well; the
-    learned attention transfers with 8 samples; a ViT with positional attention does about as well on real images.
-    Command: posattn run demo
-    Time: 75 s on 2 quiet CPU cores.
-    Expected, seed 0 (transfer: seeds 0 to 4; images: 0 to 2), CPU: association 0.29 to 1.00 at step 80, permuted sets
-    1.00 accurate at association 0.00; frozen attention 0.995 at N = 8, from scratch 0.93 at 8 and 0.97 at 512;
-    digits: ViT 94.2 ± 1.7 %, positional ViT 97.9 ± 0.2 %.
-    """
-    if not smoke:
-        return DemoConfig()
-    return DemoConfig(
-        StructureConfig(steps=60, batch_size=128, test_samples=256, measurements=3),
-        TransferConfig(num_patches=32, dim=16, seeds=2, sizes=(8, 32), steps=30, test_samples=256),
-        ImagesConfig(
-            embed_dim=16,
-            depth=1,
-            num_heads=2,
-            seeds=2,
-            train=TrainConfig(epochs=2, padding=1),
-            speed_rounds=3,
-        ),
-    )

@@ -1,6 +1,5 @@
 """Act one: gradient descent finds the hidden structure, though another solution generalises as well."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from rich.progress import Progress
 from torch import Generator
 
 from posattn import checks
+from posattn.recipes.demo.settings import StructureConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Maps, Section, Table
 from posattn.structure.partition import Partition
@@ -16,24 +16,6 @@ from posattn.theory.descent import descend
 from posattn.theory.simplified import SimplifiedViT, small_noise_rate
 from posattn.theory.task import StructuredTask
 from posattn.theory.tracking import describe, evenly, first_full, track
-
-
-@dataclass(frozen=True)
-class StructureConfig:
-    """The paper's small setting, on fresh samples."""
-
-    num_patches: int = 64
-    """D"""
-    num_sets: int = 16
-    """L"""
-    dim: int = 128
-    """d"""
-    steps: int = 300
-    batch_size: int = 512
-    rate: float = 1.0
-    """η"""
-    test_samples: int = 2048
-    measurements: int = 30
 
 
 def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress: Progress) -> dict[str, Any]:

@@ -6,16 +6,8 @@ import numpy as np
 from rich.progress import Progress
 
 from posattn.bench.cost import multiply_adds
-from posattn.recipes.kit.classifiers import (
-    ORIGINAL,
-    POSITIONAL,
-    ImagesConfig,
-    first_images,
-    load_split,
-    load_trained,
-    throughput,
-    train_all,
-)
+from posattn.recipes.kit.classifiers import first_images, load_split, load_trained, throughput, train_all
+from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ImagesConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import GridMaps, Lines, Section, Table
 from posattn.runs.seeds import mean_std, mean_std_text

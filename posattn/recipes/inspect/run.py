@@ -1,7 +1,7 @@
 """What `posattn inspect` does: a model and pictures in, a folder with the table, the maps and the page out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,9 @@ from rich.progress import Progress
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from posattn.recipes.kit.classifiers import ImagesConfig, build, load_split, weights_name
+from posattn.recipes.inspect.settings import InspectConfig
+from posattn.recipes.kit.classifiers import build, load_split, weights_name
+from posattn.recipes.kit.settings import ImagesConfig
 from posattn.runs.folder import RunFolder, write_whole
 from posattn.vision.data.images import to_float
 from posattn.vision.data.pictures import Pictures
@@ -23,18 +25,6 @@ from posattn.vision.inspect.positions import by_distance, embedding_similarity
 
 BATCH, EXAMPLES = 64, 3
 START = ":start"  # what a name of weights ends with that stands for the random start of their training
-
-
-@dataclass(frozen=True)
-class InspectConfig:
-    """What is inspected."""
-
-    model: str
-    images: str
-    checkpoint: str | None = None
-    data_dir: Path | None = None
-    limit: int | None = None
-    seed: int = 0
 
 
 class Subject(NamedTuple):

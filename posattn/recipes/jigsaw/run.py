@@ -1,21 +1,21 @@
 """The layout of images, recovered from the positional scores of a model that only saw their patches shuffled."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 from jaxtyping import Float, Int, UInt8
 from rich.progress import Progress
 from torch import Generator, Tensor
 
-from posattn.recipes import recipe
 from posattn.recipes.jigsaw.page import PLAIN, SHUFFLED, puzzle_section, scores_section
-from posattn.recipes.kit.classifiers import ImagesConfig, build, fit, load_split, permutation
+from posattn.recipes.jigsaw.settings import MODEL, JigsawConfig
+from posattn.recipes.kit.classifiers import build, fit, load_split, permutation
+from posattn.recipes.kit.settings import ImagesConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.runs.sweep import sweep
@@ -31,41 +31,12 @@ from posattn.vision.jigsaw.layout import (
     partial_correlation,
     profile_similarity,
 )
-from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.logs import follow_trainings
 
-MODEL = "table"
 OPTIONS = {
     "pos_embed": "none",
     "score_std": 0.02,
 }  # so that place is in the scores alone, and they start near zero
-
-
-@dataclass(frozen=True)
-class JigsawConfig:
-    """Positional ViTs with free tables of scores and no position embedding besides; each seed has its permutation."""
-
-    images: Annotated[ImagesConfig, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: ImagesConfig(
-            "cifar10",
-            train_images=40_000,
-            models=(MODEL,),
-            patch_size=4,
-            num_heads=8,
-            train=TrainConfig(
-                epochs=2, batch_size=64, lr=3e-3, warmup_epochs=0.2, clip=1.0, bfloat16=True, record_every=50
-            ),
-        )
-    )
-    plain_seeds: int = 1
-    """Of training on images as they are"""
-    rounds: int = 400
-    """Of growing the layout again"""
-    tile: int = 2
-    """Side of the neighbourhoods, in patches, that patch association is measured on"""
-    pictures: int = 6
-    """Test images shown"""
-    seed: int = 0
 
 
 def arranged(config: JigsawConfig, order: str, seed: int) -> ImagesConfig:
@@ -91,7 +62,7 @@ def maps_name(order: str, seed: int) -> str:
     return f"maps-{order}-{seed}"
 
 
-def run_jigsaw(config: JigsawConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Train every seed, then put each one's positions together."""
     orders = [(SHUFFLED, i) for i in range(config.images.seeds)] + [
         (PLAIN, i) for i in range(config.plain_seeds)
@@ -222,23 +193,3 @@ def jigsaw_tensors(
     likeness = in_true_order(profile_similarity(maps), permutation).fill_diagonal_(0).clamp_(min=0)
     attention = in_true_order(maps, permutation).double().mean((0, 1))
     return torch.stack([images, seen, again]), torch.stack([likeness, attention])
-
-
-@recipe(run_jigsaw)
-def jigsaw(smoke: bool = False) -> JigsawConfig:
-    """The layout of images, recovered from the positional scores of a model trained on shuffled patches.
-
-    Claim: a positional ViT that never saw where its patches belong holds the grid in its scores.
-    Command: posattn run jigsaw --data-dir FOLDER
-    Time: 3 minutes on 2 CPU cores
-    Expected (CIFAR-10 (JPEG copy), shuffled seeds 0 to 2, plain seed 0, 2 CPU cores): 100.0 ± 0.0 % of neighbouring
-    pairs put back (chance 5.6 %, from noise 3.9 %, by embedding and assignment 57.1 ± 3.9 %), recall 80.4 ± 5.6 %;
-    plain training 100.0 % and 75.4 %; patch association with 2x2 neighbourhoods 0.603 shuffled and 0.609 plain for the
-    likeness of profiles, 0.066 and 0.067 for the attention maps (chance 0.0625); test accuracy 48.2 % shuffled, 48.0 %
-    plain. Fashion-MNIST stays below the 80 %: at most 56 % in trials of one seed each.
-    """
-    if not smoke:
-        return JigsawConfig()
-    settings = TrainConfig(epochs=4, batch_size=64, lr=1e-2, warmup_epochs=0.5)
-    images = ImagesConfig(models=(MODEL,), embed_dim=16, depth=1, num_heads=4, seeds=2, train=settings)
-    return JigsawConfig(images, rounds=5, pictures=4)

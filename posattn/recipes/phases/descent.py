@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ from rich.progress import Progress
 from torch import Generator
 
 from posattn import checks
-from posattn.recipes.phases.flows import FlowSetting, at_times, integrate, make_flow
+from posattn.recipes.phases.flows import at_times, integrate, make_flow
+from posattn.recipes.phases.settings import Descent, FlowSetting
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Section
 from posattn.runs.seeds import mean_std_text
@@ -22,25 +22,6 @@ from posattn.theory.scaling import plateau_loss, time_below
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 from posattn.theory.tracking import describe, held_scores, over_seeds
-
-
-@dataclass(frozen=True)
-class Descent:
-    """SGD exact in law, in a setting whose plateau it crosses in affordable steps; its flow is drawn beside it."""
-
-    flow: FlowSetting = field(
-        default_factory=lambda: FlowSetting(
-            num_patches=128, scale=1.0, alpha=0.64, samples=20_000, t_end=25_000.0
-        )
-    )
-    dim: int = 64
-    """d, with σ = 1/√d"""
-    rate: float = 2.0
-    """η: time is η times the number of steps"""
-    batch_size: int = 64
-    seeds: int = 4
-    measurements: int = 40
-    test_samples: int = 2048
 
 
 def compare_descent(

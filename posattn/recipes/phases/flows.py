@@ -1,41 +1,14 @@
 """Population flows as recipes set them up, and the time of their transition."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from posattn.recipes.phases.settings import FlowSetting
 from posattn.theory.flow import PopulationFlow, Trajectory
 from posattn.theory.scaling import plateau_loss, time_below
 
 STATE = ("alpha", "gamma", "rho", "loss", "accuracy")  # what is shown of a trajectory
-
-
-@dataclass(frozen=True)
-class FlowSetting:
-    """A population flow from A_ij = 0 and v = α₀ w*."""
-
-    num_patches: int = 480
-    """D"""
-    set_size: int = 8
-    """C"""
-    noise_rate: float = 0.25
-    """q"""
-    power: int = 3
-    """p"""
-    linear: float = 0.01
-    """ν"""
-    diagonal: float = 2.0
-    """σ_A"""
-    scale: float | None = None
-    """κ; left out, D"""
-    alpha: float = 0.005
-    """α₀"""
-    samples: int = 4000
-    """Of the population, drawn once"""
-    t_end: float = 1e10
-    rtol: float = 1e-6
-    """Tolerance of a step of the solver"""
 
 
 def make_flow(setting: FlowSetting, seed: int) -> PopulationFlow:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from rich.progress import Progress
 
-from posattn.recipes.phases.flows import FlowSetting, transition_time
+from posattn.recipes.phases.flows import transition_time
+from posattn.recipes.phases.settings import FlowSetting, Scan
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Section, Table
 from posattn.runs.seeds import mean_std
@@ -23,25 +24,6 @@ SYMBOLS = {
     "diagonal": "exp(σ_A) − 1",
     "scale": "κ",
 }
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The values of each number of the setting that is varied, the others held; all within q·D > C².
-
-    A number without values is left out.
-    """
-
-    num_patches: tuple[int, ...] = (320, 480, 640, 960, 1280, 1920)
-    set_size: tuple[int, ...] = (4, 5, 6, 8, 10)
-    noise_rate: tuple[float, ...] = (0.15, 0.2, 0.25, 0.35, 0.5)
-    linear: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.02, 0.04)
-    diagonal: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
-    scale: tuple[float, ...] = (1.0, 20.0, 480.0)
-    seeds: int = 4
-    """Populations drawn of each value"""
-    level: float = 0.75
-    """The transition is where the loss falls below this share of the plateau's"""
 
 
 def scan_all(base: FlowSetting, scan: Scan, seed: int, run: RunFolder, progress: Progress) -> dict[str, Any]:

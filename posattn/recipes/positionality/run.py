@@ -1,6 +1,5 @@
 """What positionality says of a head: what its conversion to positional attention costs."""
 
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -10,8 +9,9 @@ from rich.progress import Progress
 from scipy.stats import bootstrap, spearmanr
 from torch import nn
 
-from posattn.recipes import recipe
-from posattn.recipes.kit.classifiers import ORIGINAL, ImagesConfig, load_split, load_trained, train_one
+from posattn.recipes.kit.classifiers import load_split, load_trained, train_one
+from posattn.recipes.kit.settings import ORIGINAL, ImagesConfig
+from posattn.recipes.positionality.settings import PositionalityConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, Table, to_plain
 from posattn.runs.seeds import mean_std_text
@@ -19,20 +19,11 @@ from posattn.runs.sweep import sweep
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.inspect.inspection import inspect_attention
-from posattn.vision.training.config import TrainConfig
 
 COSTS = {"loss": "rise of the test loss", "accuracy": "fall of the test accuracy"}
 
 
-@dataclass(frozen=True)
-class PositionalityConfig:
-    """ViTs that are trained, inspected and converted head by head."""
-
-    images: ImagesConfig = field(default_factory=ImagesConfig)
-    seed: int = 0
-
-
-def run_positionality(config: PositionalityConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: PositionalityConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Train each seed, then convert every head by itself."""
     seeds = range(config.seed, config.seed + config.images.seeds)
     trainings = {f"{ORIGINAL}/{seed}": (config.images, ORIGINAL, seed, run.path) for seed in seeds}
@@ -154,22 +145,3 @@ def section_of(config: PositionalityConfig, heads: dict[str, Any], numbers: dict
         Table("Every head", ["seed, layer, head", "positionality", "loss rise", "accuracy fall, %"], rows),
     ]
     return Section("Positionality and conversion", claim, tables)  # type: ignore[arg-type]
-
-
-@recipe(run_positionality)
-def positionality(smoke: bool = False) -> PositionalityConfig:
-    """Whether a head's positionality tells what its conversion to positional attention costs.
-
-    Claims: not by itself. On digits the heads that are cheap to convert are not the more positional ones: early
-    layers are both more positional and dearer.
-    Command: posattn run positionality
-    Time: six to eight minutes on 2 CPU cores busy with other work
-    Expected: rank correlation with the rise of the test loss 0.53 (95 % 0.27 to 0.72), with the fall of the accuracy
-    0.34 (0.05 to 0.59); 48 heads of 3 seeds.
-    """
-    if not smoke:
-        return PositionalityConfig()
-    small = TrainConfig(epochs=2, padding=1)
-    return PositionalityConfig(
-        replace(ImagesConfig(), embed_dim=16, depth=2, num_heads=2, seeds=2, train=small)
-    )

@@ -1,40 +1,20 @@
 """How concentrated learned positional attention is, and what is lost when only its largest entries are kept."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from posattn.recipes import recipe
-from posattn.recipes.kit.classifiers import (
-    POSITIONAL,
-    ImagesConfig,
-    build,
-    check_images,
-    load_split,
-    load_trained,
-    train_one,
-)
+from posattn.recipes.kit.classifiers import build, check_images, load_split, load_trained, train_one
+from posattn.recipes.kit.settings import POSITIONAL
+from posattn.recipes.pruned_maps.settings import PrunedMapsConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Section, Table, to_plain
 from posattn.runs.seeds import mean_std, mean_std_text
 from posattn.runs.sweep import sweep
 from posattn.vision.models.concentration import top_mass
 from posattn.vision.models.freeze import freeze_attention
-from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.loop import evaluate
-
-
-@dataclass(frozen=True)
-class PrunedMapsConfig:
-    """Positional ViTs of several seeds, pruned. Speed settings and the ordinary model play no part."""
-
-    images: ImagesConfig = field(default_factory=lambda: ImagesConfig(patch_size=1, seeds=3))
-    """Patches of one pixel: N = 64 on digits"""
-    keeps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """k, entries kept of every row; at most N"""
-    seed: int = 0
 
 
 def prune_one(config: PrunedMapsConfig, seed: int, folder: Path) -> dict[str, Any]:
@@ -50,7 +30,7 @@ def prune_one(config: PrunedMapsConfig, seed: int, folder: Path) -> dict[str, An
     }
 
 
-def run_pruned_maps(config: PrunedMapsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: PrunedMapsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """A model a seed, each a part of a sweep."""
     check_images(config.images)
     check_keeps(config)
@@ -146,23 +126,4 @@ def accuracy_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Secti
                 "Test accuracy, %", ["k", "accuracy"], rows, f"Mean ± std over {len(numbers['seeds'])} seeds."
             ),
         ],
-    )
-
-
-@recipe(run_pruned_maps)
-def pruned_maps(smoke: bool = False) -> PrunedMapsConfig:
-    """Mass of the largest entries of learned positional maps, layer by layer, and accuracy when only they are kept.
-
-    Claim: learned positional maps are concentrated: few entries of a row are enough.
-    Command: posattn run pruned-maps
-    Time: 19 minutes on 2 cores that a dozen other processes shared; 4 minutes of CPU time
-    Expected (seeds 0-2, 2 CPU cores, digits, N = 64): the largest entry alone holds a mass of 0.93, 0.96, 0.98 and
-    0.99 in layers 1 to 4, the 8 largest 0.97 or more; test accuracy 96.5 ± 0.3 % with whole maps as with 8 entries
-    a row, 96.1 ± 0.3 % with one.
-    """
-    if not smoke:
-        return PrunedMapsConfig()
-    train = TrainConfig(epochs=4, batch_size=64, lr=1e-2, warmup_epochs=0.5)
-    return PrunedMapsConfig(
-        ImagesConfig(embed_dim=16, depth=1, num_heads=2, seeds=2, train=train), (1, 4, 16)
     )

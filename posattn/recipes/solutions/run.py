@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from scipy.optimize import brentq
 from torch import Generator
 
 from posattn import checks
-from posattn.recipes import recipe
+from posattn.recipes.solutions.settings import SolutionsConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Gallery, Section, Table, to_plain
 from posattn.runs.seeds import mean_std, mean_std_text
@@ -23,44 +22,6 @@ from posattn.theory.in_law import descend_in_law
 from posattn.theory.simplified import SimplifiedViT, activation
 from posattn.theory.task import Batch, StructuredTask
 from posattn.theory.tracking import by_set, describe, rounded
-
-
-@dataclass(frozen=True)
-class SolutionsConfig:
-    """A task that needs the structure, q·D > C², and plain gradient descent in law from near each solution."""
-
-    num_patches: int = 256
-    """D"""
-    set_size: int = 8
-    """C"""
-    dim: int = 64
-    """d"""
-    noise_rate: float = 0.35
-    """q"""
-    power: int = 3
-    """p"""
-    linear: float = 0.01
-    """ν"""
-    diagonal: float = 2.0
-    """σ_A"""
-    scale: float = 1.0
-    """κ"""
-    sharpness: float = 0.5
-    """The part of the solution's differences of scores that a training starts with"""
-    noises: tuple[float, ...] = (0.1, 1.0)
-    """Standard deviations of the noise added to A; v gets a tenth of it, relative to its length"""
-    margin: float = 1.0
-    """The mean |F(X)| at the start, to which v is scaled; without it the loss leaves no gradient"""
-    steps: int = 3000
-    batch_size: int = 128
-    rate: float = 50.0
-    """η of A, whose entries are D² and whose gradients are small"""
-    value_rate: float = 0.3
-    """η of v"""
-    seeds: int = 3
-    test_samples: int = 2048
-    seed: int = 0
-
 
 Build = Callable[..., SimplifiedViT]
 
@@ -84,7 +45,7 @@ FAMILIES: dict[str, Build] = {
 }
 
 
-def run_solutions(config: SolutionsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: SolutionsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every family as built, and trained from near it at every noise, for every seed."""
     seeds = range(config.seed, config.seed + checks.positive_int("seeds", config.seeds))
     settings = {f"{family}, seed={seed}": (config, family, seed) for family in FAMILIES for seed in seeds}
@@ -251,27 +212,4 @@ def trained_table(numbers: dict[str, Any], config: SolutionsConfig, index: int) 
         ["near", *measures],
         rows,
         caption,
-    )
-
-
-@recipe(run_solutions)
-def solutions(smoke: bool = False) -> SolutionsConfig:
-    """Many solutions generalise, some without the structure; gradient descent stays near those that do.
-
-    Claim: the associated, the permuted and the delegates' solution generalise, with association 1, 0, little over 1/C;
-    everybody even and delegates whose others look at themselves do not. Plain gradient descent from noise 1 around one
-    of the first three ends nearer to it and keeps its association. The other two it leaves: from everybody even it
-    learns to generalise without the structure, from rows on themselves the association grows.
-    Command: posattn run solutions
-    Time: 190 s of CPU time (2 CPU cores shared with much other work; 15 minutes there with --jobs 2).
-    Expected, seeds 0 to 2, CPU, accuracy as built: 1.000, 1.000, 1.000, 0.807 ± 0.017, 0.815 ± 0.013. Distance to the
-    solution before and after training from noise 1: associated 0.402 to 0.238, permuted 0.407 to 0.230, delegates
-    0.383 to 0.337, everybody even 0.381 to 0.447 (accuracy 0.988 ± 0.001, association 0.028 ± 0.002), others on
-    themselves 0.674 to 0.750. From noise 0.1: the first three within 0.004 of the start, everybody even still on its
-    plateau (accuracy 0.808), others on themselves to association 0.882 ± 0.005 and accuracy 0.975 ± 0.003.
-    """
-    if not smoke:
-        return SolutionsConfig()
-    return SolutionsConfig(
-        num_patches=128, noise_rate=0.5, noises=(1.0,), steps=300, seeds=1, test_samples=512
     )

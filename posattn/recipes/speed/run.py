@@ -1,8 +1,7 @@
 """The speed of positional attention beside the models it would replace."""
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -10,87 +9,12 @@ from rich.progress import Progress
 from torch import nn
 
 import posattn.vision.models.vision_transformer_posattn  # noqa: F401  (registers its models)
-from posattn import checks
-from posattn.bench.models import DTYPES, INFERENCE, TRAINING, own_compiler_cache, side_by_side
-from posattn.recipes import recipe
+from posattn.bench.models import DTYPES, TRAINING, own_compiler_cache, side_by_side
 from posattn.recipes.speed.page import ratios, speed_sections
+from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig, patch_size
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.vision.models.freeze import GATHERED, freeze_attention
-
-
-class Contender(NamedTuple):
-    """A timm model, and how it enters."""
-
-    model: str
-    options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
-    modes: tuple[str, ...] = (INFERENCE, TRAINING)
-    keep: int | None = None
-    patches: bool = True
-    """Whether timm lets its patch size be chosen, which 32 px needs"""
-
-
-OURS = "vit_posattn_tiny_patch16_224"
-CONTENDERS = {
-    "vit": Contender("vit_tiny_patch16_224"),
-    "positional": Contender(OURS),
-    "relative": Contender(OURS, {"scores": "relative"}, (TRAINING,)),  # frozen it is the same computation
-    "hybrid": Contender("vit_posattn_hybrid_tiny_patch16_224"),
-    "pruned16": Contender(OURS, modes=(INFERENCE,), keep=16),
-    "pruned32": Contender(OURS, modes=(INFERENCE,), keep=32),
-    "convit": Contender("convit_tiny"),
-    "gmlp": Contender("gmlp_ti16_224", patches=False),
-    "resmlp": Contender("resmlp_12_224", patches=False),
-    "mixer": Contender("mixer_s16_224", patches=False),
-}
-TRAINED_UP_TO = 224  # px; a training step at more is left to inference's cells
-
-
-@dataclass(frozen=True)
-class SpeedConfig:
-    """What is timed."""
-
-    models: tuple[str, ...] = tuple(CONTENDERS)
-    """Of vit, positional, relative, hybrid, pruned16, pruned32, convit, gmlp, resmlp, mixer"""
-    sizes: tuple[int, ...] = (32, 224, 384, 512)
-    """Pixels; patches are of 4 at 32 px, else of 16"""
-    modes: tuple[Literal["inference", "training"], ...] = ("inference", "training")
-    """Training steps are timed up to 224 px"""
-    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-    """Training in bfloat16 is by autocast"""
-    executions: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
-    batch: int | None = None
-    """Images; left out, as many as make about 3,136 tokens"""
-    rounds: int = 5
-    """Turns that are counted, after one that is not"""
-    depth: int = 12
-    """Blocks of our models and of timm's ViT"""
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in self.models:
-            checks.known("model", name, CONTENDERS)
-        for size in self.sizes:
-            checks.divides("patch size", patch_size(size), "size", size)
-        if self.batch is not None:
-            checks.positive_int("batch", self.batch)
-
-    @property
-    def cells(self) -> list[tuple[str, int, str]]:
-        """Mode, size and type of every comparison, the quick ones of the ratio table first."""
-        return [
-            (mode, size, dtype)
-            for size in self.sizes
-            for mode in self.modes
-            for dtype in self.dtypes
-            if mode == INFERENCE or size <= TRAINED_UP_TO
-        ]
-
-
-def patch_size(size: int) -> int:
-    """Pixels of a patch: what CIFAR's and ImageNet's ViTs have."""
-    return 4 if size <= 64 else 16
 
 
 def batch_of(config: SpeedConfig, size: int) -> int:
@@ -136,7 +60,7 @@ def time_cell(config: SpeedConfig, mode: str, size: int, dtype: str) -> dict[str
     }
 
 
-def run_speed(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every cell is a unit that a resumed run does not repeat."""
     cells: dict[str, Any] = {}
     with own_compiler_cache():
@@ -150,21 +74,3 @@ def run_speed(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[s
         "timing": numbers,
         "page": to_plain(speed_sections(config, numbers)),
     }
-
-
-@recipe(run_speed)
-def speed(smoke: bool = False) -> SpeedConfig:
-    """Speed of our models beside timm's ViT-Tiny, ConViT, gMLP, ResMLP and Mixer, taking turns in one run.
-
-    Claim: attention that is a constant of the model makes inference and training steps faster, more so at high
-    resolution, where each side is taken at its better of eager and compiled.
-    Command: posattn bench
-    Time: 5 minutes on 2 quiet CPU cores for --models vit positional; about 20 for everything, by estimate;
-    --sizes and --modes split it, --resume goes on
-    Expected: docs/models.md
-    """
-    if not smoke:
-        return SpeedConfig()
-    return SpeedConfig(
-        ("vit", "positional", "pruned16"), (32, 192), ("inference",), ("float32",), ("eager",), 1, 2, 1
-    )

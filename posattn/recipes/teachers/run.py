@@ -1,7 +1,6 @@
 """Structured teachers beyond the paper: attention over positions alone recovers the true attention of each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from rich.progress import Progress
 from torch import Generator
 
 from posattn import checks
-from posattn.recipes import recipe
+from posattn.recipes.teachers.settings import TeachersConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Maps, Section, Table, to_plain
 from posattn.runs.seeds import mean_std, mean_std_text
@@ -20,34 +19,6 @@ from posattn.theory.descent import updates
 from posattn.theory.student import PositionStudent
 from posattn.theory.teachers import Teacher
 from posattn.theory.variation import total_variation
-
-
-@dataclass(frozen=True)
-class TeachersConfig:
-    """Plain gradient descent on fresh samples, alike for every teacher."""
-
-    num_patches: int = 32
-    """D"""
-    dim: int = 16
-    """d"""
-    outputs: int = 8
-    """k, the filters; the classifier has one output"""
-    set_size: int = 4
-    """C, patches of a pooling window"""
-    degree: int = 4
-    """Of the graph, even"""
-    selected: int = 3
-    """s, tokens of a subset"""
-    seeds: int = 10
-    steps: int = 1500
-    batch_size: int = 256
-    rate: float = 5.0
-    """η of A, a query: times Q, for the loss is their mean"""
-    value_rate: float = 1.0
-    """η of V"""
-    measurements: int = 20
-    seed: int = 0
-
 
 TEACHERS: dict[str, Callable[[TeachersConfig, Generator], Teacher]] = {
     "convolution, average pooling": lambda c, g: truths.convolution(
@@ -66,7 +37,7 @@ TEACHERS: dict[str, Callable[[TeachersConfig, Generator], Teacher]] = {
 }
 
 
-def run_teachers(config: TeachersConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: TeachersConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every teacher, every seed; maps of the first seed."""
     for make in TEACHERS.values():  # said before anything is trained
         make(config, Generator())
@@ -188,23 +159,4 @@ def teachers_section(config: TeachersConfig, numbers: dict[str, Any]) -> Section
                 for index, name in enumerate(numbers)
             ),
         ],
-    )
-
-
-@recipe(run_teachers)
-def teachers(smoke: bool = False) -> TeachersConfig:
-    """Attention over positions recovers the true attention of four structured teachers beyond the paper.
-
-    Claim: a student softmax(A) X V, trained by gradient descent, comes close in total variation to the true attention
-    of a convolution with average pooling, a graph convolution, token selection and group-sparse classification.
-    Command: posattn run teachers
-    Time: 6 minutes with --jobs 2 on 2 CPU cores shared with much other work (load 10).
-    Expected, mean ± std over seeds 0 to 9: total variation a row, from 0.8750 untrained to 0.0790 ± 0.0002
-    (convolution), 0.8437 to 0.0860 ± 0.0002 (graph), 0.9063 to 0.0491 ± 0.0001 (selection), 0.9688 to 0.0020 ± 0.0001
-    (classification).
-    """
-    if not smoke:
-        return TeachersConfig()
-    return TeachersConfig(
-        num_patches=8, dim=4, outputs=3, set_size=2, degree=2, selected=2, seeds=2, steps=300, value_rate=0.5
     )

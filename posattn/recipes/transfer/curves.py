@@ -1,13 +1,13 @@
 """Act two: with the learned attention frozen, another feature is learned from few samples."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from rich.progress import Progress
 from torch import Generator
 
 from posattn import checks
+from posattn.recipes.transfer.settings import TransferConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Section, Table
 from posattn.runs.seeds import mean_std, mean_std_text
@@ -24,35 +24,6 @@ from posattn.theory.transfer import fit, fresh_start, frozen_attention, transfer
 FROZEN, SCRATCH = "learned attention, frozen", "from scratch"
 TUNED, ORACLE = "learned attention, fine-tuned", "attention by hand, frozen"
 WAYS = (FROZEN, TUNED, SCRATCH, ORACLE)
-
-
-@dataclass(frozen=True)
-class TransferConfig:
-    """Where the structure matters; unit-norm gradient steps whose lengths, one for A and one for v, fall to 0."""
-
-    num_patches: int = 128
-    """D"""
-    set_size: int = 8
-    """C"""
-    dim: int = 64
-    """d"""
-    noise_rate: float = 0.25
-    """q"""
-    seeds: int = 5
-    sizes: tuple[int, ...] = (8, 32, 128, 512)
-    """N, the downstream samples"""
-    steps: int = 300
-    batch_size: int = 128
-    """Samples a step; downstream all of them where they are fewer"""
-    rate: float = 0.2
-    """Length of the first step of A, in units of √D: of each row, were they alike"""
-    tuning: float = 0.1
-    """Length of a step of a fine-tuned A as a share of that from scratch"""
-    value_rate: float = 0.0003
-    """Length of the first step of v"""
-    tolerance: float = 1e-4
-    """Downstream training ends once every batch of an epoch had a loss below this"""
-    test_samples: int = 4096
 
 
 class Lesson:

@@ -3,23 +3,15 @@
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from statistics import geometric_mean
 from typing import Any
 
 from rich.progress import Progress
 
 from posattn import checks
-from posattn.recipes import recipe
-from posattn.recipes.transfer.curves import (
-    FROZEN,
-    SCRATCH,
-    WAYS,
-    Lesson,
-    TransferConfig,
-    transfer_curves,
-    transfer_section,
-)
+from posattn.recipes.transfer.curves import FROZEN, SCRATCH, WAYS, Lesson, transfer_curves, transfer_section
+from posattn.recipes.transfer.settings import NeededConfig, TransferConfig, TransferStudyConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Section, Table, to_plain
 from posattn.runs.seeds import mean_std_text
@@ -27,33 +19,7 @@ from posattn.runs.sweep import sweep
 from posattn.theory.scaling import power_law
 
 
-@dataclass(frozen=True)
-class NeededConfig:
-    """How many samples a target takes, as D grows; C, d, the noisy patches q·D and the rates stay."""
-
-    num_patches: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    """D"""
-    seeds: int = 3
-    target: float = 0.99
-    """Test accuracy"""
-    most: int = 4096
-    """N, a power of 2, beyond which none is tried"""
-    steps_per_patch: float = 1.75
-    """A larger D takes more steps, with the attention learned as without; never fewer than at the D of the curves"""
-
-
-@dataclass(frozen=True)
-class TransferStudyConfig:
-    """The curves at one D, and the samples needed over D."""
-
-    curves: TransferConfig = field(
-        default_factory=lambda: TransferConfig(seeds=10, sizes=tuple(4**k for k in range(7)))
-    )
-    needed: NeededConfig = field(default_factory=NeededConfig)
-    seed: int = 0
-
-
-def run_transfer(config: TransferStudyConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: TransferStudyConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The curves, then the samples needed."""
     for num_patches in config.needed.num_patches:  # said before anything is trained
         checks.probability("noise_rate", at(config, num_patches).noise_rate)
@@ -214,25 +180,3 @@ def needed_text(samples: list[float | None], most: int) -> str:
     text = f"{middle} ({least} to {largest})"
     missed = len(samples) - len(reached)
     return text + (f", > {most} in {missed} of {len(samples)}" if missed else "")
-
-
-@recipe(run_transfer)
-def transfer(smoke: bool = False) -> TransferStudyConfig:
-    """With the learned attention few samples teach another feature, whatever D; from scratch they grow with D.
-
-    Claim: frozen, the attention of a first task makes the samples that a second task needs nearly independent of D;
-    from scratch they grow as a power of D. Fine-tuned, it is in between; written by hand, it is the best case.
-    Command: posattn run transfer
-    Time: 322 s on 2 CPU cores that were idle for most of it, with 13 sizes in the curves; 606 s of CPU time.
-    Expected, seeds 0 to 9, D = 128, accuracy at N = 1, 64, 256 and 4096: learned attention frozen 1.000 at each;
-    fine-tuned 0.976 ± 0.015, 0.998 ± 0.002, 1.000, 1.000; from scratch 0.843 ± 0.047, 0.749 ± 0.036, 0.894 ± 0.019,
-    1.000. Few samples can mislead any attention (--curves.sizes 1 2 4, seed 8: 0.03 frozen at N = 4): where their sums
-    over all patches point against their labels, the linear part of φ learns from those first.
-    Samples for 99%, seeds 0 to 2, at D = 64, 128, 256, 512 and 1024: frozen 1, 1, 1, 1.3, 2.8, exponent 0.33 (0.15 to
-    0.51); by hand 1, 1, 1, 1, 1.3, 0.06 (-0.03 to 0.16); fine-tuned 1.6, 20, 50, 82, 103, 1.41 (0.93 to 1.89); from
-    scratch 629, 910, 1510, 2110, more than 4096, 0.60 (0.47 to 0.73, of D up to 512).
-    """
-    if not smoke:
-        return TransferStudyConfig()
-    curves = TransferConfig(num_patches=32, dim=16, seeds=2, sizes=(1, 16, 256), steps=60, test_samples=512)
-    return TransferStudyConfig(curves, NeededConfig((16, 32), seeds=2, target=0.9, most=256))

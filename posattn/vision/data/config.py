@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from posattn.vision.data.images import ImageSet, load_images
-from posattn.vision.data.readers import DATA_SETS
-from posattn.vision.data.streams import ImageStream, stream_images
-
+DATA_SETS = ("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "svhn")
 STREAMED = ("imagenet",)  # sets that no memory holds
 
 
@@ -33,8 +31,11 @@ class DataConfig:
     workers: int | None = None
     """Processes that decode a stream; left out, one a CPU core"""
 
-    def load(self, split: str) -> ImageSet | ImageStream:
-        """``train`` or ``test``. Raises what ``load_images`` or ``stream_images`` raises."""
+    def load(self, split: str) -> Any:
+        """The split ``train`` or ``test``: an ImageSet or an ImageStream. Raises what their loaders raise."""
+        from posattn.vision.data.images import load_images  # settings are read without torch
+        from posattn.vision.data.streams import stream_images
+
         if self.stream or self.data in STREAMED:
             return stream_images(
                 self.data,

@@ -9,7 +9,7 @@ import torch
 
 from posattn import cli
 from posattn.runs.page import Gallery, Lines, Pictures, Section, Table, to_plain
-from posattn.recipes.demo.run import DemoConfig
+from posattn.recipes.demo.settings import DemoConfig
 from posattn.runs.folder import open_run
 
 

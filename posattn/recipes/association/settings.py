@@ -1,0 +1,99 @@
+"""The settings of `posattn run association`."""
+
+from dataclasses import dataclass, field, replace
+
+from posattn.recipes import recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task, a model and its training, every assumption a number; the defaults are the paper's small experiments."""
+
+    num_patches: int = 64
+    """D"""
+    set_size: int = 4
+    """C"""
+    dim: int = 128
+    """d"""
+    noise_rate: float | None = None
+    """q; left out, log(d) / D"""
+    noise_std: float | None = None
+    """σ; left out, 1/√d"""
+    power: int = 5
+    """p"""
+    linear: float = 0.03
+    """ν"""
+    diagonal: float | None = None
+    """σ_A; left out, log log d"""
+    scale: float | None = 1.0
+    """κ; left out, D"""
+    init_std: float = 1e-3
+    """Of the Gaussian start of v and of A off the diagonal"""
+    encoding_dim: int = 64
+    """m, where A = P Pᵀ"""
+    batch_size: int = 512
+    steps: int = 600
+    rate: float = 1.0
+    """η"""
+    value_rate: float | None = None
+    """The rate of v; left out, η"""
+    normalize: bool = False
+    """Steps of unit norm times the rate, for A and for v, which cross the plateau"""
+
+
+ANALYSIS = Setting(
+    num_patches=128,
+    set_size=8,
+    dim=64,
+    noise_rate=0.25,
+    power=3,
+    linear=0.01,
+    diagonal=2.0,
+    scale=None,
+    encoding_dim=128,
+    batch_size=128,
+    steps=300,
+    value_rate=1e-3,
+    normalize=True,
+)
+
+
+@dataclass(frozen=True)
+class AssociationConfig:
+    """Both settings; ``seeds`` trainings of each form of the scores."""
+
+    small: Setting = field(default_factory=Setting)
+    analysis: Setting = field(default_factory=lambda: ANALYSIS)
+    seeds: int = 10
+    measurements: int = 30
+    frames: int = 10
+    """Maps of A kept of the first seed"""
+    test_samples: int = 1024
+    seed: int = 0
+
+
+@recipe
+def association(smoke: bool = False) -> AssociationConfig:
+    """Gradient descent from random initialisation finds the hidden sets, with free scores and with A = P Pᵀ.
+
+    Claim: in both settings the association of each row goes from chance to complete, with free scores first
+    and with A = P Pᵀ later, while v turns to the feature. In the small setting only the order of the scores shows the
+    sets: the attention inside them hardly grows. The analysis setting starts from the same small Gaussian noise and is
+    crossed in unit-norm steps, for plain ones wait on a plateau (recipe phases).
+    Command: posattn run association
+    Time: 126 s with --jobs 2 on 2 CPU cores shared with much other work.
+    Expected, seeds 0 to 9, CPU: small, A free: association 0.285 ± 0.017 to 1.000 ± 0.000, complete at step 80 ± 0,
+    attention inside the sets 0.116 to 0.128, accuracy 0.984 ± 0.005; small, A = P Pᵀ: 1.000 ± 0.000, step 356 ± 28,
+    attention 0.117. Analysis, A free: 0.171 ± 0.004 to 1.000 ± 0.000, step 35 ± 5, attention 0.311 ± 0.008, accuracy
+    1.000 ± 0.001; A = P Pᵀ: 0.998 ± 0.003, complete in 8 of 10 seeds at step 154 ± 13, attention 0.779 ± 0.018.
+    """
+    if not smoke:
+        return AssociationConfig()
+    return AssociationConfig(
+        replace(Setting(), steps=60, batch_size=256),
+        replace(ANALYSIS, num_patches=64, encoding_dim=64, steps=60, batch_size=64),
+        seeds=2,
+        measurements=6,
+        frames=3,
+        test_samples=256,
+    )

@@ -1,0 +1,65 @@
+"""The settings of `posattn run demo`."""
+
+from dataclasses import dataclass, field
+
+from posattn.recipes import recipe
+from posattn.recipes.kit.settings import ImagesConfig
+from posattn.recipes.transfer.settings import TransferConfig
+from posattn.vision.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class StructureConfig:
+    """The paper's small setting, on fresh samples."""
+
+    num_patches: int = 64
+    """D"""
+    num_sets: int = 16
+    """L"""
+    dim: int = 128
+    """d"""
+    steps: int = 300
+    batch_size: int = 512
+    rate: float = 1.0
+    """η"""
+    test_samples: int = 2048
+    measurements: int = 30
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the three acts."""
+
+    structure: StructureConfig = field(default_factory=StructureConfig)
+    # of the step lengths tried, those that serve training from scratch on few samples best
+    transfer: TransferConfig = field(default_factory=lambda: TransferConfig(rate=0.1, value_rate=0.001))
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    seed: int = 0
+
+
+@recipe
+def demo(smoke: bool = False) -> DemoConfig:
+    """Structure, transfer and real images: the main claims in three acts, on data that is at hand.
+
+    Claims: gradient descent finds the hidden sets (association to 1.00) though permuted sets generalise as well; the
+    learned attention transfers with 8 samples; a ViT with positional attention does about as well on real images.
+    Command: posattn run demo
+    Time: 75 s on 2 quiet CPU cores.
+    Expected, seed 0 (transfer: seeds 0 to 4; images: 0 to 2), CPU: association 0.29 to 1.00 at step 80, permuted sets
+    1.00 accurate at association 0.00; frozen attention 0.995 at N = 8, from scratch 0.93 at 8 and 0.97 at 512;
+    digits: ViT 94.2 ± 1.7 %, positional ViT 97.9 ± 0.2 %.
+    """
+    if not smoke:
+        return DemoConfig()
+    return DemoConfig(
+        StructureConfig(steps=60, batch_size=128, test_samples=256, measurements=3),
+        TransferConfig(num_patches=32, dim=16, seeds=2, sizes=(8, 32), steps=30, test_samples=256),
+        ImagesConfig(
+            embed_dim=16,
+            depth=1,
+            num_heads=2,
+            seeds=2,
+            train=TrainConfig(epochs=2, padding=1),
+            speed_rounds=3,
+        ),
+    )
