@@ -1,11 +1,15 @@
 """What a report shows, as plain data: sections that hold a claim, figures and tables.
 
-Figures name their numbers by their place in result.json ("structure.history.loss"), so that no number is written
-twice, and their maps by file and tensor ("structure:maps" in structure.safetensors).
+Figures name their numbers by their place in result.json, so that no number is written twice, and their maps by file
+and tensor ("structure:maps" in structure.safetensors). A section's places are below its ``at``: in a section at
+"structure", "history.loss" is ``result["structure"]["history"]["loss"]``.
 """
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+
+PLACES = {"lines": ("x", "y", "spread"), "heat_maps": ("values", "x", "y")}  # of each kind, fields that are places
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,27 @@ class Section:
     title: str
     claim: str
     items: list[Lines | Maps | GridMaps | Gallery | Pictures | HeatMaps | Table]
+    at: str = ""
+    """The place in result.json below which the places of the items are"""
 
 
 def to_plain(sections: list[Section]) -> list[dict[str, Any]]:
-    """The sections as JSON, for result.json."""
-    return [asdict(section) for section in sections]
+    """The sections as JSON, for result.json, with their places in full."""
+    return [_placed(asdict(section)) for section in sections]
+
+
+def _placed(section: dict[str, Any]) -> dict[str, Any]:
+    """A plain section with its places in full."""
+    if at := section.pop("at"):
+        for item in section["items"]:
+            for name in PLACES.get(item["kind"], ()):
+                place = item[name]
+                item[name] = (
+                    {label: f"{at}.{below}" for label, below in place.items()}
+                    if isinstance(place, dict)
+                    else f"{at}.{place}"
+                )
+    return section
 
 
 def lookup(numbers: dict[str, Any], place: str) -> Any:

@@ -1,7 +1,8 @@
-"""Mean and spread over seeds."""
+"""Mean and standard deviation over seeds, of numbers and of whole trees of numbers."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
@@ -15,3 +16,26 @@ def mean_std_text(values: Sequence[float], digits: int = 3, factor: float = 1.0)
     """``mean ± std`` of the values times ``factor``."""
     mean, std = mean_std(values)
     return f"{factor * mean:.{digits}f} ± {factor * std:.{digits}f}"
+
+
+def over_seeds(ones: Sequence[Any]) -> dict[str, Any]:
+    """``mean`` and ``std`` of equal trees (dicts and lists of numbers), one tree per seed.
+
+    ``over_seeds([{"loss": [1.0, 2.0]}, {"loss": [3.0, 2.0]}])["mean"]`` is ``{"loss": [2.0, 2.0]}``.
+
+    Raises:
+        ValueError: there are no seeds, or their trees differ in keys or lengths.
+    """
+    if not ones:
+        raise ValueError("no seeds to average")
+    first = ones[0]
+    if isinstance(first, dict):
+        if any(one.keys() != first.keys() for one in ones):
+            raise ValueError(f"seeds hold different names: {sorted(first)} and others")
+        parts = {name: over_seeds([one[name] for one in ones]) for name in first}
+        return {what: {name: part[what] for name, part in parts.items()} for what in ("mean", "std")}
+    if isinstance(first, list | tuple):
+        items = [over_seeds(column) for column in zip(*ones, strict=True)]
+        return {what: [item[what] for item in items] for what in ("mean", "std")}
+    mean, std = mean_std(ones)
+    return {"mean": mean, "std": std}

@@ -76,7 +76,7 @@ def test_every_setting_reaches_the_reader(tmp_path: Path, monkeypatch: pytest.Mo
         seen.update(options)
         return load_images("digits", split)
 
-    monkeypatch.setattr("posattn.vision.data.config.load_images", read)
+    monkeypatch.setattr("posattn.vision.data.images.load_images", read)
     DataConfig("cifar10", tmp_path, True, 16, True, "a", "b").load("train")
     assert seen == {
         "download": True,
