@@ -1,0 +1,17 @@
+import pytest
+
+from posattn.runs.seeds import over_seeds
+
+
+def test_trees_are_averaged_number_by_number() -> None:
+    ones = [{"a": [1.0, 2.0], "b": {"c": 5.0}}, {"a": [3.0, 2.0], "b": {"c": 5.0}}]
+    assert over_seeds(ones) == {
+        "mean": {"a": [2.0, 2.0], "b": {"c": 5.0}},
+        "std": {"a": [2.0**0.5, 0.0], "b": {"c": 0.0}},
+    }
+
+
+@pytest.mark.parametrize("ones", [[], [{"a": 1.0}, {"b": 1.0}], [[1.0], [1.0, 2.0]]])
+def test_trees_that_differ_are_refused(ones: list) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  (three messages)
+        over_seeds(ones)
