@@ -1,7 +1,8 @@
-"""What a computation costs by count: multiply-adds of its graph, and the bytes it holds at its peak."""
+"""What a computation costs by count: multiply-adds of its operators, and the bytes it holds at its peak."""
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,41 +11,84 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler otherwise tells of its start and stop
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages at start and stop
+
+ATTENTION = re.compile(r"aten::_scaled_dot_product_\w*attention(?!\w*backward)\w*")
+WEIGHTED_SUM = re.compile(r"aten::_embedding_bag(_forward_only)?")
+# operators on several tensors that multiply no matrices, beside the pointwise ones
+FREE = re.compile(
+    r"aten::(cat|stack|copy_|\w*layer_norm|\w*rms_norm|\w*group_norm|\w*batch_norm\w*|where"
+    r"|(index_put|index_copy|index_fill|scatter|slice_scatter|select_scatter|masked_scatter|masked_fill)_?)"
+)
+INDICES = (torch.bool, torch.int32, torch.int64)
 
 
-def _gathered(weights: Any, indices: Any, *args: Any, **options: Any) -> int:
-    return 2 * indices.numel() * weights.shape[-1]
+class _Uncounted(TorchDispatchMode):
+    """Counts the multiply-adds of the operators that torch's counter has no formula for."""
+
+    def __init__(self, counted: Any) -> None:
+        super().__init__()
+        self.counted, self.total = counted, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._overloadpacket not in self.counted:
+            self.total += _multiply_adds(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
 
 
-for name in (
-    "_embedding_bag",
-    "_embedding_bag_forward_only",
-):  # pruned maps; torch counts dense products alone
-    register_flop_formula(getattr(torch.ops.aten, name), get_raw=True)(_gathered)  # type: ignore[no-untyped-call]
+def _multiply_adds(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Multiply-adds of a call. NotImplementedError where the operator may multiply matrices and has no formula."""
+    name = func._schema.name
+    if ATTENTION.fullmatch(name):
+        query, key, value = (tensor.shape for tensor in args[:3])
+        return query[:-1].numel() * key[-2] * (query[-1] + value[-1])
+    if WEIGHTED_SUM.fullmatch(name):
+        weights, indices = args[:2]
+        return indices.numel() * weights.shape[1]
+    operands = [leaf for leaf in tree_leaves((args, kwargs)) if _is_operand(leaf)]
+    if len(operands) < 2 or torch.Tag.pointwise in func.tags or FREE.fullmatch(name):
+        return 0
+    raise NotImplementedError(f"the multiply-adds of {name} are not known: it would count as nothing")
+
+
+def _is_operand(leaf: Any) -> bool:
+    """Whether an argument may be a factor of a product: numbers, or packed weights."""
+    return leaf.dtype not in INDICES if isinstance(leaf, Tensor) else isinstance(leaf, torch.ScriptObject)
 
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, images: Tensor) -> int:
     """Multiply-adds of one forward in evaluation mode, counted from the operators that it calls.
 
-    Those of products (linear layers, convolutions, attention, pruned maps), half of what torch's FlopCounterMode
-    counts; norms, activations and additions are none.
+    Only products count: linear layers, convolutions, attention (masked or not: all scores), pruned maps. It is half of
+    what torch's FlopCounterMode counts, plus the operators that this torch has no formula for, such as fused attention
+    on a CPU before torch 2.15.
+
+    Args:
+        model: any; its mode is restored.
+        images: a batch that it takes.
+
+    Raises:
+        NotImplementedError: the model calls an operator on several tensors that is not known to multiply nothing.
     """
     training = model.training
-    model.train()  # forgets the maps that positional attention keeps
-    with FlopCounterMode(display=False) as counter:
+    model.train()  # positional attention drops the maps that it keeps
+    counter = FlopCounterMode(display=False)
+    # the counter decomposes operators, so it is entered last: the outer mode gets what it did not decompose
+    with _Uncounted(counter.flop_registry) as uncounted, counter:
         model.eval()(images)
     model.train(training)
-    return counter.get_total_flops() // 2
+    return counter.get_total_flops() // 2 + uncounted.total
 
 
 def peak_memory(work: Callable[[], Any], device: torch.device | str = "cpu") -> int:
-    """Bytes that ``work`` holds at its peak beyond what was held before, as torch's allocator counts them.
+    """Peak bytes that ``work`` allocates beyond what was allocated before, as torch's allocator counts them.
 
-    On a CPU the scratch memory of the libraries below torch is not in it.
+    On a CPU this leaves out the scratch memory of the libraries that torch calls.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -59,7 +103,7 @@ def peak_memory(work: Callable[[], Any], device: torch.device | str = "cpu") -> 
 
 
 def _allocations(work: Callable[[], Any]) -> Iterator[int]:
-    """The bytes of every allocation (positive) and release (negative), in their order."""
+    """Bytes of every allocation (positive) and release (negative), in order."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     with TemporaryDirectory() as folder:
