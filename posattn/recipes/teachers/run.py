@@ -18,7 +18,7 @@ from posattn.theory import teachers as truths
 from posattn.theory.descent import descend
 from posattn.theory.student import PositionStudent
 from posattn.theory.teachers import Teacher, TeacherBatch
-from posattn.theory.variation import total_variation
+from posattn.structure.distance import total_variation
 
 TEACHERS: dict[str, Callable[[TeachersConfig, Generator], Teacher]] = {
     "convolution, average pooling": lambda c, g: truths.convolution(
