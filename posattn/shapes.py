@@ -8,7 +8,7 @@ H  rows of an image or a grid         W  columns of an image or a grid
 m  dimension of a positional encoding
 """
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Patches = Float[Tensor, "n D d"]
@@ -18,5 +18,4 @@ Logits = Float[Tensor, " n"]
 Feature = Float[Tensor, " d"]
 Scores = Float[Tensor, "D D"]  # row: query patch, column: key patch
 Maps = Float[Tensor, "*heads D D"]  # attention maps or scores of any number of heads
-SetLabels = Int[Tensor, " D"]
 Pairs = Bool[Tensor, "D D"]

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,15 +40,17 @@ class ToyConfig:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A recipe whose job a test sets."""
+    """A recipe, in a folder ``toy_recipe``, whose job a test sets."""
     held: dict[str, Any] = {"job": lambda config, run, progress: {"title": "Toy", "summary": "", "page": []}}
 
     def config(smoke: bool = False) -> ToyConfig:
         """A toy."""
         return ToyConfig(steps=1 if smoke else 3)
 
-    recipe = Recipe("toy", config, lambda *arguments: held["job"](*arguments))
-    monkeypatch.setitem(RECIPES, "toy", recipe)
+    config.__module__ = "toy_recipe.settings"
+    job = SimpleNamespace(run=lambda *arguments: held["job"](*arguments))
+    monkeypatch.setitem(sys.modules, "toy_recipe.run", job)
+    monkeypatch.setitem(RECIPES, "toy", Recipe("toy", config))
     return held
 
 

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.cluster import SpectralClustering
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from posattn import checks
-from posattn.shapes import Maps
-from posattn.structure.partition import Partition
+from posattn.shapes import Maps, Pairs
+from posattn.structure.partition import Cover
 
 
 class PatchAssociation(NamedTuple):
@@ -22,32 +21,47 @@ class PatchAssociation(NamedTuple):
     top_c: float | Tensor  # mean over rows of the share of the C largest entries that lie in the own set
     exact: float | Tensor  # share of the rows whose C largest entries are the own set
     mass: float | Tensor  # mean over rows of the attention inside the own set
-    chance: float  # top_c of a random order of each row, C / D
+    chance: float | Tensor  # mean of top_c over random orders of the entries off the diagonal
 
 
-def patch_association(scores_or_map: Maps, partition: Partition) -> PatchAssociation:
-    """Patch association: for every ℓ and i in S_ℓ, the C largest entries of row i are S_ℓ.
+def patch_association(scores_or_map: Maps, partition: Cover) -> PatchAssociation:
+    """Patch association: for every ℓ and i in S_ℓ, the C largest entries of row i are S_ℓ, C being the size of S_ℓ.
 
     Ties: ``top_c`` is the expectation over a random order of equal entries (a constant row scores C / D); a
-    row is exact only if each entry of its own set is larger than every other.
+    row is exact only if each entry of its own set is larger than every other. The entry of a row on the diagonal is
+    a hit where it is among the C largest, with scores in any order: ``chance`` keeps it where it is. It is
+    (1 + (C-1)²/(D-1))/C under a diagonal above all other entries, (C-1)/(D-1) under one below them. Patches in no
+    set have no row.
 
     Args:
         scores_or_map: (..., D, D) scores A or maps S; what is not row-stochastic is taken for scores and its
             row-softmax gives the mass.
-        partition: the sets.
+        partition: the sets, which may differ in size.
 
     Raises:
-        ValueError: the maps are not square, not finite, or of another D than the partition.
+        ValueError: the maps are not square, not finite, or of another D than the partition, or sets overlap.
     """
+    partition = partition.as_partition("patch association")
     maps = _checked(scores_or_map, partition.num_patches)
-    own = partition.same.to(maps.device)
-    share = own_share_of_largest(maps, own)
+    own, rows = partition.same.to(maps.device), (partition.labels >= 0).to(maps.device)
     inside = maps.masked_fill(~own, torch.inf).amin(-1)
     outside = maps.masked_fill(own, -torch.inf).amax(-1)
-    rows = (share, inside > outside, (as_attention(maps) * own).sum(-1))
-    means = [figure.double().mean(-1) for figure in rows]
-    top_c, exact, mass = [mean.item() if mean.ndim == 0 else mean for mean in means]
-    return PatchAssociation(top_c, exact, mass, partition.set_size / partition.num_patches)
+    among = among_largest(maps, own.sum(-1))
+    figures = (
+        (among * own).sum(-1) / own.sum(-1),
+        inside > outside,
+        (as_attention(maps) * own).sum(-1),
+        _chance(among, own),
+    )
+    means = [figure[..., rows].double().mean(-1) for figure in figures]
+    return PatchAssociation(*(mean.item() if mean.ndim == 0 else mean for mean in means))
+
+
+def _chance(among: Maps, own: Pairs) -> Float[Tensor, "*heads D"]:
+    """The expected share of hits of each row, were its entries off the diagonal in random order."""
+    size, itself = own.sum(-1).to(among.dtype), among.diagonal(dim1=-2, dim2=-1)
+    others = (size - 1) / max(1, len(own) - 1)  # the chance that another entry is a hit
+    return (itself + (size - itself) * others) / size
 
 
 def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> Int[Tensor, "*heads D"]:
@@ -74,19 +88,6 @@ def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> I
     return torch.stack(found).reshape(scores_or_map.shape[:-1])
 
 
-def partition_recovery(scores_or_map: Maps, partition: Partition, *, seed: int = 0) -> float | Tensor:
-    """The adjusted Rand index of the recovered partition against the true one: 1 equal, 0 expected by chance.
-
-    A float for one map, a tensor of their leading shape for a batch. Errors as in ``recover_partition``, and
-    ValueError for maps of another D than the partition.
-    """
-    _checked(scores_or_map, partition.num_patches)
-    found = recover_partition(scores_or_map, partition.num_sets, seed=seed)
-    heads = found.reshape(-1, partition.num_patches).tolist()
-    indices = torch.tensor([adjusted_rand_score(partition.labels.tolist(), labels) for labels in heads])
-    return indices.item() if found.ndim == 1 else indices.reshape(found.shape[:-1])
-
-
 def _checked(scores_or_map: Maps, num_patches: int) -> Maps:
     """The maps in float64, or ValueError where they are not square of that size, or not finite."""
     expected, shape = (num_patches, num_patches), tuple(scores_or_map.shape)
@@ -104,12 +105,18 @@ def own_share_of_largest(
 
     In expectation over the order of tied entries; NaN where it marks none.
     """
-    sizes = own.sum(-1)
+    return (among_largest(maps, own.sum(-1)) * own).sum(-1) / own.sum(-1)
+
+
+def among_largest(
+    maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]
+) -> Float[Tensor, "*heads D D"]:
+    """The chance of each entry to be among the ``sizes`` largest of its row: 1, 0, or between where entries tie."""
     largest = maps.topk(int(sizes.max()), dim=-1).values
     threshold = largest.gather(-1, (sizes - 1).clamp(min=0)[:, None].expand(*maps.shape[:-1], 1))
     above, tied = maps > threshold, maps == threshold
-    slots = sizes - above.sum(-1)
-    return ((above & own).sum(-1) + slots * (tied & own).sum(-1) / tied.sum(-1)) / sizes
+    slots = (sizes - above.sum(-1)).to(maps.dtype) / tied.sum(-1)
+    return torch.where(tied, slots[..., None], above.to(maps.dtype))
 
 
 def as_attention(maps: Maps) -> Maps:

@@ -1,24 +1,74 @@
-"""A partition of the patches into sets. Source: arXiv 2210.09221, the data distribution."""
+"""Sets of patches: a cover, whose sets may overlap, and a partition. Source: arXiv 2210.09221, the data distribution."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 
 from posattn import checks
 from posattn.shapes import Pairs
 
 
-class Partition:
-    """A partition of D patches into L sets S_1..S_L of the same size C = D / L.
+class Cover:
+    """Sets S_1..S_L of D patches that may overlap, differ in size and leave patches out.
 
     Args:
-        labels: (D,) integers, the set 0..L-1 of each patch.
+        membership: (L, D) booleans, whether set ℓ holds patch j.
+
+    Raises:
+        TypeError: membership is not boolean.
+        ValueError: it is not two-dimensional, or a set is empty.
+    """
+
+    def __init__(self, membership: Tensor | Sequence[Sequence[bool]]) -> None:
+        membership = torch.as_tensor(membership)
+        if membership.dtype != torch.bool:
+            raise TypeError(f"membership must be boolean, got {membership.dtype}")
+        if membership.ndim != 2 or membership.numel() == 0:
+            raise ValueError(f"membership must have shape (L, D), got {tuple(membership.shape)}")
+        self.membership: Bool[Tensor, "L D"] = membership
+        self.num_sets, self.num_patches = membership.shape
+        self.sizes: Int[Tensor, " L"] = membership.sum(1)
+        if (self.sizes == 0).any():
+            raise ValueError(f"every set must hold a patch, set {int(self.sizes.argmin())} is empty")
+
+    @property
+    def set_size(self) -> int:
+        """C, the size of every set. ValueError where the sets differ in size: each has its own in ``sizes``."""
+        if (self.sizes != self.sizes[0]).any():
+            raise ValueError(f"set_size: the sets must have one size, got sizes {self.sizes.tolist()[:20]}")
+        return int(self.sizes[0])
+
+    def as_partition(self, quantity: str) -> "Partition":
+        """These sets as a partition, for a quantity that is defined for disjoint sets alone.
+
+        ValueError naming the quantity and the first patch in several sets.
+        """
+        counts = self.membership.sum(0)
+        if (counts > 1).any():
+            patch = int((counts > 1).int().argmax())
+            sets = self.membership[:, patch].nonzero().flatten().tolist()
+            raise ValueError(
+                f"{quantity} is not defined for overlapping sets: patch {patch} is in sets {sets[:20]}"
+            )
+        return Partition(torch.where(counts == 1, self.membership.int().argmax(0), -1))
+
+    def __repr__(self) -> str:
+        least, most = int(self.sizes.min()), int(self.sizes.max())
+        size = least if least == most else f"{least}..{most}"
+        return f"{type(self).__name__}(D={self.num_patches}, L={self.num_sets}, C={size})"
+
+
+class Partition(Cover):
+    """Disjoint sets S_1..S_L of D patches; in the paper all of size C = D / L.
+
+    Args:
+        labels: (D,) integers, the set 0..L-1 of each patch, or -1 for a patch in no set.
 
     Raises:
         TypeError: labels are not integers.
-        ValueError: labels are not one-dimensional, not 0..L-1, or the sets differ in size.
+        ValueError: labels are not one-dimensional, or one of 0..L-1 is missing.
     """
 
     def __init__(self, labels: Int[Tensor, " D"] | Sequence[int]) -> None:
@@ -27,13 +77,12 @@ class Partition:
             raise TypeError(f"partition labels must be integers, got {labels.dtype}")
         if labels.ndim != 1 or labels.numel() == 0:
             raise ValueError(f"partition labels must have shape (D,), got {tuple(labels.shape)}")
-        if labels.min() < 0:
-            raise ValueError(f"partition labels must be 0..L-1, got {int(labels.min())}")
-        sizes = torch.bincount(labels)
-        if (sizes != sizes[0]).any():
-            raise ValueError(f"the sets of a partition must have one size, got sizes {sizes.tolist()[:20]}")
+        if labels.min() < -1 or labels.max() < 0:
+            raise ValueError(
+                f"partition labels must be 0..L-1, or -1 for no set, got {int(labels.min())}..{int(labels.max())}"
+            )
         self.labels = labels.long()
-        self.num_patches, self.num_sets, self.set_size = len(labels), len(sizes), int(sizes[0])
+        super().__init__(self.labels == torch.arange(int(labels.max()) + 1, device=labels.device)[:, None])
 
     @classmethod
     def contiguous(cls, num_patches: int, set_size: int) -> "Partition":
@@ -55,15 +104,21 @@ class Partition:
         sets = torch.arange(rows * columns).reshape(rows, columns)
         return cls(sets.repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 1).flatten())
 
+    def as_partition(self, quantity: str) -> "Partition":
+        """The partition itself."""
+        return self
+
     @property
     def sets(self) -> Int[Tensor, "L C"]:
-        """The patches of each set, in increasing order."""
-        return self.labels.argsort(stable=True).reshape(self.num_sets, self.set_size)
+        """The patches of each set, in increasing order. ValueError where the sets differ in size."""
+        return self.order[: self.num_sets * self.set_size].reshape(self.num_sets, -1)
+
+    @property
+    def order(self) -> Int[Tensor, " D"]:
+        """The patches set after set, those in no set at the end."""
+        return torch.where(self.labels < 0, self.num_sets, self.labels).argsort(stable=True)
 
     @property
     def same(self) -> Pairs:
-        """Whether two patches share a set, the patch itself included."""
-        return self.labels[:, None] == self.labels[None, :]
-
-    def __repr__(self) -> str:
-        return f"Partition(D={self.num_patches}, L={self.num_sets}, C={self.set_size})"
+        """Whether two patches share a set, the patch itself included; never for a patch in no set."""
+        return (self.labels[:, None] == self.labels[None, :]) & (self.labels >= 0)

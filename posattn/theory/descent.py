@@ -1,16 +1,31 @@
-"""Plain gradient descent on a simplified ViT, as the paper trains it."""
+"""Gradient descent on the loss of a model, as the paper trains it, or by any optimizer of PyTorch."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
 from posattn import checks
-from posattn.theory.simplified import SimplifiedViT, logistic_loss
+from posattn.shapes import Patches
+from posattn.theory.simplified import logistic_loss
 from posattn.theory.task import Batch
+
+Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]  # of (logits, labels)
+
+
+class Labelled(Protocol):
+    """A batch to descend on."""
+
+    @property
+    def patches(self) -> Patches: ...
+
+    @property
+    def labels(self) -> Tensor: ...
 
 
 class Step(NamedTuple):
@@ -21,76 +36,109 @@ class Step(NamedTuple):
 
 
 def descend(
-    model: SimplifiedViT,
-    sample: Callable[[], Batch],
+    model: nn.Module,
+    sample: Callable[[], Labelled],
     steps: int,
-    rate: float,
+    rate: float | None = None,
     *,
     value_rate: float | None = None,
+    optimizer: Optimizer | None = None,
     normalize: bool = False,
+    decay: bool = False,
+    loss: Loss = logistic_loss,
 ) -> Iterator[Step]:
-    """Gradient descent on the logistic loss of the batches that ``sample`` draws; yields after each update.
+    """Descent on the loss of the batches that ``sample`` draws; yields after each update.
 
-    Nothing happens until the iterator is asked. A_ii = σ_A never moves.
+    Nothing happens until the iterator is advanced.
 
     Args:
-        model: trained in place.
-        sample: draws the batch of each step; one that returns the same batch gives full-batch descent.
+        model: trained in place; parameters that require no gradient stay.
+        sample: draws the batch of each step: fresh samples, one of them for single-sample SGD, a fixed batch for
+            full-batch descent, ``minibatches`` of a finite training set.
         steps: number of updates.
-        rate: η, above 0.
-        value_rate: the rate of v where it is not η, as with ``normalize``: A has D² entries and v has d.
-        normalize: scale the gradient of each parameter to unit norm, which crosses the long plateau quickly.
+        rate: η of plain gradient descent, above 0.
+        value_rate: the rate of v; default: η. 0 holds v.
+        optimizer: replaces plain gradient descent and its rates: one of ``torch.optim``, built on parameters of
+            ``model``. It keeps its state, so that a run can be continued.
+        normalize: scale the gradient of each parameter to unit norm before the update.
+        decay: the rates fall linearly, to 1/steps of their start at the last step.
+        loss: of (logits, labels), a mean over the batch.
 
     Raises:
-        TypeError, ValueError: ``steps`` or ``rate`` is out of range.
+        TypeError, ValueError: an argument is out of range, both or neither of ``rate`` and ``optimizer`` are given,
+            or the optimizer holds no parameter of the model, or one that is not the model's.
         FloatingPointError: the loss or its gradient is not finite; the model holds the last parameters at
             which both were.
     """
 
     def gradient() -> float:
         batch = sample()
-        loss = logistic_loss(model(batch.patches), batch.labels)
-        loss.backward()
-        return loss.item()
+        mean = loss(model(batch.patches), batch.labels)
+        mean.backward()
+        return mean.item()
 
-    return updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, normalize)
+    optimizer = optimizer_of(model, rate, value_rate, optimizer)
+    return updates(optimizer, gradient, steps, normalize=normalize, decay=decay)
 
 
-def parameter_groups(model: SimplifiedViT, value_rate: float) -> list[dict[str, Any]]:
-    """The optimizer's groups: what makes A, and v at a rate of its own."""
-    others = [p for p in model.parameters() if p is not model.value]
-    return [{"params": others}, {"params": [model.value], "lr": value_rate}]
+def optimizer_of(
+    model: nn.Module, rate: float | None, value_rate: float | None, optimizer: Optimizer | None
+) -> Optimizer:
+    """Plain gradient descent at the rates that are given, or the optimizer that is given, checked."""
+    if (rate is None) == (optimizer is None):
+        raise ValueError(f"give either a rate or an optimizer, got rate={rate} and optimizer={optimizer}")
+    if optimizer is None:
+        return SGD(parameter_groups(model, rate, value_rate), lr=checks.positive("rate", rate))
+    if value_rate is not None:
+        raise ValueError(f"value_rate goes with a rate, not with an optimizer, got {value_rate}")
+    own = {id(p) for p in model.parameters()}
+    held = [id(p) in own for group in optimizer.param_groups for p in group["params"]]
+    if not all(held):
+        raise ValueError(f"{held.count(False)} parameters of the optimizer are not the model's")
+    return optimizer
+
+
+def value_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """v, of every head where there are several."""
+    return [p for name, p in model.named_parameters() if name.rpartition(".")[2] == "value"]
+
+
+def parameter_groups(
+    model: nn.Module, rate: float | None, value_rate: float | None = None
+) -> list[dict[str, Any]]:
+    """Groups of an optimizer: v with a rate of its own, and all other parameters.
+
+    ValueError where ``value_rate`` is negative or the model has no ``value``.
+    """
+    values = value_parameters(model)
+    if value_rate is None:
+        value_rate = rate
+    elif not values:
+        raise ValueError(f"value_rate {value_rate}: {type(model).__name__} has no parameter named value")
+    chosen = {id(p) for p in values}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [{"params": others}, {"params": values, "lr": checks.finite("value_rate", value_rate, 0.0)}]
 
 
 def updates(
-    parameters: Iterable[Any],
+    optimizer: Optimizer,
     gradient: Callable[[], float],
     steps: int,
-    rate: float,
+    *,
     normalize: bool = False,
     decay: bool = False,
 ) -> Iterator[Step]:
-    """Updates of ``parameters`` (or an optimizer's groups of them) by ``gradient``.
+    """Updates by ``optimizer``; ``gradient`` adds to the ``.grad`` of its parameters and returns the loss.
 
-    ``gradient`` adds to their ``.grad`` and returns the loss. Where rates ``decay``, they fall in a straight line, to
-    1/steps of what they were. Other arguments and errors are those of ``descend``.
+    Other arguments and errors are those of ``descend``.
     """
-    steps, rate = checks.positive_int("steps", steps), checks.finite("rate", rate, 0.0)
-    if rate == 0:
-        raise ValueError(f"rate must be above 0, got {rate}")
-    return _updates(parameters, gradient, steps, rate, normalize, decay)
+    return _updates(optimizer, gradient, checks.positive_int("steps", steps), normalize, decay)
 
 
 def _updates(
-    groups: Iterable[Any],
-    gradient: Callable[[], float],
-    steps: int,
-    rate: float,
-    normalize: bool,
-    decay: bool,
+    optimizer: Optimizer, gradient: Callable[[], float], steps: int, normalize: bool, decay: bool
 ) -> Iterator[Step]:
-    optimizer = torch.optim.SGD(groups, lr=rate)
-    schedule = LinearLR(optimizer, 1.0, 1 / steps if decay else 1.0, total_iters=max(1, steps - 1))
+    schedule = LinearLR(optimizer, 1.0, 1 / steps, total_iters=max(1, steps - 1)) if decay else None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     good = [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
@@ -100,14 +148,40 @@ def _updates(
         peaks = [torch.stack(torch.aminmax(g)).abs().amax() for g in gradients]
         if not (math.isfinite(loss) and all(peak.isfinite() for peak in peaks)):
             _copy(good, parameters)
+            rate = optimizer.param_groups[0]["lr"]
             raise FloatingPointError(f"loss {loss} or gradient not finite at step {step}, rate {rate:g}")
         _copy(parameters, good)
         if normalize:
             for g, peak in zip(gradients, peaks, strict=True):
                 _to_unit_norm(g, peak)
         optimizer.step()
-        schedule.step()
+        if schedule is not None:
+            schedule.step()
         yield Step(step, loss)
+
+
+def minibatches(samples: Batch, batch_size: int, *, generator: Generator | None = None) -> Iterator[Batch]:
+    """Endless batches of a finite training set, in a new order each epoch; an incomplete last batch is left out.
+
+    All samples every time where they are no more than ``batch_size``. ``minibatches(...).__next__`` serves as the
+    ``sample`` of ``descend``.
+
+    Raises:
+        TypeError, ValueError: ``batch_size`` is not an integer of at least 1.
+    """
+    return _minibatches(samples, checks.positive_int("batch_size", batch_size), generator)
+
+
+def _minibatches(samples: Batch, batch_size: int, generator: Generator | None) -> Iterator[Batch]:
+    n = len(samples.labels)
+    while True:
+        if n <= batch_size:
+            yield samples
+            continue
+        order = torch.randperm(n, generator=generator)
+        for start in range(0, n - batch_size + 1, batch_size):
+            chosen = order[start : start + batch_size]
+            yield type(samples)(*(x[chosen] for x in samples))
 
 
 def _to_unit_norm(gradient: Tensor, peak: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from posattn import checks
 from posattn.shapes import Feature, Labels, Scores, Signal
-from posattn.theory.descent import Step, parameter_groups, updates
+from posattn.theory.descent import Step, optimizer_of, updates
 from posattn.theory.simplified import SimplifiedViT, activation, logistic_loss
 from posattn.theory.task import StructuredTask
 
@@ -154,7 +154,8 @@ def descend_in_law(
         hand_over(model.value, by_value)
         return loss
 
-    return updates(parameter_groups(model, value_rate or rate), gradient, steps, rate, normalize, decay)
+    optimizer = optimizer_of(model, rate, value_rate, None)
+    return updates(optimizer, gradient, steps, normalize=normalize, decay=decay)
 
 
 def hand_over(output: Tensor, gradient: Tensor) -> None:

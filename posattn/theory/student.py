@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 
 from posattn import checks
 from posattn.shapes import Patches
-from posattn.theory.teachers import Outputs, Teacher, TeacherBatch, read_out
+from posattn.theory.teachers import Outputs, Teacher, read_out
 
 
 class PositionStudent(nn.Module):
@@ -61,9 +61,6 @@ class PositionStudent(nn.Module):
         """(n, Q, k) outputs, or (n, 1, k) logits for ``sign``."""
         return read_out(self.attention() @ (patches @ self.value), self.head)
 
-    def loss(self, batch: TeacherBatch) -> Float[Tensor, ""]:
+    def loss(self, outputs: Outputs, labels: Outputs) -> Float[Tensor, ""]:
         """The mean squared error, or for ``sign`` the logistic loss log(1 + exp(-y F))."""
-        outputs = self(batch.patches)
-        if self.head == "sign":
-            return F.softplus(-batch.labels * outputs).mean()
-        return F.mse_loss(outputs, batch.labels)
+        return F.softplus(-labels * outputs).mean() if self.head == "sign" else F.mse_loss(outputs, labels)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from posattn.structure.association import partition_recovery, patch_association, recover_partition
-from posattn.structure.partition import Partition
+from posattn.structure.association import patch_association, recover_partition
+from posattn.structure.partition import Cover, Partition
 
 
 def by_definition(scores: Tensor, partition: Partition) -> tuple[float, float, float]:
@@ -31,6 +31,28 @@ def by_definition(scores: Tensor, partition: Partition) -> tuple[float, float, f
     return sum(shares) / D, sum(exact) / D, sum(mass) / D
 
 
+def chance_by_definition(scores: Tensor, partition: Partition) -> float:
+    """The mean of top_c over rows whose entries off the diagonal are cut and pasted: each with every order of theirs.
+
+    Of a row, only what stands in the own set matters: every choice of values for those places is as likely.
+    """
+    D, labels = partition.num_patches, partition.labels.tolist()
+    total = 0.0
+    for i, row in enumerate(scores.tolist()):
+        C = labels.count(labels[i])
+        others = row[:i] + row[i + 1 :]
+        shares = []
+        for chosen in itertools.combinations(range(D - 1), C - 1):
+            own = [row[i], *(others[k] for k in chosen)]
+            ordered = sorted(row, reverse=True)
+            threshold = ordered[C - 1]
+            slots = C - sum(x > threshold for x in row)
+            tied = sum(x == threshold for x in own) / row.count(threshold)
+            shares.append((sum(x > threshold for x in own) + slots * tied) / C)
+        total += sum(shares) / len(shares)
+    return total / D
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.integers(-2, 2), min_size=36, max_size=36), st.sampled_from([1, 2, 3, 6]), st.integers(0, 9)
@@ -43,7 +65,7 @@ def test_it_is_the_definition_with_ties(entries: list[int], size: int, seed: int
     assert found.top_c == pytest.approx(top_c)
     assert found.exact == pytest.approx(exact)
     assert found.mass == pytest.approx(mass)
-    assert found.chance == size / 6
+    assert found.chance == pytest.approx(chance_by_definition(scores, partition))
 
 
 def test_known_maps() -> None:
@@ -51,7 +73,61 @@ def test_known_maps() -> None:
     constant = patch_association(torch.zeros(6, 6), partition)
     assert (constant.top_c, constant.exact) == (pytest.approx(1 / 3), 0)
     true = patch_association(partition.same.double() / 2, partition)
-    assert tuple(true) == (1, 1, 1, pytest.approx(1 / 3))
+    assert tuple(true) == (1, 1, 1, pytest.approx((1 + 1 / 5) / 2))  # the diagonal is a hit in any order
+
+
+@pytest.mark.parametrize(
+    ("sizes", "diagonal", "expected"),
+    [
+        ([5] * 12, 9.0, 0.2542),  # D = 60, C = 5, the diagonal on top: (1 + (C-1)²/(D-1))/C
+        ([5] * 12, -9.0, 4 / 59),  # below all others
+        ([5] * 12, 1.5, None),  # among them
+        ([2, 7, 4, 1, 6], 9.0, None),  # unequal sets
+        ([2, 7, 4, 1, 6], 1.0, None),
+    ],
+)
+def test_chance_is_the_mean_of_random_scores_under_the_held_diagonal(
+    sizes: list[int], diagonal: float, expected: float | None
+) -> None:
+    """Within 4 standard errors of the mean over 3,000 random orders; two patches are in no set."""
+    generator = Generator().manual_seed(3)
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    partition = Partition(torch.cat([labels, torch.tensor([-1, -1])]) if expected is None else labels)
+    D = partition.num_patches
+    row = torch.randn(D, D, generator=generator, dtype=torch.double).fill_diagonal_(diagonal)
+    off = ~torch.eye(D, dtype=torch.bool)
+    shuffled = row.repeat(3000, 1, 1)
+    order = torch.rand(3000, D, D - 1, generator=generator).argsort(-1)
+    shuffled[:, off] = row[off].reshape(D, D - 1).expand(3000, D, D - 1).gather(-1, order).reshape(3000, -1)
+    found = patch_association(shuffled, partition)
+    assert isinstance(found.top_c, Tensor) and isinstance(found.chance, Tensor)
+    error = found.top_c.std() / 3000**0.5
+    torch.testing.assert_close(found.chance, found.chance[:1].expand(3000))
+    assert abs(found.top_c.mean() - found.chance[0]) < 4 * error
+    if expected is not None:
+        assert found.chance[0].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_unequal_sets_and_patches_in_no_set(generator: Generator) -> None:
+    """Each row counts as many entries as its own set holds; a patch in no set has no row."""
+    partition = Partition([0, 1, 1, 1, -1, 0])
+    scores = torch.randn(6, 6, generator=generator)
+    rows = []
+    for i in (0, 1, 2, 3, 5):
+        own = {j for j in range(6) if partition.labels[j] == partition.labels[i]}
+        rows.append(len(own & set(scores[i].topk(len(own)).indices.tolist())) / len(own))
+    assert patch_association(scores, partition).top_c == pytest.approx(sum(rows) / 5)
+    found = patch_association(torch.where(partition.same, 1.0, -9.0), partition)
+    assert (found.top_c, found.exact) == (1, 1)
+
+
+def test_overlapping_sets_are_refused_by_name_and_disjoint_covers_are_partitions() -> None:
+    maps = torch.rand(4, 4)
+    overlapping = Cover(torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]]).bool())
+    with pytest.raises(ValueError, match=r"patch association is not defined for overlapping sets: patch 1 is in"):
+        patch_association(maps, overlapping)
+    disjoint = Cover(torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1]]).bool())
+    assert patch_association(maps, disjoint) == patch_association(maps, Partition([0, -1, 0, 1]))
 
 
 def test_a_batch_is_its_maps_and_renaming_changes_nothing(generator: Generator) -> None:
@@ -85,26 +161,21 @@ def test_a_planted_partition_is_recovered(generator: Generator) -> None:
     found = recover_partition(scores, 8)
     same = found[:, None] == found[None, :]
     assert torch.equal(same, partition.same)
-    assert partition_recovery(scores, partition) == 1.0
 
 
 def test_recovery_by_heads_is_recovery_of_each(generator: Generator) -> None:
     partition = Partition.random(24, 6, generator=generator)
     maps = torch.stack([planted(partition, s, generator).softmax(-1) for s in (5.0, 0.0, 3.0, 1.0)])
-    together = partition_recovery(maps.reshape(2, 2, 24, 24), partition)
-    assert isinstance(together, Tensor)
-    single = [partition_recovery(m, partition) for m in maps]
-    assert together.flatten().tolist() == pytest.approx(single)
-    assert single[0] == 1.0
-    assert abs(single[1]) < 0.3  # a map of noise alone
+    together = recover_partition(maps.reshape(2, 2, 24, 24), 4)
+    assert together.shape == (2, 2, 24)
+    assert torch.equal(together.flatten(0, 1), torch.stack([recover_partition(m, 4) for m in maps]))
 
 
 def test_bad_maps() -> None:
     partition = Partition.contiguous(6, 2)
-    for measure in (patch_association, partition_recovery):
-        with pytest.raises(ValueError, match=r"\(\.\.\., 6, 6\), got \(5, 5\)"):
-            measure(torch.zeros(5, 5), partition)
-        with pytest.raises(ValueError, match="finite"):
-            measure(torch.full((6, 6), torch.nan), partition)
+    with pytest.raises(ValueError, match=r"\(\.\.\., 6, 6\), got \(5, 5\)"):
+        patch_association(torch.zeros(5, 5), partition)
+    with pytest.raises(ValueError, match="finite"):
+        patch_association(torch.full((6, 6), torch.nan), partition)
     with pytest.raises(ValueError, match="at most D = 6, got 7"):
         recover_partition(torch.zeros(6, 6), 7)

@@ -1,13 +1,19 @@
 """Gradient descent: the step it says, the diagonal it holds, the error it raises."""
 
+import copy
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from posattn.structure.partition import Partition
 from posattn.theory.descent import Step, descend
+from posattn.theory.in_law import descend_in_law
 from posattn.theory.simplified import SimplifiedViT, logistic_loss
 from posattn.theory.task import Batch, StructuredTask
+from posattn.theory.transfer import fit
 
 
 def small_case(generator: Generator) -> tuple[SimplifiedViT, StructuredTask]:
@@ -103,3 +109,62 @@ def test_bad_arguments_are_refused_at_once(generator: Generator, steps: int, rat
     model, task = small_case(generator)
     with pytest.raises(ValueError, match=r"steps|rate"):
         descend(model, lambda: task.sample(2), steps, rate)
+
+
+def test_a_value_rate_of_zero_holds_the_value_and_a_negative_one_is_refused(generator: Generator) -> None:
+    model, task = small_case(generator)
+    batch = task.sample(8, generator=generator)
+    value, scores = (p.detach().clone() for p in (model.value, model.scores))
+    for run in (
+        descend(model, lambda: batch, 1, 0.1, value_rate=0.0),
+        fit(model, batch, 8, 1, 0.1, value_rate=0.0),
+        descend_in_law(model, task, 8, 1, 0.1, value_rate=0.0, generator=generator),
+    ):
+        list(run)
+        assert torch.equal(model.value, value)
+        assert not torch.equal(model.scores, scores)
+        scores = model.scores.detach().clone()
+    for train in (descend, fit, descend_in_law):
+        data = {descend: (lambda: batch, 1), fit: (batch, 8, 1), descend_in_law: (task, 8, 1)}[train]
+        with pytest.raises(ValueError, match=r"value_rate must be a finite number of at least 0, got -0\.5"):
+            train(model, *data, 0.1, value_rate=-0.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+        lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    ],
+)
+def test_optimizers_of_pytorch_take_their_own_steps(generator: Generator, make: Callable) -> None:
+    """The run in two parts with one optimizer is the loop written out; weight decay leaves σ_A where it is held."""
+    model, task = small_case(generator)
+    expected = copy.deepcopy(model)
+    batches = [task.sample(6, generator=generator) for _ in range(5)]
+    optimizer, other = make(model.parameters()), make(expected.parameters())
+    stream = iter(batches)
+    for steps in (2, 3):
+        list(descend(model, stream.__next__, steps, optimizer=optimizer))
+    for batch in batches:
+        other.zero_grad()
+        logistic_loss(expected(batch.patches), batch.labels).backward()
+        other.step()
+    torch.testing.assert_close(model.value, expected.value, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(model.attention(), expected.attention(), rtol=1e-12, atol=1e-14)
+
+
+def test_an_optimizer_that_cannot_be_meant_is_refused(generator: Generator) -> None:
+    model, task = small_case(generator)
+    twin, _ = small_case(generator)
+    sample = partial(task.sample, 4, generator=generator)
+    with pytest.raises(ValueError, match="2 parameters of the optimizer are not the model's"):
+        descend(model, sample, 1, optimizer=torch.optim.Adam(twin.parameters()))
+    with pytest.raises(ValueError, match="either a rate or an optimizer"):
+        descend(model, sample, 1, 0.1, optimizer=torch.optim.Adam(model.parameters()))
+    with pytest.raises(ValueError, match="either a rate or an optimizer"):
+        descend(model, sample, 1)
+    with pytest.raises(ValueError, match="value_rate goes with a rate"):
+        descend(model, sample, 1, value_rate=0.1, optimizer=torch.optim.Adam(model.parameters()))
+    with pytest.raises(ValueError, match=r"value_rate 0\.1: Linear has no parameter named value"):
+        descend(torch.nn.Linear(6, 1), sample, 1, 0.1, value_rate=0.1)

@@ -22,9 +22,10 @@ def test_the_teacher_is_among_the_students(generator: Generator) -> None:
     teacher = token_selection(10, 3, dim=4, outputs=2, generator=generator)
     student, batch = taught(teacher, generator), teacher.sample(20, generator=generator)
     torch.testing.assert_close(student.attention(), teacher.attention)
-    assert student.loss(batch).item() < 1e-12
+    assert student.loss(student(batch.patches), batch.labels).item() < 1e-12
     untrained = PositionStudent.of(teacher, generator=generator)
-    assert untrained.loss(batch).item() == pytest.approx(batch.labels.square().mean().item(), rel=0.05)
+    loss = untrained.loss(untrained(batch.patches), batch.labels).item()
+    assert loss == pytest.approx(batch.labels.square().mean().item(), rel=0.05)
 
 
 def test_a_classifier_has_the_logistic_loss_of_its_mean_over_queries(generator: Generator) -> None:
@@ -37,7 +38,9 @@ def test_a_classifier_has_the_logistic_loss_of_its_mean_over_queries(generator: 
     losses = [
         math.log1p(math.exp(-y * f)) for y, f in zip(batch.labels.flatten().tolist(), logits, strict=True)
     ]
-    assert student.loss(batch).item() == pytest.approx(sum(losses) / 20, rel=1e-5)
+    assert student.loss(student(batch.patches), batch.labels).item() == pytest.approx(
+        sum(losses) / 20, rel=1e-5
+    )
 
 
 def test_bad_input_is_named() -> None:

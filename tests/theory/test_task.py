@@ -4,14 +4,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Generator
 
 from posattn.structure.partition import Partition
 from posattn.theory.task import StructuredTask, set_sums
-
-SIZES = st.tuples(st.integers(1, 6), st.integers(1, 6))
 
 
 def task_of(
@@ -20,60 +16,6 @@ def task_of(
     partition = Partition.random(sets * size, size, generator=generator)
     feature = torch.randn(dim, generator=generator, dtype=torch.double)
     return StructuredTask(partition, dim=dim, noise_rate=q, feature=feature)
-
-
-@settings(max_examples=30, deadline=None)
-@given(SIZES, st.integers(0, 100))
-def test_partitions_hold_each_patch_once(sizes: tuple[int, int], seed: int) -> None:
-    sets, size = sizes
-    generator = Generator().manual_seed(seed)
-    for partition in (
-        Partition.contiguous(sets * size, size),
-        Partition.random(sets * size, size, generator=generator),
-        Partition.tiles((sets, 2 * size), (1, size)),
-    ):
-        assert partition.num_patches == partition.num_sets * partition.set_size
-        assert partition.sets.flatten().sort().values.tolist() == list(range(partition.num_patches))
-        for label, members in enumerate(partition.sets):
-            assert (partition.labels[members] == label).all()
-            assert members.tolist() == sorted(members.tolist())
-        assert partition.same.sum() == partition.num_patches * partition.set_size
-        assert (partition.same == partition.same.T).all()
-
-
-def test_contiguous_and_tiles_lie_where_they_say() -> None:
-    assert Partition.contiguous(6, 2).labels.tolist() == [0, 0, 1, 1, 2, 2]
-    grid = Partition.tiles((4, 6), (2, 3)).labels.reshape(4, 6)
-    expected = [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 3, 3, 3]] * 2
-    assert grid.tolist() == expected
-
-
-def test_random_partitions_are_uniform() -> None:
-    """Patches 0 and 1 share one of the sets of 2 of 4 patches in a third of the draws."""
-    generator = Generator().manual_seed(0)
-    shared = sum(bool(Partition.random(4, 2, generator=generator).same[0, 1]) for _ in range(3000))
-    assert abs(shared / 3000 - 1 / 3) < 4 * math.sqrt(2 / 9 / 3000)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([0, 0, 1], "one size"),
-        ([0, 2], "one size"),
-        ([-1, 0], "-1"),
-        (torch.zeros(0, dtype=torch.long), "shape"),
-    ],
-)
-def test_bad_partitions(labels: list[int] | torch.Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Partition(labels)
-
-
-def test_bad_sizes() -> None:
-    with pytest.raises(ValueError, match="set_size=4, num_patches=6"):
-        Partition.contiguous(6, 4)
-    with pytest.raises(ValueError, match="tile width=3, grid width=4"):
-        Partition.tiles((4, 4), (2, 3))
 
 
 def test_samples_have_their_exact_structure(generator: Generator) -> None:

@@ -15,10 +15,10 @@ from posattn.runs.seeds import mean_std, mean_std_text
 from posattn.runs.sweep import sweep
 from posattn.structure.partition import Partition
 from posattn.theory import teachers as truths
-from posattn.theory.descent import updates
+from posattn.theory.descent import descend
 from posattn.theory.student import PositionStudent
-from posattn.theory.teachers import Teacher
-from posattn.theory.variation import total_variation
+from posattn.theory.teachers import Teacher, TeacherBatch
+from posattn.structure.distance import total_variation
 
 TEACHERS: dict[str, Callable[[TeachersConfig, Generator], Teacher]] = {
     "convolution, average pooling": lambda c, g: truths.convolution(
@@ -72,15 +72,14 @@ def learn_teacher(name: str, config: TeachersConfig, seed: int) -> dict[str, Any
         for key, number in zip(history, (step, apart, loss), strict=True):
             history[key].append(number)
 
-    def gradient() -> float:
-        loss = student.loss(teacher.sample(config.batch_size, generator=generator))
-        loss.backward()
-        return loss.item()
+    def sample() -> TeacherBatch:
+        return teacher.sample(config.batch_size, generator=generator)
 
     every = max(1, config.steps // config.measurements)
-    groups = [{"params": [student.scores]}, {"params": [student.value], "lr": config.value_rate}]
-    measure(0, student.loss(teacher.sample(config.batch_size, generator=generator)).item())
-    for step in updates(groups, gradient, config.steps, config.rate * len(student.scores)):
+    rate = config.rate * len(student.scores)
+    start = sample()
+    measure(0, student.loss(student(start.patches), start.labels).item())
+    for step in descend(student, sample, config.steps, rate, value_rate=config.value_rate, loss=student.loss):
         if step.updates % every == 0 or step.updates == config.steps:
             measure(*step)
     maps = {"truth": teacher.attention, "recovered": student.attention().detach()}

@@ -84,6 +84,8 @@ class Lesson:
                 config.steps,
                 rate,
                 value_rate=config.value_rate,
+                normalize=True,
+                decay=True,
                 tolerance=config.tolerance,
                 generator=generator,
             ):

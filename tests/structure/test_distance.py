@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from posattn.theory.variation import total_variation
+from posattn.structure.distance import total_variation
 
 
 def test_total_variation_is_half_the_distance_of_each_row() -> None:
