@@ -8,8 +8,10 @@ and tensor ("structure:maps" in structure.safetensors). A section's places are b
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-
-PLACES = {"lines": ("x", "y", "spread"), "heat_maps": ("values", "x", "y")}  # of each kind, fields that are places
+PLACES = {
+    "lines": ("x", "y", "spread"),
+    "heat_maps": ("values", "x", "y"),
+}  # of each kind, fields that are places
 
 
 @dataclass(frozen=True)

@@ -108,9 +108,7 @@ def own_share_of_largest(
     return (among_largest(maps, own.sum(-1)) * own).sum(-1) / own.sum(-1)
 
 
-def among_largest(
-    maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]
-) -> Float[Tensor, "*heads D D"]:
+def among_largest(maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]) -> Float[Tensor, "*heads D D"]:
     """The chance of each entry to be among the ``sizes`` largest of its row: 1, 0, or between where entries tie."""
     largest = maps.topk(int(sizes.max()), dim=-1).values
     threshold = largest.gather(-1, (sizes - 1).clamp(min=0)[:, None].expand(*maps.shape[:-1], 1))
@@ -121,7 +119,10 @@ def among_largest(
 
 def as_attention(maps: Maps) -> Maps:
     """Row-stochastic maps as they are, anything else through the row-softmax."""
+    return maps if is_attention(maps) else torch.softmax(maps, dim=-1)
+
+
+def is_attention(maps: Maps) -> bool:
+    """Whether every row is a distribution."""
     sums = maps.sum(-1)
-    if (maps >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-        return maps
-    return torch.softmax(maps, dim=-1)
+    return bool((maps >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)

@@ -1,4 +1,4 @@
-"""Sets of patches: a cover, whose sets may overlap, and a partition. Source: arXiv 2210.09221, the data distribution."""
+"""Sets of patches: covers and partitions. Source of the partition: arXiv 2210.09221, the data distribution."""
 
 from collections.abc import Sequence
 
@@ -53,6 +53,16 @@ class Cover:
                 f"{quantity} is not defined for overlapping sets: patch {patch} is in sets {sets[:20]}"
             )
         return Partition(torch.where(counts == 1, self.membership.int().argmax(0), -1))
+
+    @property
+    def order(self) -> Int[Tensor, " D"]:
+        """The patches set after set, those in no set at the end. ValueError where sets overlap."""
+        return self.as_partition("order").order
+
+    @property
+    def same(self) -> Pairs:
+        """Whether two patches share a set, the patch itself included. ValueError where sets overlap."""
+        return self.as_partition("same").same
 
     def __repr__(self) -> str:
         least, most = int(self.sizes.min()), int(self.sizes.max())

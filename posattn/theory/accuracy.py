@@ -1,20 +1,33 @@
-"""Accuracy of a simplified ViT on structured data."""
+"""Accuracy of a model on structured data."""
 
 import torch
-from torch import Generator, Tensor
+from jaxtyping import Float, Shaped
+from torch import Generator, Tensor, nn
 
 from posattn import checks
-from posattn.theory.in_law import draw, read_in_law
-from posattn.theory.simplified import SimplifiedViT, activation
-from posattn.theory.task import Batch, StructuredTask
+from posattn.theory.descent import Labelled
+from posattn.theory.in_law import check_in_law, draw, project
+from posattn.theory.simplified import SimplifiedViT
+from posattn.theory.task import StructuredTask
 
 CHUNK = 2**22  # entries of the signal drawn at once
 
 
+def correct(logits: Float[Tensor, " n *K"], labels: Shaped[Tensor, " n"]) -> float:
+    """The share of samples whose logit has the sign of the label, 0 being wrong, or whose largest logit is its class.
+
+    Args:
+        logits: (n,), or (n, K) for K classes.
+        labels: ±1, or 0..K-1.
+    """
+    right = logits * labels > 0 if logits.ndim == 1 else logits.argmax(-1) == labels
+    return right.double().mean().item()
+
+
 @torch.no_grad()
-def accuracy(model: SimplifiedViT, batch: Batch) -> float:
-    """The share of samples whose logit has the sign of the label; a logit of 0 is wrong."""
-    return (model(batch.patches) * batch.labels > 0).double().mean().item()
+def accuracy(model: nn.Module, batch: Labelled) -> float:
+    """The share of samples of ``batch`` that the model gets right."""
+    return correct(model(batch.patches), batch.labels)
 
 
 @torch.no_grad()
@@ -23,20 +36,13 @@ def accuracy_in_law(
 ) -> float:
     """``accuracy`` on fresh samples of ``task``, equal in law, without building their patches.
 
-    ValueError where ``samples`` is below 1.
+    ValueError where ``samples`` is below 1; TypeError or ValueError where ``check_in_law`` raises it.
     """
     checks.positive_int("samples", samples)
-    attention, right = model.attention(), 0
-    most = max(1, CHUNK // task.partition.num_patches)
+    check_in_law(model, task)
+    most, right = max(1, CHUNK // task.partition.num_patches), 0.0
     for start in range(0, samples, most):
-        right += _right(model, attention, task, min(most, samples - start), generator)
+        batch = draw(task, min(most, samples - start), generator=generator)
+        logits = model.logits(project(model, task, batch)[1])
+        right += correct(logits, batch.labels) * len(batch.labels)
     return right / samples
-
-
-def _right(
-    model: SimplifiedViT, attention: Tensor, task: StructuredTask, samples: int, generator: Generator | None
-) -> int:
-    batch = draw(task, samples, generator=generator)
-    _, read = read_in_law(model, task.feature, task.noise_std, batch)
-    logits = activation((model.scale * read) @ attention.T, model.power, model.linear).sum(-1)
-    return int((logits * batch.labels > 0).sum())

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,12 +12,13 @@ from torch.optim.lr_scheduler import LinearLR
 
 from posattn import checks
 from posattn.shapes import Patches
-from posattn.theory.simplified import logistic_loss
+from posattn.theory.simplified import SimplifiedViT, logistic_loss
 from posattn.theory.task import Batch
 
 Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]  # of (logits, labels)
 
 
+@runtime_checkable
 class Labelled(Protocol):
     """A batch to descend on."""
 
@@ -77,8 +78,45 @@ def descend(
         mean.backward()
         return mean.item()
 
+    return train(
+        model,
+        gradient,
+        steps,
+        rate,
+        value_rate=value_rate,
+        optimizer=optimizer,
+        normalize=normalize,
+        decay=decay,
+    )
+
+
+def train(
+    model: nn.Module,
+    gradient: Callable[[], float],
+    steps: int,
+    rate: float | None,
+    *,
+    value_rate: float | None = None,
+    optimizer: Optimizer | None = None,
+    normalize: bool = False,
+    decay: bool = False,
+) -> Iterator[Step]:
+    """Updates of ``model`` by ``gradient``, which adds to the ``.grad`` of its parameters and returns the loss.
+
+    Other arguments and errors are those of ``descend``.
+    """
+    steps = checks.positive_int("steps", steps)
     optimizer = optimizer_of(model, rate, value_rate, optimizer)
-    return updates(optimizer, gradient, steps, normalize=normalize, decay=decay)
+    return _restoring(model, _updates(optimizer, gradient, steps, normalize, decay))
+
+
+def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
+    """The updates, after each of which σ_A is where it is held."""
+    held = [module for module in model.modules() if isinstance(module, SimplifiedViT)]
+    for step in run:
+        for module in held:
+            module.restore_diagonal()
+        yield step
 
 
 def optimizer_of(
@@ -118,21 +156,6 @@ def parameter_groups(
     chosen = {id(p) for p in values}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": others}, {"params": values, "lr": checks.finite("value_rate", value_rate, 0.0)}]
-
-
-def updates(
-    optimizer: Optimizer,
-    gradient: Callable[[], float],
-    steps: int,
-    *,
-    normalize: bool = False,
-    decay: bool = False,
-) -> Iterator[Step]:
-    """Updates by ``optimizer``; ``gradient`` adds to the ``.grad`` of its parameters and returns the loss.
-
-    Other arguments and errors are those of ``descend``.
-    """
-    return _updates(optimizer, gradient, checks.positive_int("steps", steps), normalize, decay)
 
 
 def _updates(

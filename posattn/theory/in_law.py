@@ -5,27 +5,23 @@ less its part along w*, and the noise that c_j = ∂L/∂<v, X_j> carries into �
 which fixes c, Σ_j c_j ξ_j = (Σ_j c_j g_j / |v⊥|²) v⊥ + σ (Σ_j c_j²)^½ ζ with ζ standard normal in the
 complement of {w*, v}.
 A step costs O(B D² + d) time and O(D² + B D + d) memory instead of O(B D d) for both.
+
+It holds for every model whose logits depend on the patches through <v, X_j> alone, whatever φ and S are, and for every
+law of labels, sets and signal, as long as the noise is independent and Gaussian: ``check_in_law``.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.optim import Optimizer
 
 from posattn import checks
-from posattn.shapes import Feature, Labels, Scores, Signal
-from posattn.theory.descent import Step, optimizer_of, updates
-from posattn.theory.simplified import SimplifiedViT, activation, logistic_loss
+from posattn.shapes import Feature, Labels, Signal
+from posattn.theory.descent import Step, train
+from posattn.theory.simplified import SimplifiedViT, logistic_loss
 from posattn.theory.task import StructuredTask
-
-
-class Gradient(NamedTuple):
-    """The loss of a batch and its gradient."""
-
-    loss: float
-    scores: Scores
-    value: Feature
 
 
 class Draw(NamedTuple):
@@ -44,63 +40,56 @@ def draw(task: StructuredTask, n: int, *, generator: Generator | None = None) ->
     return Draw(labels, signal, along, across)
 
 
-@torch.no_grad()
-def gradient_in_law(
-    model: SimplifiedViT,
-    feature: Feature,
-    noise_std: float,
-    batch: Draw,
-    *,
-    buffers: tuple[Scores, Scores] | None = None,
-) -> Gradient:
-    """The gradient of a batch, equal in law to that of patches u_j w* + ξ_j with ξ_j ~ N(0, σ²(I - w* w*ᵀ)).
+def check_in_law(model: Any, task: Any) -> None:
+    """What holds in law: a SimplifiedViT that keeps ``forward``, a StructuredTask that keeps its Gaussian noise.
+
+    Raises:
+        TypeError: model or task is of another kind, or overrides what the law is derived from.
+        ValueError: they differ in D or d, or v is not one vector.
+    """
+    kinds = ((model, SimplifiedViT, ("forward",)), (task, StructuredTask, ("sample", "draw_noise")))
+    for given, kind, fixed in kinds:
+        name = type(given).__name__
+        if not isinstance(given, kind):
+            raise TypeError(f"in law needs a {kind.__name__}, got {name}: train on its patches with descend")
+        for method in fixed:
+            if getattr(getattr(given, method), "__func__", None) is not getattr(kind, method):
+                raise TypeError(
+                    f"in law does not hold for {name}, which overrides {method}: train on its patches with descend"
+                )
+    if model.value.ndim != 1:
+        raise ValueError(f"in law needs one vector v, got value of shape {tuple(model.value.shape)}")
+    shape = (task.partition.num_patches, task.dim)
+    if (model.num_patches, model.dim) != shape:
+        raise ValueError(f"the task has (D, d) = {shape}, the model {(model.num_patches, model.dim)}")
+
+
+def backward_in_law(model: SimplifiedViT, task: StructuredTask, batch: Draw) -> float:
+    """The loss of a batch; its gradient, equal in law to that of patches, is added to ``.grad`` of the parameters.
 
     Args:
         model: at (A, v).
-        feature: (d,) the unit vector w*.
-        noise_std: σ.
-        batch: what was drawn.
-        buffers: for S and for ∂L/∂A, which is returned in the second. Writing to fresh memory can take longer
-            than all the rest.
+        task: w* and σ.
+        batch: what was drawn of the task.
     """
-    attention, by_scores = buffers or (torch.empty_like(model.scores), torch.empty_like(model.scores))
-    labels, signal, along, across = batch
-    direction, read = read_in_law(model, feature, noise_std, batch)
-    loss, by_read = pass_back(model, read, labels, attention, by_scores)
-    by_value = (by_read * signal).sum() * feature + noise_std * (by_read * along).sum() * direction
-    rest = across - (across @ feature) * feature - (across @ direction) * direction
-    by_value += noise_std * by_read.norm() * rest
-    return Gradient(loss, by_scores, by_value)
+    direction, projections = project(model, task, batch)
+    loss = logistic_loss(model.logits(projections.requires_grad_()), batch.labels)
+    loss.backward()
+    c = projections.grad
+    if model.value.requires_grad and c is not None:
+        sigma, across = task.noise_std, batch.across
+        by_value = (c * batch.signal).sum() * task.feature + sigma * (c * batch.along).sum() * direction
+        rest = across - (across @ task.feature) * task.feature - (across @ direction) * direction
+        model.value.backward(by_value + sigma * c.norm() * rest)
+    return loss.item()
 
 
-def read_in_law(
-    model: SimplifiedViT, feature: Feature, noise_std: float, batch: Draw
-) -> tuple[Feature, Signal]:
+@torch.no_grad()
+def project(model: SimplifiedViT, task: StructuredTask, batch: Draw) -> tuple[Feature, Signal]:
     """(v⊥/|v⊥|, <v, X_j> of every patch)."""
-    strength = model.value @ feature
-    direction, length = unit_residue(model.value, strength, feature)
-    return direction, strength * batch.signal + (noise_std * length) * batch.along
-
-
-def pass_back(
-    model: SimplifiedViT, read: Signal, labels: Labels, attention: Scores, by_scores: Scores
-) -> tuple[float, Signal]:
-    """The loss and its gradient c in ``read``, <v, X_j> of every patch, derived by hand.
-
-    S is left in ``attention``; the gradient in A in ``by_scores``, where A is trained.
-    """
-    attention.copy_(model.scores).fill_diagonal_(model.diagonal)
-    torch.softmax(attention, -1, out=attention)
-    z = (model.scale * read) @ attention.T
-    logits = activation(z, model.power, model.linear).sum(-1)
-    by_logit = -labels * torch.sigmoid(-labels * logits) / len(labels)
-    by_z = by_logit[:, None] * (model.power * z ** (model.power - 1) + model.linear)
-    by_mean = model.scale * by_z  # of the mean that each query reads
-    # asked of the parameters, for without autograd a parametrized A does not say that it is trained
-    if any(p.requires_grad for p in model.parameters() if p is not model.value):
-        torch.mm(by_mean.T, read, out=by_scores)
-        by_scores.sub_((by_z * z).sum(0)[:, None]).mul_(attention).fill_diagonal_(0.0)
-    return logistic_loss(logits, labels).item(), by_mean @ attention
+    strength = model.value @ task.feature
+    direction, length = unit_residue(model.value, strength, task.feature)
+    return direction, strength * batch.signal + (task.noise_std * length) * batch.along
 
 
 def unit_residue(value: Feature, strength: Tensor, feature: Feature) -> tuple[Feature, Tensor]:
@@ -116,9 +105,10 @@ def descend_in_law(
     task: StructuredTask,
     batch_size: int,
     steps: int,
-    rate: float,
+    rate: float | None = None,
     *,
     value_rate: float | None = None,
+    optimizer: Optimizer | None = None,
     normalize: bool = False,
     decay: bool = False,
     generator: Generator | None = None,
@@ -129,40 +119,26 @@ def descend_in_law(
         model: trained in place.
         task: the distribution; the generator is on the device of its feature.
         batch_size: samples of each step.
-        steps, rate, value_rate, normalize: as in ``descend``, with its errors.
-        decay: the rates fall in a straight line, almost to 0 at the last step.
+        steps, rate, value_rate, optimizer, normalize, decay: as in ``descend``, with its errors.
         generator: draws the batches.
 
     Raises:
-        TypeError, ValueError: an argument is out of range, or model and task differ in D or d.
+        TypeError, ValueError: an argument is out of range, or as in ``check_in_law``.
         FloatingPointError: as in ``descend``.
     """
     batch_size = checks.positive_int("batch_size", batch_size)
-    shape = (task.partition.num_patches, task.dim)
-    if (model.num_patches, model.dim) != shape:
-        raise ValueError(f"the task has (D, d) = {shape}, the model {(model.num_patches, model.dim)}")
-
-    scores = model.scores.detach()
-    buffers = torch.empty_like(scores), torch.empty_like(scores)
+    check_in_law(model, task)
 
     def gradient() -> float:
-        batch = draw(task, batch_size, generator=generator)
-        loss, by_scores, by_value = gradient_in_law(
-            model, task.feature, task.noise_std, batch, buffers=buffers
-        )
-        hand_over(model.scores, by_scores)
-        hand_over(model.value, by_value)
-        return loss
+        return backward_in_law(model, task, draw(task, batch_size, generator=generator))
 
-    optimizer = optimizer_of(model, rate, value_rate, None)
-    return updates(optimizer, gradient, steps, normalize=normalize, decay=decay)
-
-
-def hand_over(output: Tensor, gradient: Tensor) -> None:
-    """Hands a gradient to a parameter that is trained, or through the parametrization that computes ``output``."""
-    if not output.requires_grad:
-        return
-    if output.is_leaf:
-        output.grad = gradient
-    else:
-        output.backward(gradient)
+    return train(
+        model,
+        gradient,
+        steps,
+        rate,
+        value_rate=value_rate,
+        optimizer=optimizer,
+        normalize=normalize,
+        decay=decay,
+    )

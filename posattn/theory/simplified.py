@@ -4,6 +4,7 @@ Source: arXiv 2210.09221, the simplified model and its positional attention.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +17,6 @@ from posattn.shapes import Labels, Logits, Patches, Scores
 from posattn.theory.task import StructuredTask
 
 
-def attention_map(scores: Scores, diagonal: float) -> Scores:
-    """S = row-softmax(A), with A_ii held at σ_A whatever ``scores`` holds there."""
-    held = torch.full_like(scores.diagonal(), diagonal)
-    return torch.softmax(scores.diagonal_scatter(held), dim=-1)
-
-
-def activation(z: Tensor, power: int, linear: float) -> Tensor:
-    """φ(z) = z^p + ν z."""
-    return z**power + linear * z
-
-
 def logistic_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
     """The mean of log(1 + exp(-y F(X)))."""
     return F.softplus(-labels * logits).mean()
@@ -35,7 +25,9 @@ def logistic_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
 class SimplifiedViT(nn.Module):
     """F(X) = Σ_i φ(κ Σ_j S_ij <v, X_j>), S = row-softmax(A), φ(z) = z^p + ν z.
 
-    The off-diagonal entries of ``scores`` (A) and ``value`` (v) are trained; A_ii = σ_A receives no gradient.
+    ``scores`` (A) and ``value`` (v) are trained; A_ii = σ_A receives no gradient where it is held. A subclass changes
+    an assumption by overriding ``activation``, ``normalize`` or ``held_scores``; one that overrides ``forward`` is
+    trained by ``descend`` but not in law.
 
     Args:
         num_patches: D.
@@ -43,12 +35,15 @@ class SimplifiedViT(nn.Module):
         power: p, odd and at least 3.
         linear: ν, at least 0.
         diagonal: σ_A.
-        scale: κ; None stands for D.
+        scale: κ; default: D.
+        activation: φ, any function of each entry by itself; default: z^p + ν z.
+        normalize: the map S of the scores A, (D, D) to (D, D); default: the softmax of each row.
+        hold_diagonal: hold A_ii at σ_A; otherwise σ_A is its start, and each A_ii is trained.
         init_std: standard deviation of the Gaussian start of A off the diagonal and of v.
         generator: draws that start.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: an argument is out of range, or p or ν is given along with another φ.
     """
 
     def __init__(
@@ -60,6 +55,9 @@ class SimplifiedViT(nn.Module):
         diagonal: float = 2.0,
         scale: float | None = None,
         *,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        normalize: Callable[[Tensor], Tensor] | None = None,
+        hold_diagonal: bool = True,
         init_std: float = 1e-3,
         generator: Generator | None = None,
     ) -> None:
@@ -68,12 +66,30 @@ class SimplifiedViT(nn.Module):
         self.dim = checks.positive_int("dim", dim)
         self.power = checks.odd_power("power", power)
         self.linear = checks.finite("linear", linear, 0.0)
+        if activation is not None and (power, linear) != (3, 0.01):
+            raise ValueError(
+                f"power {power} and linear {linear} belong to z^p + ν z, not to the activation given"
+            )
         self.diagonal = checks.finite("diagonal", diagonal)
         self.scale = float(num_patches) if scale is None else checks.finite("scale", scale)
-        init_std = checks.finite("init_std", init_std, 0.0)
-        scores = init_std * torch.randn(num_patches, num_patches, generator=generator)
-        self.scores = nn.Parameter(scores.fill_diagonal_(self.diagonal))
-        self.value = nn.Parameter(init_std * torch.randn(dim, generator=generator))
+        self.given_activation, self.given_normalize = activation, normalize
+        self.hold_diagonal = hold_diagonal
+        self.init_std = checks.finite("init_std", init_std, 0.0)
+        self.scores = nn.Parameter(torch.empty(num_patches, num_patches))
+        self.value = nn.Parameter(torch.empty(dim))
+        self.reset_parameters(generator=generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, *, generator: Generator | None = None) -> None:
+        """A and v at their random start again, σ_A on the diagonal."""
+        if parametrize.is_parametrized(self, "scores"):
+            gram = self.get_submodule("parametrizations.scores.0")
+            assert isinstance(gram, GramScores)  # the one parametrization there is
+            gram.reset(self.get_parameter("parametrizations.scores.original"), generator)
+        else:
+            self.scores.copy_(self.init_std * torch.randn(self.scores.shape, generator=generator))
+            self.scores.fill_diagonal_(self.diagonal)
+        self.value.copy_(self.init_std * torch.randn(self.value.shape, generator=generator))
 
     @classmethod
     def small(cls, num_patches: int, dim: int, *, generator: Generator | None = None) -> "SimplifiedViT":
@@ -93,21 +109,58 @@ class SimplifiedViT(nn.Module):
         model.scores.data = model.scores.data.to(task.feature)
         return model
 
-    def attention(self) -> Scores:
-        """S, the (D, D) map: row i is the distribution over patches that query i reads."""
-        return attention_map(self.scores, self.diagonal)
+    def activation(self, z: Tensor) -> Tensor:
+        """φ of each entry."""
+        if self.given_activation is not None:
+            return self.given_activation(z)
+        return z**self.power + self.linear * z
 
-    def forward(self, patches: Patches) -> Logits:
-        """(n,) logits F(X). ValueError where the patches are not (n, D, d)."""
+    def normalize(self, scores: Scores) -> Scores:
+        """S, the map of given scores."""
+        return torch.softmax(scores, dim=-1) if self.given_normalize is None else self.given_normalize(scores)
+
+    def held_scores(self) -> Scores:
+        """A as it is read: A_ii = σ_A, whatever is stored there, where the diagonal is held."""
+        if not self.hold_diagonal:
+            return self.scores
+        held = self.scores.new_full((self.num_patches,), self.diagonal)
+        return self.scores.diagonal_scatter(held)
+
+    @torch.no_grad()
+    def restore_diagonal(self) -> None:
+        """Stores σ_A on the diagonal of A where it is held, which weight decay moves."""
+        if self.hold_diagonal and not parametrize.is_parametrized(self, "scores"):
+            self.scores.fill_diagonal_(self.diagonal)
+
+    def attention(self) -> Scores:
+        """S, the (D, D) map: row i is what query i reads of each patch."""
+        return self.normalize(self.held_scores())
+
+    def logits(self, projections: Float[Tensor, "n D *k"]) -> Float[Tensor, " n *k"]:
+        """F(X) of the projections <v, X_j>, of k of them where v is (d, k)."""
+        z = self.scale * torch.tensordot(projections, self.attention(), ([1], [1]))
+        return self.activation(z).sum(-1)
+
+    def forward(self, patches: Patches) -> Float[Tensor, " n *k"]:
+        """(n,) logits F(X), (n, k) where v is (d, k). ValueError where the patches are not (n, D, d)."""
         if patches.ndim != 3 or tuple(patches.shape[1:]) != (self.num_patches, self.dim):
             expected = f"(n, {self.num_patches}, {self.dim})"
             raise ValueError(f"patches must be {expected}, got {tuple(patches.shape)}")
-        read = (patches @ self.value) @ self.attention().T
-        return activation(self.scale * read, self.power, self.linear).sum(-1)
+        return self.logits(patches @ self.value)
 
 
 class GramScores(nn.Module):
-    """A = P Pᵀ."""
+    """A = P Pᵀ, started with entries of standard deviation ``init_std`` off the diagonal."""
+
+    def __init__(self, init_std: float) -> None:
+        super().__init__()
+        self.init_std = init_std
+
+    def reset(self, encodings: Float[Tensor, "D m"], generator: Generator | None) -> None:
+        """Gaussian P at its start, in place."""
+        std = math.sqrt(self.init_std / math.sqrt(encodings.shape[1]))  # P_i·P_j has variance m std⁴
+        with torch.no_grad():
+            encodings.copy_(std * torch.randn(encodings.shape, generator=generator))
 
     def forward(self, encodings: Float[Tensor, "D m"]) -> Scores:
         return encodings @ encodings.T
@@ -135,10 +188,10 @@ def encode_positions(
         raise ValueError(f"init_std must be above 0, got {init_std}")
     if parametrize.is_parametrized(model, "scores"):
         raise ValueError("the scores of the model are parametrised already")
-    std = math.sqrt(init_std / math.sqrt(dim))  # P_i·P_j has variance m std⁴
-    encodings = std * torch.randn(model.num_patches, dim, generator=generator)
-    model.scores = nn.Parameter(encodings.to(model.scores))
-    parametrize.register_parametrization(model, "scores", GramScores(), unsafe=True)
+    gram, encodings = GramScores(init_std), model.scores.new_empty(model.num_patches, dim)
+    gram.reset(encodings, generator)
+    model.scores = nn.Parameter(encodings)
+    parametrize.register_parametrization(model, "scores", gram, unsafe=True)
     return model
 
 

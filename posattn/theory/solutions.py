@@ -11,25 +11,26 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from posattn import checks
-from posattn.structure.partition import Partition
+from posattn.structure.partition import Cover
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 
 SHARPNESS = math.log(100.0)  # each row puts 100 times more on what it reads than on all the rest
+READ = 0.98  # of a row, which is what that amounts to
 
 
-def associated(partition: Partition, task: StructuredTask, **options: Any) -> SimplifiedViT:
+def associated(partition: Cover, task: StructuredTask, **options: Any) -> SimplifiedViT:
     """The solution with the structure: query i reads its own set.
 
-    ``options`` are those of SimplifiedViT. ValueError where the partition and the task differ in D.
+    ``options`` and errors are those of ``permuted``.
     """
     return permuted(partition, task, torch.arange(partition.num_sets), **options)
 
 
 def permuted(
-    partition: Partition, task: StructuredTask, permutation: Int[Tensor, " L"], **options: Any
+    partition: Cover, task: StructuredTask, permutation: Int[Tensor, " L"], **options: Any
 ) -> SimplifiedViT:
-    """A solution without the structure: queries of set ℓ read set π(ℓ).
+    """A solution without the structure: queries of set ℓ read set π(ℓ), those in no set read everywhere evenly.
 
     Args:
         partition: the sets.
@@ -38,19 +39,20 @@ def permuted(
         options: those of SimplifiedViT.
 
     Raises:
-        ValueError: π is not a permutation of 0..L-1, or the partition and the task differ in D.
+        ValueError: π is not a permutation of 0..L-1, the sets overlap, or as in ``reading``.
     """
     permutation = torch.as_tensor(permutation)
     if permutation.sort().values.tolist() != list(range(partition.num_sets)):
         raise ValueError(f"permutation must order 0..{partition.num_sets - 1}, got {permutation.tolist()}")
-    reads = permutation[partition.labels][:, None] == partition.labels[None, :]
-    return reading(reads, task, **options)
+    labels = partition.as_partition("a solution by sets").labels
+    reads = partition.membership[permutation[labels.clamp(min=0)]]
+    return reading(reads | (labels < 0)[:, None], task, **options)
 
 
 def delegates(
-    partition: Partition, task: StructuredTask, *, others: str = "everywhere", **options: Any
+    partition: Cover, task: StructuredTask, *, others: str = "everywhere", **options: Any
 ) -> SimplifiedViT:
-    """One delegate a set, its first patch, reads the set.
+    """One delegate per set, its first patch, reads the set.
 
     Args:
         partition: the sets.
@@ -60,19 +62,20 @@ def delegates(
         options: those of SimplifiedViT.
 
     Raises:
-        ValueError: ``others`` is unknown, or the partition and the task differ in D.
+        ValueError: ``others`` is unknown, the sets overlap, or as in ``reading``.
     """
     checks.known("reading of the others", others, ("everywhere", "themselves"))
+    partition = partition.as_partition("a solution by delegates")
     D = partition.num_patches
     rest = torch.ones(D, D) if others == "everywhere" else torch.eye(D)
-    delegate = torch.zeros(D, 1).index_fill_(0, partition.sets[:, 0], 1.0)
+    delegate = torch.zeros(D, 1).index_fill_(0, partition.membership.int().argmax(1), 1.0)
     return reading(torch.where(delegate.bool(), partition.same, rest.bool()), task, **options)
 
 
-def even(partition: Partition, task: StructuredTask, **options: Any) -> SimplifiedViT:
+def even(partition: Cover, task: StructuredTask, **options: Any) -> SimplifiedViT:
     """Everybody reads everywhere evenly: the label is the sign of the sum, which noise decides if q·D > C².
 
-    ``options`` are those of SimplifiedViT. ValueError where the partition and the task differ in D.
+    ``options`` are those of SimplifiedViT; errors as in ``reading``.
     """
     D = partition.num_patches
     return reading(torch.ones(D, D, dtype=torch.bool), task, **options)
@@ -82,6 +85,10 @@ def reading(reads: Bool[Tensor, "D D"], task: StructuredTask, **options: Any) ->
     """A simplified ViT with v = w* whose query i reads the patches that row i of ``reads`` marks.
 
     What is read scores alike, σ_A where the query reads itself, and outweighs all the rest together.
+
+    Raises:
+        ValueError: the task has another D, or the attention is normalised so that the rows do not read what they
+            should: the scores are those for a softmax.
     """
     if reads.shape[0] != task.partition.num_patches:
         raise ValueError(f"the partition has {reads.shape[0]} patches, the task {task.partition.num_patches}")
@@ -92,4 +99,10 @@ def reading(reads: Bool[Tensor, "D D"], task: StructuredTask, **options: Any) ->
     scores = torch.where(reads, high, high - gap).to(task.feature)
     model.scores.data = scores.fill_diagonal_(model.diagonal)
     model.value.data = task.feature.clone()
+    attention = model.attention().detach()
+    least = ((attention * reads).sum(-1) / attention.abs().sum(-1)).min().item()
+    if not least > READ:
+        raise ValueError(
+            f"a solution by hand needs softmax attention: a row puts {least:.3g} on what it should read"
+        )
     return model

@@ -3,6 +3,7 @@
 Source: arXiv 2210.09221, the data distribution and the labelling function f*.
 """
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Generator, Tensor
 
 from posattn import checks
 from posattn.shapes import Feature, Labels, Patches, Signal
-from posattn.structure.partition import Partition
+from posattn.structure.partition import Cover
 
 LABEL_THRESHOLD = 0.9  # f* counts a set whose sum reaches this share of C in absolute value
 
@@ -40,12 +41,15 @@ class StructuredTask:
     y = ±1 fairly, a set ℓ uniformly; X_j = y w* + ξ_j in S_ℓ, elsewhere X_j = δ_j w* + ξ_j with δ_j = ±1 with
     probability q/2 each, else 0; ξ_j ~ N(0, σ² (I - w* w*ᵀ)).
 
+    A subclass changes an assumption by overriding one step of the sampling: ``draw_labels``, ``draw_sets``,
+    ``draw_signal``, ``observe`` or ``draw_noise``.
+
     Args:
-        partition: which patches belong together.
+        partition: which patches belong together; the sets may overlap, differ in size and leave patches out.
         dim: d, the dimension of a patch, at least 2.
         noise_rate: q, the probability that an uninformative patch carries ±w*.
-        noise_std: σ; None stands for 1/√d.
-        feature: (d,) the feature w*, normalised here; None draws one uniformly on the sphere.
+        noise_std: σ; default: 1/√d.
+        feature: (d,) the feature w*, normalised here; default: uniform on the sphere.
         generator: draws the feature.
 
     Samples have the feature's dtype and device (the default dtype where it is drawn).
@@ -56,7 +60,7 @@ class StructuredTask:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: Cover,
         *,
         dim: int,
         noise_rate: float,
@@ -77,23 +81,47 @@ class StructuredTask:
             raise ValueError(f"feature must be finite and non-zero, got norm {float(feature.norm())}")
         self.feature = feature / feature.norm()
 
+    def draw_labels(self, n: int, *, generator: Generator | None = None) -> Labels:
+        """(n,) the label y that each sample carries: ±1 fairly."""
+        signs = torch.randint(2, (n,), generator=generator, device=self.feature.device)
+        return signs.to(self.feature.dtype) * 2 - 1
+
+    def draw_sets(self, n: int, *, generator: Generator | None = None) -> Int[Tensor, " n"]:
+        """(n,) the set ℓ that carries the label: uniformly."""
+        return torch.randint(self.partition.num_sets, (n,), generator=generator, device=self.feature.device)
+
+    def draw_signal(
+        self, labels: Labels, informative: Int[Tensor, " n"], *, generator: Generator | None = None
+    ) -> Signal:
+        """(n, D) u_j = <w*, X_j>: y in the informative set, elsewhere ±1 with probability q/2 each, else 0."""
+        shape, q = (len(labels), self.partition.num_patches), self.noise_rate
+        chance = torch.rand(shape, generator=generator, dtype=labels.dtype, device=labels.device)
+        noise = (chance < q / 2).to(labels) - (chance >= 1 - q / 2).to(labels)
+        inside = self.partition.membership.to(labels.device)[informative]
+        return torch.where(inside, labels[:, None], noise)
+
+    def observe(self, labels: Labels, *, generator: Generator | None = None) -> Labels:
+        """(n,) the labels that a learner sees of those that the samples carry: the same."""
+        return labels
+
+    def draw_noise(self, n: int, *, generator: Generator | None = None) -> Patches:
+        """(n, D, d) the noise, of which the part along w* is taken off: independent N(0, σ²) entries."""
+        shape = (n, self.partition.num_patches, self.dim)
+        like = {"dtype": self.feature.dtype, "device": self.feature.device}
+        return torch.randn(shape, generator=generator, **like).mul_(self.noise_std)
+
     def sample_signal(self, n: int, *, generator: Generator | None = None) -> SignalBatch:
         """``n`` fresh samples without their patches: y, ℓ and u_j = <w*, X_j> alone."""
         checks.positive_int("n", n)
-        partition, like = self.partition, {"dtype": self.feature.dtype, "device": self.feature.device}
-        labels = torch.randint(2, (n,), generator=generator, device=like["device"]).to(**like) * 2 - 1
-        informative = torch.randint(partition.num_sets, (n,), generator=generator, device=like["device"])
-        chance = torch.rand(n, partition.num_patches, generator=generator, **like)
-        noise = (chance < self.noise_rate / 2).to(**like) - (chance >= 1 - self.noise_rate / 2).to(**like)
-        inside = partition.labels.to(like["device"]) == informative[:, None]
-        return SignalBatch(labels, informative, torch.where(inside, labels[:, None], noise))
+        labels = self.draw_labels(n, generator=generator)
+        informative = self.draw_sets(n, generator=generator)
+        signal = self.draw_signal(labels, informative, generator=generator)
+        return SignalBatch(self.observe(labels, generator=generator), informative, signal)
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Batch:
         """``n`` fresh samples. Raises ValueError where ``n`` is below 1."""
         labels, informative, signal = self.sample_signal(n, generator=generator)
-        shape = (n, self.partition.num_patches, self.dim)
-        noise = torch.randn(shape, generator=generator, dtype=signal.dtype, device=signal.device)
-        noise *= self.noise_std
+        noise = self.draw_noise(n, generator=generator)
         along = noise @ self.feature  # ξ_j is orthogonal to w*, so that <w*, X_j> is the signal exactly
         patches = noise.addcmul_((signal - along)[..., None], self.feature)
         return Batch(patches, labels, informative, signal)
@@ -101,30 +129,34 @@ class StructuredTask:
     def label(self, patches: Patches) -> Labels:
         """The sign of f*(X) = Σ_ℓ T(Σ_{j in S_ℓ} <w*, X_j>), T(z) = z if |z| >= 0.9 C else 0.
 
-        0 where no set counts. Raises ValueError where the patches are not (n, D, d).
+        C is the size of S_ℓ. 0 where no set counts. Raises ValueError where the patches are not (n, D, d).
         """
+        sums = set_sums(self._checked(patches) @ self.feature, self.partition)
+        return counted(sums, self.partition).sum(-1).sign()
+
+    def downstream(self, *, generator: Generator | None = None) -> "StructuredTask":
+        """The transfer twin: a copy of this task with a new feature, uniform on the sphere."""
+        twin = copy.copy(self)
+        feature = torch.randn(self.dim, generator=generator, dtype=self.feature.dtype).to(self.feature.device)
+        twin.feature = feature / feature.norm()
+        return twin
+
+    def _checked(self, patches: Patches) -> Patches:
         expected = (self.partition.num_patches, self.dim)
         if patches.ndim != 3 or tuple(patches.shape[1:]) != expected:
             raise ValueError(f"patches must be (n, {expected[0]}, {expected[1]}), got {tuple(patches.shape)}")
-        sums = set_sums(patches @ self.feature, self.partition)
-        threshold = (LABEL_THRESHOLD - 1e-5) * self.partition.set_size  # C sums of rounded products
-        return torch.where(sums.abs() >= threshold, sums, 0.0).sum(-1).sign()
-
-    def downstream(self, *, generator: Generator | None = None) -> "StructuredTask":
-        """The transfer twin: the same partition and noise, a new feature."""
-        feature = torch.randn(self.dim, generator=generator, dtype=self.feature.dtype).to(self.feature.device)
-        return StructuredTask(
-            self.partition,
-            dim=self.dim,
-            noise_rate=self.noise_rate,
-            noise_std=self.noise_std,
-            feature=feature,
-        )
+        return patches
 
     def __repr__(self) -> str:
-        return f"StructuredTask({self.partition}, dim={self.dim}, noise_rate={self.noise_rate:g})"
+        return f"{type(self).__name__}({self.partition}, dim={self.dim}, noise_rate={self.noise_rate:g})"
 
 
-def set_sums(values: Float[Tensor, "*n D"], partition: Partition) -> Float[Tensor, "*n L"]:
+def set_sums(values: Float[Tensor, "*n D"], partition: Cover) -> Float[Tensor, "*n L"]:
     """U_ℓ = Σ_{j in S_ℓ} u_j of every set."""
-    return values[..., partition.sets.to(values.device)].sum(-1)
+    return values @ partition.membership.T.to(values)
+
+
+def counted(sums: Float[Tensor, "*n L"], partition: Cover) -> Float[Tensor, "*n L"]:
+    """T of the sum of every set: 0 where it is below 0.9 of the size of the set in absolute value."""
+    threshold = (LABEL_THRESHOLD - 1e-5) * partition.sizes.to(sums)  # C sums of rounded products
+    return torch.where(sums.abs() >= threshold, sums, 0.0)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from posattn import checks
 from posattn.shapes import Patches
-from posattn.structure.partition import Partition
+from posattn.structure.partition import Cover
 
 Head = Literal["linear", "relu", "sign"]
 Adjacency = Float[Tensor, "D D"]
@@ -65,14 +65,14 @@ def read_out(read: Outputs, head: str) -> Float[Tensor, "n R k"]:
 
 
 def convolution(
-    partition: Partition, *, dim: int, outputs: int = 1, generator: Generator | None = None
+    partition: Cover, *, dim: int, outputs: int = 1, generator: Generator | None = None
 ) -> Teacher:
-    """One convolution whose kernel is one patch, average pooling over each set of a partition, then ReLU.
+    """One convolution whose kernel is one patch, average pooling over each set, then ReLU.
 
-    Y_ℓ = relu(1/C Σ_{j in S_ℓ} V*ᵀ X_j): the L queries are the pooled outputs.
+    Y_ℓ = relu(1/C Σ_{j in S_ℓ} V*ᵀ X_j), C the size of S_ℓ: the L queries are the pooled outputs.
 
     Args:
-        partition: the pooling windows.
+        partition: the pooling windows, which may overlap and differ in size.
         dim: d.
         outputs: k, the filters.
         generator: draws V*.
@@ -80,8 +80,8 @@ def convolution(
     Raises:
         TypeError, ValueError: ``dim`` or ``outputs`` is out of range.
     """
-    members = torch.nn.functional.one_hot(partition.labels, partition.num_sets).T.float()
-    return Teacher(members / partition.set_size, _value(dim, outputs, generator), "relu")
+    means = partition.membership / partition.sizes[:, None]
+    return Teacher(means, _value(dim, outputs, generator), "relu")
 
 
 def graph_convolution(

@@ -8,46 +8,59 @@ from torch import Tensor
 
 from posattn import checks
 from posattn.runs.seeds import mean_std
-from posattn.shapes import Scores
-from posattn.structure.association import patch_association
-from posattn.structure.partition import Partition
-from posattn.theory.descent import Step
+from posattn.shapes import Maps, Scores
+from posattn.structure.association import is_attention, patch_association
+from posattn.structure.partition import Cover
+from posattn.theory.accuracy import correct
+from posattn.theory.descent import Labelled, Loss, Step, value_parameters
 from posattn.theory.simplified import SimplifiedViT, logistic_loss
-from posattn.theory.task import Batch, StructuredTask
+from posattn.theory.task import StructuredTask
 
 History = dict[str, list[float]]
 
 
 @torch.no_grad()
-def describe(model: SimplifiedViT, task: StructuredTask, test: Batch) -> dict[str, float]:
-    """Loss and accuracy on ``test``, patch association, exact rows, attention inside the sets, cos(v, w*)."""
-    logits = model(test.patches)
+def describe(
+    model: Any, task: StructuredTask, test: Labelled, loss: Loss = logistic_loss
+) -> dict[str, float]:
+    """Loss and accuracy on ``test``, patch association, exact rows, attention inside the sets, cos(v, w*).
+
+    Means over heads or classes where there are several. The attention inside the sets is NaN where S is not a
+    distribution over patches. ValueError where sets overlap, for which association is not defined.
+    """
+    logits, attention = model(test.patches), model.attention()
     found = patch_association(held_scores(model), task.partition)
+    mass = patch_association(attention, task.partition).mass if is_attention(attention) else torch.nan
+    cosines = [torch.cosine_similarity(v, task.feature, dim=0).mean() for v in value_parameters(model)]
     return {
-        "loss": logistic_loss(logits, test.labels).item(),
-        "accuracy": (logits * test.labels > 0).double().mean().item(),
-        "association": float(found.top_c),
-        "exact": float(found.exact),
-        "mass": float(found.mass),
-        "alignment": torch.cosine_similarity(model.value, task.feature, dim=0).item(),
+        "loss": loss(logits, test.labels).item(),
+        "accuracy": correct(logits, test.labels),
+        "association": mean(found.top_c),
+        "exact": mean(found.exact),
+        "mass": mean(mass),
+        "alignment": torch.stack(cosines).mean().item(),
     }
 
 
-def held_scores(model: SimplifiedViT) -> Scores:
+def mean(figure: float | Tensor) -> float:
+    """The mean over heads."""
+    return torch.as_tensor(figure).mean().item()
+
+
+def held_scores(model: Any) -> Maps:
     """A as the model reads it: A_ii = σ_A, whatever parametrises the rest."""
-    return model.scores.detach().clone().fill_diagonal_(model.diagonal)
+    return model.held_scores().detach().clone()
 
 
-def by_set(map_: Scores, partition: Partition) -> Scores:
+def by_set(map_: Scores, partition: Cover) -> Scores:
     """The map with the patches of each set side by side."""
-    order = partition.sets.flatten()
-    return map_[order][:, order]
+    return map_[partition.order][:, partition.order]
 
 
 def track(
     model: SimplifiedViT,
     task: StructuredTask,
-    test: Batch,
+    test: Labelled,
     training: Iterable[Step],
     at: Sequence[int],
     watch: Callable[[dict[str, float]], None] = lambda row: None,

@@ -3,40 +3,102 @@
 Source: arXiv 2210.09221, the downstream task (same partition, another feature) and its sample complexity.
 """
 
+import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Generator, nn
 
 from posattn import checks
-from posattn.theory.descent import Step, descend, minibatches
+from posattn.structure.partition import Cover
+from posattn.theory import solutions
+from posattn.theory.descent import Step, descend, minibatches, value_parameters
 from posattn.theory.simplified import SimplifiedViT
-from posattn.theory.task import Batch
+from posattn.theory.task import Batch, StructuredTask
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def fresh_start(like: SimplifiedViT, *, generator: Generator | None = None) -> SimplifiedViT:
-    """A model of the same setting with A at its random start and v at 0.
+def fresh_start(like: Model, *, value_std: float = 0.0, generator: Generator | None = None) -> Model:
+    """A copy of ``like``, of its class and settings, with A at its random start and v at 0; it trains both.
 
-    With a large κ, what a sharp attention makes of a random v can be certain of a label by luck.
+    Args:
+        like: has ``reset_parameters``.
+        value_std: standard deviation of the Gaussian start of v. It is 0 because with a large κ, what a sharp
+            attention makes of a random v can be certain of a label by luck.
+        generator: draws the start.
+
+    Raises:
+        TypeError: the model has no ``reset_parameters``, or no parameter named value.
+        ValueError: v would start at 0 where φ'(0) = 0, and never move.
     """
-    settings = (like.num_patches, like.dim, like.power, like.linear, like.diagonal, like.scale)
-    model = SimplifiedViT(*settings, generator=generator)
-    model.value.data.zero_()
+    model = copy.deepcopy(like)
+    if not callable(reset := getattr(model, "reset_parameters", None)):
+        raise TypeError(f"a fresh start needs reset_parameters, which {type(like).__name__} does not have")
+    reset(generator=generator)
+    return _start_value(model, value_std, generator)
+
+
+def transferred_attention(
+    learned: Model, *, value_std: float = 0.0, generator: Generator | None = None
+) -> Model:
+    """A copy that begins at the learned attention with v at 0; it trains both. Otherwise as ``fresh_start``."""
+    return _start_value(copy.deepcopy(learned), value_std, generator)
+
+
+def frozen_attention(learned: Model, *, value_std: float = 0.0, generator: Generator | None = None) -> Model:
+    """A copy that keeps the learned attention and trains v alone, from 0. Otherwise as ``fresh_start``."""
+    model = transferred_attention(learned, value_std=value_std, generator=generator)
+    values = {id(p) for p in value_parameters(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in values)
     return model
 
 
-def transferred_attention(learned: SimplifiedViT, *, generator: Generator | None = None) -> SimplifiedViT:
-    """A fresh start that begins at the learned attention and trains both A and v."""
-    model = fresh_start(learned, generator=generator)
-    model.scores.data = learned.scores.detach().clone()
-    return model
+def held_attention(
+    task: StructuredTask, attention: str, *, generator: Generator | None = None, **options: Any
+) -> SimplifiedViT:
+    """A model that is denied the structure: v alone is trained, from 0, and the attention is held.
+
+    Args:
+        task: the task to learn.
+        attention: ``uniform``: every query reads all patches evenly; ``permuted``: each reads its set in a partition of
+            which the patches are permuted at random; ``start``: A stays at its random start.
+        generator: draws the permutation or the start.
+        options: those of SimplifiedViT.
+
+    Raises:
+        ValueError: ``attention`` is unknown, or as in ``solutions.reading`` and ``fresh_start``.
+    """
+    checks.known("held attention", attention, ("uniform", "permuted", "start"))
+    if attention == "uniform":
+        model = solutions.even(task.partition, task, **options)
+    elif attention == "permuted":
+        order = torch.randperm(task.partition.num_patches, generator=generator)
+        model = solutions.associated(Cover(task.partition.membership[:, order]), task, **options)
+    else:
+        model = SimplifiedViT(task.partition.num_patches, task.dim, generator=generator, **options)
+    return frozen_attention(model, generator=generator)
 
 
-def frozen_attention(learned: SimplifiedViT, *, generator: Generator | None = None) -> SimplifiedViT:
-    """A fresh start that keeps the learned attention and trains v alone."""
-    model = transferred_attention(learned, generator=generator)
-    model.scores.requires_grad_(False)
-    return model
+def _start_value(model: Model, value_std: float, generator: Generator | None) -> Model:
+    """v at its start and all parameters trained, in place."""
+    value_std = checks.finite("value_std", value_std, 0.0)
+    if not (values := value_parameters(model)):
+        raise TypeError(f"transfer needs a parameter named value, which {type(model).__name__} does not have")
+    if value_std == 0 and all(_flat_at_zero(m) for m in model.modules() if isinstance(m, SimplifiedViT)):
+        raise ValueError("φ'(0) = 0, so that a v at 0 never moves: give a value_std above 0")
+    with torch.no_grad():
+        for value in values:
+            value.copy_(value_std * torch.randn(value.shape, generator=generator))
+    return model.requires_grad_(True)
+
+
+def _flat_at_zero(model: SimplifiedViT) -> bool:
+    """Whether φ'(0) = 0."""
+    z = model.value.new_zeros(1).requires_grad_()
+    return not torch.autograd.grad(model.activation(z).sum(), z)[0].any()
 
 
 def fit(

@@ -7,8 +7,8 @@ import pytest
 from joblib import parallel_config
 from rich.progress import Progress
 
-from posattn.runs.sweep import sweep
 from posattn.runs.folder import open_run
+from posattn.runs.sweep import sweep
 
 
 @dataclass(frozen=True)

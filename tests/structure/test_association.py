@@ -124,7 +124,9 @@ def test_unequal_sets_and_patches_in_no_set(generator: Generator) -> None:
 def test_overlapping_sets_are_refused_by_name_and_disjoint_covers_are_partitions() -> None:
     maps = torch.rand(4, 4)
     overlapping = Cover(torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]]).bool())
-    with pytest.raises(ValueError, match=r"patch association is not defined for overlapping sets: patch 1 is in"):
+    with pytest.raises(
+        ValueError, match=r"patch association is not defined for overlapping sets: patch 1 is in"
+    ):
         patch_association(maps, overlapping)
     disjoint = Cover(torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1]]).bool())
     assert patch_association(maps, disjoint) == patch_association(maps, Partition([0, -1, 0, 1]))

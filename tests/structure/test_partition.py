@@ -87,7 +87,9 @@ def test_patches_in_no_set_are_in_no_set() -> None:
 def test_covers_hold_what_they_are_told() -> None:
     cover = Cover([[True, True, False], [False, True, True]])
     assert (cover.num_patches, cover.num_sets, cover.set_size) == (3, 2, 2)
-    with pytest.raises(ValueError, match=r"the flow is not defined for overlapping sets: patch 1 is in sets \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"the flow is not defined for overlapping sets: patch 1 is in sets \[0, 1\]"
+    ):
         cover.as_partition("the flow")
     assert Cover([[False, True, False]]).as_partition("it").labels.tolist() == [-1, 0, -1]
     with pytest.raises(ValueError, match="set 1 is empty"):

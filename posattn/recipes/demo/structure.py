@@ -10,7 +10,7 @@ from posattn import checks
 from posattn.recipes.demo.settings import StructureConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Maps, Section, Table
-from posattn.structure.partition import Partition
+from posattn.structure.partition import Cover, Partition
 from posattn.theory import solutions
 from posattn.theory.descent import descend
 from posattn.theory.simplified import SimplifiedViT, small_noise_rate
@@ -53,7 +53,7 @@ def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress:
     return {"history": history, "solutions": found, "chance": chance_below_diagonal(partition)}
 
 
-def chance_below_diagonal(partition: Partition) -> float:
+def chance_below_diagonal(partition: Cover) -> float:
     """The association of random scores under a diagonal that lies on top: one place of C is always right."""
     C, D = partition.set_size, partition.num_patches
     return (1 + (C - 1) ** 2 / (D - 1)) / C

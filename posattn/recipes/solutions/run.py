@@ -19,7 +19,7 @@ from posattn.shapes import Patches, Scores
 from posattn.structure.partition import Partition
 from posattn.theory import solutions as by_hand
 from posattn.theory.in_law import descend_in_law
-from posattn.theory.simplified import SimplifiedViT, activation
+from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import Batch, StructuredTask
 from posattn.theory.tracking import by_set, describe, rounded
 
@@ -131,7 +131,7 @@ def length_for(model: SimplifiedViT, patches: Patches, margin: float) -> float:
     z = model.scale * (patches @ model.value) @ model.attention().T
 
     def excess(log_factor: float) -> float:
-        logits = activation(math.exp(log_factor) * z, model.power, model.linear).sum(-1)
+        logits = model.activation(math.exp(log_factor) * z).sum(-1)
         return logits.abs().mean().item() - margin
 
     return math.exp(brentq(excess, -20.0, 20.0))

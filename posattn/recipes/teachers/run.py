@@ -13,12 +13,12 @@ from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Maps, Section, Table, to_plain
 from posattn.runs.seeds import mean_std, mean_std_text
 from posattn.runs.sweep import sweep
+from posattn.structure.distance import total_variation
 from posattn.structure.partition import Partition
 from posattn.theory import teachers as truths
 from posattn.theory.descent import descend
 from posattn.theory.student import PositionStudent
 from posattn.theory.teachers import Teacher, TeacherBatch
-from posattn.structure.distance import total_variation
 
 TEACHERS: dict[str, Callable[[TeachersConfig, Generator], Teacher]] = {
     "convolution, average pooling": lambda c, g: truths.convolution(

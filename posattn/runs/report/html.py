@@ -7,10 +7,9 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from posattn.runs.page import lookup
 from posattn.runs.folder import REPORT, RunFolder, write_whole
-from posattn.runs.report import figures
-from posattn.runs.report import inspection
+from posattn.runs.page import lookup
+from posattn.runs.report import figures, inspection
 
 
 def build_report(folder: Path) -> Path:
@@ -24,7 +23,10 @@ def build_report(folder: Path) -> Path:
     if result.get("kind") == "inspection":
         template, context = "inspection.html", inspection.context(run, result)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("posattn.runs.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("posattn.runs.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     html = environment.get_template(template).render(
         config=config, result=result, sections=prepared_sections(run), **context

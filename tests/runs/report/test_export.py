@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from posattn import cli
-from posattn.runs.page import Gallery, Lines, Pictures, Section, Table, to_plain
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.runs.folder import open_run
+from posattn.runs.page import Gallery, Lines, Pictures, Section, Table, to_plain
 
 
 @pytest.fixture
