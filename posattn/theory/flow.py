@@ -5,8 +5,14 @@ With v = α w* + β e (e a unit vector orthogonal to w*) and A equal to σ_A on 
 reduction behind its analysis; the expansion in moments, which frees the cost from D, is this library's.
 
 F(X) = Σ_i φ(θ·x_i) with θ = (α, β) ⊗ κ(S_d - S_γ, S_γ - S_ρ, S_ρ): see ``posattn.theory.moments``.
+
+The flow descends the loss of one fixed sample. Once that sample is nearly separable α runs away and its loss no longer
+says anything about the population's. So every loss and accuracy is an estimate on a second sample, drawn from a seed
+stream of its own and with rare samples made frequent (``sampling.tilted_laws``), and a trajectory ends where the fixed
+sample stops standing for the population (``Score.trusted``).
 """
 
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
@@ -15,36 +21,45 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from numpy.random import Generator
-from scipy.integrate import Radau
 
 from posattn import checks
 from posattn.theory import moments, sampling
+from posattn.theory.integration import (
+    NAMES,
+    FlowDivergedError,
+    SampleExhaustedWarning,
+    Step,
+    Trajectory,
+    check_finite,
+    place,
+    solve,
+)
 from posattn.theory.moments import Expansion
 
-NAMES = ("alpha", "beta", "gamma", "rho")
+HELD_OUT = 20_000  # samples on which losses and accuracies are estimated
+LEAST_PRECISION = 1 / 3  # relative standard error of a fresh sample's loss beyond which it says too little
+FARTHEST = 4.0  # standard errors that the fixed sample's loss may be from the population's
 
 
-class Trajectory(NamedTuple):
-    """A solution of the flow at the times the solver chose.
+class Score(NamedTuple):
+    """What a state is worth on the population, and whether the flow's own sample still tells."""
 
-    Times never fall; they may repeat, where the flow after a long plateau is faster than t can resolve.
-    """
+    loss: float
+    accuracy: float
+    loss_stderr: float
+    own_loss: float
+    own_stderr: float  # standard error of the loss of a fresh sample of the size of the flow's
 
-    t: Float[ndarray, " T"]  # rate times number of descent steps
-    alpha: Float[ndarray, " T"]
-    beta: Float[ndarray, " T"]
-    gamma: Float[ndarray, " T"]
-    rho: Float[ndarray, " T"]
-    loss: Float[ndarray, " T"]
-    accuracy: Float[ndarray, " T"]  # share of the sample; a logit of 0 is wrong
+    @property
+    def trusted(self) -> bool:
+        """Whether the flow's sample stands for the population here.
 
-
-class FlowDivergedError(FloatingPointError):
-    """The flow met a non-finite value; ``trajectory`` is what was integrated before."""
-
-    def __init__(self, message: str, trajectory: Trajectory) -> None:
-        super().__init__(message)
-        self.trajectory = trajectory
+        It does while a fresh sample of its size would tell the loss of the population to a third (relative standard
+        error), and its own loss is within four standard errors of it.
+        """
+        precise = self.own_stderr <= LEAST_PRECISION * self.loss
+        apart = abs(self.own_loss - self.loss)
+        return precise and apart <= FARTHEST * float(np.hypot(self.own_stderr, self.loss_stderr))
 
 
 class PopulationFlow:
@@ -61,7 +76,9 @@ class PopulationFlow:
         noise_std: σ. Where it is above 0, each sample is taken with its noise and with the opposite noise, so
             that β = 0 stays 0 as it does in the population.
         samples: size of the sample, drawn once, on first use: O(min(L, C²)) a sample for β = 0, else O(D).
-        seed: draws the sample.
+        seed: draws the sample, and from another stream the one for losses and accuracies.
+        importance: draw the sample with rare sets made frequent, each sample with its weight, so that the flow
+            stands for the population long after a plain sample has become separable.
 
     Raises:
         TypeError, ValueError: an argument is out of range.
@@ -80,6 +97,7 @@ class PopulationFlow:
         noise_std: float = 0.0,
         samples: int = 4000,
         seed: int = 0,
+        importance: bool = False,
     ) -> None:
         checks.divides("set_size", set_size, "num_patches", num_patches)
         self.law = sampling.Law(num_patches, set_size, checks.probability("noise_rate", noise_rate))
@@ -90,6 +108,7 @@ class PopulationFlow:
         self.noise_std = checks.finite("noise_std", noise_std, 0.0)
         self.samples = checks.positive_int("samples", samples)
         self.seed = checks.natural("seed", seed)
+        self.importance = importance
 
     def gradient(self, alpha: float, beta: float, gamma: float, rho: float) -> Float[ndarray, " 4"]:
         """(∂L/∂α, ∂L/∂β, ∂L/∂γ, ∂L/∂ρ) on the flow's sample; not finite where the loss cannot be computed."""
@@ -115,82 +134,129 @@ class PopulationFlow:
             return moved.T @ expansion.hessian(theta) @ moved + bent
 
     def logits(self, alpha: float, beta: float, gamma: float, rho: float) -> Float[ndarray, " n"]:
-        """y F(X) of every sample; not finite where it overflows."""
+        """y F(X) of every sample of the flow; not finite where it overflows."""
         v = self._value(alpha, beta)
-        with np.errstate(all="ignore"):
-            return self._expansion(len(v)).logits(np.outer(v, self._weights(gamma, rho)[0]).ravel())
+        return self._logits(self._expansion(len(v)), v, gamma, rho)
 
     def patches(self) -> tuple[Float[ndarray, "n D"], Float[ndarray, "n D"]]:
         """The flow's sample patch by patch: u and g of X_j = u_j w* + g_j e. All y = +1, sets contiguous.
 
         Each sample stands twice, with g and with -g. Takes 32 D bytes a sample: to look at small D.
         """
-        chunks = list(self._draw_patches())
-        u, g = (np.concatenate(parts).reshape(self.samples, -1) for parts in zip(*chunks, strict=True))
+        u, g, _ = (np.concatenate(parts) for parts in zip(*self._draw_patches(), strict=True))
+        u, g = (x.reshape(self.samples, -1) for x in (u, g))
         return np.concatenate([u, u]), np.concatenate([g, -g])
 
-    def integrate(
-        self, *, alpha: float, beta: float, gamma: float, rho: float, t_end: float, rtol: float = 1e-6
-    ) -> Trajectory:
-        """The flow from a state at t = 0 to ``t_end``, each step to a relative tolerance ``rtol``.
+    def weights(self) -> Float[ndarray, " n"]:
+        """The weight of each sample of ``patches`` in the loss, of mean about 1; all 1 without ``importance``."""
+        return np.tile(self._without_noise.weights, 2)
 
-        Time is rate times number of descent steps on v and on every entry of A: γ moves by -∂L/∂γ / (D(C-1)),
-        ρ by -∂L/∂ρ / (D(D-C)).
+    def score(self, alpha: float, beta: float, gamma: float, rho: float) -> Score:
+        """Loss and accuracy of a state on the population, estimated on samples that the flow does not descend on."""
+        v = self._value(alpha, beta)
+        own, fresh = self._expansion(len(v)), self._held_out(len(v))
+        margins = self._logits(fresh, v, gamma, rho)
+        losses = fresh.weights * softplus(-margins)
+        loss, stderr = float(losses.mean()), float(losses.std() / np.sqrt(HELD_OUT))
+        if self.importance:  # the same draw at another size
+            own_stderr = stderr * np.sqrt(HELD_OUT / self.samples)
+        else:
+            own_stderr = np.sqrt(max(0.0, (losses * softplus(-margins)).mean() - loss**2) / self.samples)
+        wrong = float((fresh.weights * (margins <= 0)).mean())
+        own_losses = own.weights * softplus(-self._logits(own, v, gamma, rho))
+        return Score(loss, 1 - wrong, stderr, float(own_losses.mean()), float(own_stderr))
+
+    def integrate(
+        self,
+        *,
+        alpha: float,
+        beta: float,
+        gamma: float,
+        rho: float,
+        t_end: float,
+        rtol: float = 1e-6,
+        rate_ratio: float = 1.0,
+    ) -> Trajectory:
+        """The flow from a state at t = 0 to ``t_end``, or to where its sample no longer stands for the population.
+
+        Time is the rate of A times number of descent steps on v and on every entry of A: γ moves by
+        -∂L/∂γ / (D(C-1)), ρ by -∂L/∂ρ / (D(D-C)), v by -``rate_ratio`` ∂L/∂v.
+
+        Args:
+            alpha, beta, gamma, rho: the state at t = 0.
+            t_end: the last time.
+            rtol: relative tolerance of a step.
+            rate_ratio: the rate of v over the rate of A, ``value_rate / rate`` of ``descend``; 0 holds v. A scale κ
+                at ratio r is a scale 1 at ratio r κ², with α κ times as large.
 
         Raises:
             TypeError, ValueError: a number is not finite, ``t_end`` is negative or ``rtol`` not above 0.
             FlowDivergedError: a value is not finite or the solver cannot go on; names the time and the state.
+
+        Warns:
+            SampleExhaustedWarning: the trajectory ends early; ``stopped`` says where and why.
+        """
+        rows: list[tuple[float, ...]] = []
+        stopped = ""
+        try:
+            for step in self.steps(
+                alpha=alpha, beta=beta, gamma=gamma, rho=rho, t_end=t_end, rtol=rtol, rate_ratio=rate_ratio
+            ):
+                check_finite("logits", self.logits(*step.state), step.t, step.state)
+                score = self.score(*step.state)
+                if not score.trusted and rows:
+                    stopped = self._why_stopped(step, score)
+                    break
+                rows.append((step.t, *step.state, *score[:4]))
+        except FloatingPointError as error:
+            raise FlowDivergedError(str(error), Trajectory.of_rows(rows)) from None
+        if stopped:
+            warnings.warn(stopped, SampleExhaustedWarning, stacklevel=2)
+        return Trajectory.of_rows(rows, stopped)
+
+    def steps(
+        self,
+        *,
+        alpha: float,
+        beta: float,
+        gamma: float,
+        rho: float,
+        t_end: float,
+        rtol: float = 1e-6,
+        rate_ratio: float = 1.0,
+    ) -> Iterator[Step]:
+        """The steps of the solver one by one, from the start on, without scores. Arguments as of ``integrate``.
+
+        FloatingPointError where the solver cannot go on.
         """
         given = zip(NAMES, (alpha, beta, gamma, rho), strict=True)
         start = np.array([checks.finite(name, number) for name, number in given])
         t_end, rtol = checks.finite("t_end", t_end, 0.0), checks.finite("rtol", rtol, np.finfo(float).tiny)
-        rows: list[tuple[float, ...]] = []
-        try:
-            for t, state in self._solve(start, t_end, rtol):
-                rows.append((t, *state, *self._figures(t, state)))
-        except FloatingPointError as error:
-            raise FlowDivergedError(str(error), _trajectory(rows)) from None
-        return _trajectory(rows)
-
-    def _solve(
-        self, start: Float[ndarray, " 4"], t_end: float, rtol: float
-    ) -> Iterator[tuple[float, Float[ndarray, " 4"]]]:
-        """The times and states that the solver accepts; FloatingPointError where it cannot go on."""
         moving = np.array([True, len(self._value(start[0], start[1])) == 2, True, True])
-        speed = 1 / self._entries[moving]
+        ratio = checks.finite("rate_ratio", rate_ratio, 0.0)
+        speed = (np.array([ratio, ratio, 1.0, 1.0]) / self._entries)[moving]
+        return solve(
+            lambda state: -speed * self.gradient(*state)[moving],
+            lambda state: -speed[:, None] * self.hessian(*state),
+            start,
+            moving,
+            t_end,
+            rtol,
+        )
 
-        def whole(reduced: Float[ndarray, " k"]) -> Float[ndarray, " 4"]:
-            state = start.copy()
-            state[moving] = reduced
-            return state
+    def _why_stopped(self, step: Step, score: Score) -> str:
+        return (
+            f"the flow's {self.samples} samples no longer stand for the population {place(step.t, step.state)}: their "
+            f"loss is {score.own_loss:.3g}, that of the population {score.loss:.3g} ± {score.loss_stderr:.1g}, and a "
+            f"fresh sample of their size tells it to ± {score.own_stderr:.1g}; the trajectory ends before. "
+            f"More samples{'' if self.importance else ' or importance=True'} go further"
+        )
 
-        def velocity(t: float, reduced: Float[ndarray, " k"]) -> Float[ndarray, " k"]:
-            state = whole(reduced)
-            return _finite("gradient", -speed * self.gradient(*state)[moving], t, state)
-
-        def jacobian(t: float, reduced: Float[ndarray, " k"]) -> Float[ndarray, "k k"]:
-            state = whole(reduced)
-            return _finite("hessian", -speed[:, None] * self.hessian(*state), t, state)
-
-        yield 0.0, start
-        elapsed, tolerances = 0.0, {"rtol": rtol, "atol": 1e-3 * rtol}
-        solver = Radau(velocity, 0.0, start[moving], t_end, jac=jacobian, **tolerances)
-        while solver.status == "running":
-            failure = solver.step()
-            if failure and solver.t > 0:
-                # A step fell below the spacing of t, as after a long plateau. The flow does not depend on t,
-                # so the clock starts anew.
-                elapsed = min(elapsed + solver.t, t_end)
-                solver = Radau(velocity, 0.0, solver.y, t_end - elapsed, jac=jacobian, **tolerances)
-            elif failure:
-                raise FloatingPointError(f"{failure} {_place(elapsed, whole(solver.y))}")
-            else:
-                yield elapsed + solver.t, whole(solver.y)
-
-    def _figures(self, t: float, state: Float[ndarray, " 4"]) -> tuple[float, float]:
-        """(loss, accuracy) at a state."""
-        logits = _finite("logits", self.logits(*state), t, state)
-        return float(np.logaddexp(0.0, -logits).mean()), float((logits > 0).mean())
+    def _logits(
+        self, expansion: Expansion, v: Float[ndarray, " k"], gamma: float, rho: float
+    ) -> Float[ndarray, " n"]:
+        with np.errstate(all="ignore"):
+            return expansion.logits(np.outer(v, self._weights(gamma, rho)[0]).ravel())[expansion.rows]
 
     def _value(self, alpha: float, beta: float) -> Float[ndarray, " k"]:
         """(α, β), or (α) where β plays no part."""
@@ -221,37 +287,51 @@ class PopulationFlow:
     def _expansion(self, values: int) -> Expansion:
         return self._with_noise if values == 2 else self._without_noise
 
+    def _held_out(self, values: int) -> Expansion:
+        return self._held_out_with_noise if values == 2 else self._held_out_without_noise
+
     @cached_property
     def _without_noise(self) -> Expansion:
-        powers = moments.exponents(self.power, 3)
-        counts = sampling.draw_counts(self._rngs()[0], self.samples, self.law)
-        sums = [moments.count_moments(chunk, powers, self.law.set_size) for chunk in counts]
-        return Expansion(powers, moments.factors(powers, self.linear), np.concatenate(sums))
+        return self._expand_counts(self._rngs(0)[0], self.samples, self.importance)
 
     @cached_property
     def _with_noise(self) -> Expansion:
+        return self._expand_patches(self._draw_patches())
+
+    @cached_property
+    def _held_out_without_noise(self) -> Expansion:
+        return self._expand_counts(self._rngs(2)[0], HELD_OUT, True)
+
+    @cached_property
+    def _held_out_with_noise(self) -> Expansion:
+        drawn = sampling.draw_patches(*self._rngs(2), HELD_OUT, self.law, importance=True)
+        return self._expand_patches((u, self.noise_std * unit, weights) for u, unit, weights in drawn)
+
+    def _expand_counts(self, rng: Generator, samples: int, importance: bool) -> Expansion:
+        powers = moments.exponents(self.power, 3)
+        counts = list(sampling.draw_counts(rng, samples, self.law, importance=importance))
+        sums = [moments.count_moments(chunk, powers, self.law.set_size) for chunk in counts]
+        weights = np.concatenate([chunk.weights for chunk in counts])
+        return Expansion.over(powers, self.linear, np.concatenate(sums), weights)
+
+    def _expand_patches(self, drawn: Iterator[tuple[ndarray, ndarray, ndarray]]) -> Expansion:
         powers = moments.exponents(self.power, 6)
-        sums = np.concatenate([moments.patch_moments(u, g, powers) for u, g in self._draw_patches()])
-        mirrored = sums * (-1.0) ** powers[:, 3:].sum(axis=1)
-        return Expansion(powers, moments.factors(powers, self.linear), np.concatenate([sums, mirrored]))
+        chunks = [(moments.patch_moments(u, g, powers), weights) for u, g, weights in drawn]
+        sums, weights = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        sums = np.concatenate([sums, sums * (-1.0) ** powers[:, 3:].sum(axis=1)])
+        return Expansion.over(powers, self.linear, sums, np.tile(weights, 2))
 
-    def _draw_patches(self) -> Iterator[tuple[Float[ndarray, "n L C"], Float[ndarray, "n L C"]]]:
-        for u, unit in sampling.draw_patches(*self._rngs(), self.samples, self.law):
-            yield u, self.noise_std * unit
+    def _draw_patches(self) -> Iterator[tuple[ndarray, ndarray, ndarray]]:
+        drawn = sampling.draw_patches(*self._rngs(0), self.samples, self.law, importance=self.importance)
+        for u, unit, weights in drawn:
+            yield u, self.noise_std * unit, weights
 
-    def _rngs(self) -> tuple[Generator, Generator]:
-        return np.random.default_rng(self.seed), np.random.default_rng([self.seed, 1])
-
-
-def _trajectory(rows: list[tuple[float, ...]]) -> Trajectory:
-    return Trajectory(*np.array(rows).reshape(-1, len(Trajectory._fields)).T)
-
-
-def _finite(name: str, values: ndarray, t: float, state: Float[ndarray, " 4"]) -> ndarray:
-    if not np.isfinite(values).all():
-        raise FloatingPointError(f"{name} of the flow not finite {_place(t, state)}")
-    return values
+    def _rngs(self, stream: int) -> tuple[Generator, Generator]:
+        """Of the signal and of the noise; streams 0 (the flow's sample) and 2 (held out) share nothing."""
+        seeds = [self.seed if stream == 0 else [self.seed, stream], [self.seed, stream + 1]]
+        return np.random.default_rng(seeds[0]), np.random.default_rng(seeds[1])
 
 
-def _place(t: float, state: Float[ndarray, " 4"]) -> str:
-    return f"at t = {t:.6g}, " + ", ".join(f"{n} = {x:.6g}" for n, x in zip(NAMES, state, strict=True))
+def softplus(x: ndarray) -> ndarray:
+    """log(1 + exp(x))."""
+    return np.logaddexp(0.0, x)

@@ -17,19 +17,39 @@ from posattn.theory.sampling import SetCounts
 
 
 class Expansion(NamedTuple):
-    """n samples as polynomials in θ: F = moments @ (factors Π_k θ_k^powers_k)."""
+    """n samples as polynomials in θ: F = moments @ (factors Π_k θ_k^powers_k), equal samples kept once."""
 
     powers: Int[ndarray, "E K"]
     factors: Float[ndarray, " E"]
-    moments: Float[ndarray, "n E"]
+    moments: Float[ndarray, "m E"]
+    shares: Float[ndarray, " m"]  # of each row in the mean over samples
+    rows: Int[ndarray, " n"]  # of each sample in ``moments``
+    weights: Float[ndarray, " n"]  # of each sample in the mean
 
-    def logits(self, theta: Float[ndarray, " K"]) -> Float[ndarray, " n"]:
-        """F of each sample."""
+    @classmethod
+    def over(
+        cls,
+        powers: Int[ndarray, "E K"],
+        linear: float,
+        moments: Float[ndarray, "n E"],
+        weights: Float[ndarray, " n"],
+    ) -> "Expansion":
+        """The expansion of φ(z) = z^p + ν z over samples with these moments and weights."""
+        n = len(moments)
+        mixed = moments @ np.random.default_rng(0).uniform(1, 2, moments.shape[1])  # equal where the rows are
+        _, first, rows = np.unique(mixed, return_index=True, return_inverse=True)
+        if len(first) > n / 2 or not np.array_equal(moments[first][rows], moments):
+            first = rows = np.arange(n)
+        shares = np.bincount(rows, weights, len(first)) / n
+        return cls(powers, factors(powers, linear), moments[first], shares, rows, weights)
+
+    def logits(self, theta: Float[ndarray, " K"]) -> Float[ndarray, " m"]:
+        """F of each row of ``moments``."""
         return self.moments @ self._monomials(theta, np.zeros_like(self.powers[0]))
 
     def gradient(self, theta: Float[ndarray, " K"]) -> Float[ndarray, " K"]:
         """The gradient in θ of the mean of log(1 + exp(-F))."""
-        pull = -expit(-self.logits(theta)) / len(self.moments)
+        pull = -expit(-self.logits(theta)) * self.shares
         return (pull @ self.moments) @ self._monomials(theta, np.eye(len(theta), dtype=int))
 
     def hessian(self, theta: Float[ndarray, " K"]) -> Float[ndarray, "K K"]:
@@ -38,8 +58,8 @@ class Expansion(NamedTuple):
         wrong = expit(-self.logits(theta))
         slopes = self.moments @ self._monomials(theta, once)
         bends = self._monomials(theta, once[:, None] + once)
-        curved = np.einsum("e,ekl->kl", wrong @ self.moments, bends)
-        return ((slopes.T * (wrong * (1 - wrong))) @ slopes - curved) / len(self.moments)
+        curved = np.einsum("e,ekl->kl", (self.shares * wrong) @ self.moments, bends)
+        return (slopes.T * (self.shares * wrong * (1 - wrong))) @ slopes - curved
 
     def _monomials(self, theta: Float[ndarray, " K"], times: Int[ndarray, "*m K"]) -> Float[ndarray, "E *m"]:  # noqa: F821 (no expression)
         """The coefficients of the moments in F, differentiated ``times`` times in each entry of θ."""
@@ -64,13 +84,14 @@ def factors(powers: Int[ndarray, "E K"], linear: float) -> Float[ndarray, " E"]:
 def count_moments(counts: SetCounts, powers: Int[ndarray, "E 3"], set_size: int) -> Float[ndarray, "n E"]:
     """Σ_i u_i^a U_ℓ(i)^b U^c of each sample, for each row (a, b, c) of ``powers``."""
     repeats = counts.repeats.astype(float)
-    plus, minus = (np.broadcast_to(kind, repeats.shape) for kind in (counts.plus, counts.minus))
-    sums, noisy, every = plus - minus, plus + minus, np.full_like(plus, set_size)
+    sums, noisy = counts.plus - counts.minus, counts.plus + counts.minus
 
     @cache
     def over_sets(a: int, b: int) -> Float[ndarray, " n"]:
-        of_patches = every if a == 0 else sums if a % 2 else noisy  # Σ u_i^a inside a set
-        return float(set_size) ** (b + 1) + np.einsum("nt,nt,nt->n", repeats, of_patches, sums ** float(b))
+        of_patches = set_size if a == 0 else sums if a % 2 else noisy  # Σ u_i^a inside a set
+        of_types = of_patches * sums ** float(b)
+        free = repeats @ of_types if of_types.ndim == 1 else np.einsum("nt,nt->n", repeats, of_types)
+        return float(set_size) ** (b + 1) + free
 
     total = over_sets(1, 0)
     return np.stack([over_sets(a, b) * total**c for a, b, c in powers.tolist()], axis=1)

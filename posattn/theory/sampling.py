@@ -11,9 +11,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 from numpy.random import Generator
-from scipy.special import gammaln, xlogy
+from scipy.special import gammaln, logsumexp, xlogy
 
 CHUNK = 2**18  # sets or patches held at once
+TILTS = [
+    (power, shift) for power in (1, 3) for shift in (1, 2, 3, 4)
+]  # of importance sampling, see ``tilted_laws``
 
 
 class Law(NamedTuple):
@@ -30,6 +33,9 @@ class SetCounts(NamedTuple):
     plus: Int[ndarray, "*n T"]  # patches of the set that carry +1
     minus: Int[ndarray, "*n T"]  # patches of the set that carry -1
     repeats: Int[ndarray, "n T"]
+    weights: Float[
+        ndarray, " n"
+    ]  # probability under the law over that of the draw; 1 without importance sampling
 
 
 def set_types(law: Law) -> tuple[Int[ndarray, " T"], Int[ndarray, " T"], Float[ndarray, " T"]]:
@@ -44,37 +50,85 @@ def set_types(law: Law) -> tuple[Int[ndarray, " T"], Int[ndarray, " T"], Float[n
     return plus[order], minus[order], chance[order] / chance.sum()
 
 
-def draw_counts(rng: Generator, samples: int, law: Law) -> Iterator[SetCounts]:
+def tilted_laws(law: Law) -> Float[ndarray, "K T"]:
+    """log r_k/p of the types of a set, for laws r_k under which sets oppose the label more often than under p.
+
+    r_k ∝ p exp(-λ h) moves the sum over the sets of h, the set's sum U or U³ in units of its standard deviation, by
+    about ``shift`` standard deviations: what is rare under p and misleads F. The first row is p itself.
+    """
+    plus, minus, chance = set_types(law)
+    root = np.sqrt(max(1, law.num_patches // law.set_size - 1))
+    rows = [np.zeros(len(chance))]
+    for power, shift in TILTS:
+        h = (plus - minus) / float(law.set_size)
+        h = h**power
+        rows.append(-shift / root * h / max(np.sqrt(chance @ h**2), np.finfo(float).tiny))
+    return np.stack([row - logsumexp(row, b=chance) for row in rows])
+
+
+def draw_counts(rng: Generator, samples: int, law: Law, *, importance: bool = False) -> Iterator[SetCounts]:
     """The uninformative sets of ``samples`` samples, in chunks of bounded memory.
 
     A sample costs the smaller of L and the number of types: where types are fewer, how many sets have each
     type is one multinomial draw.
+
+    Args:
+        rng: draws.
+        samples: n.
+        law: the distribution.
+        importance: draw half of the samples from ``tilted_laws``, which makes rare samples frequent. The weights say
+            by how much; they are at most about 2.
     """
     num_sets, C, q = law.num_patches // law.set_size, law.set_size, law.noise_rate
-    few_types = num_sets > (C + 1) * (C + 2) // 2
-    plus, minus, chance = set_types(law) if few_types else (np.empty(0),) * 3
-    chunk = max(1, CHUNK // (len(plus) if few_types else num_sets))
+    plus, minus, chance = set_types(law)
+    by_type, free = num_sets > len(plus), num_sets - 1
+    chunk = max(1, CHUNK // (len(plus) if by_type else num_sets))
+    if importance:
+        yield from _draw_tilted(rng, samples, law, chunk, by_type)
+        return
     for start in range(0, samples, chunk):
         n = min(chunk, samples - start)
-        if few_types:
-            yield SetCounts(plus, minus, rng.multinomial(num_sets - 1, chance, size=n))
+        if by_type:
+            yield SetCounts(plus, minus, rng.multinomial(free, chance, size=n), np.ones(n))
         else:
-            sets = rng.multinomial(C, [q / 2, q / 2, 1 - q], size=(n, num_sets - 1))
-            yield SetCounts(sets[..., 0], sets[..., 1], np.ones(sets.shape[:2], dtype=int))
+            sets = rng.multinomial(C, [q / 2, q / 2, 1 - q], size=(n, free))
+            yield SetCounts(sets[..., 0], sets[..., 1], np.ones(sets.shape[:2], dtype=int), np.ones(n))
+
+
+def _draw_tilted(rng: Generator, samples: int, law: Law, chunk: int, by_type: bool) -> Iterator[SetCounts]:
+    """Law by law; a sample's weight is its probability under p over that under their mixture."""
+    free, log_ratios = law.num_patches // law.set_size - 1, tilted_laws(law)
+    plus, minus, chance = set_types(law)
+    part = samples // (2 * len(TILTS))
+    sizes = np.array([samples - part * len(TILTS), *[part] * len(TILTS)])
+    for size, log_ratio in zip(sizes, log_ratios, strict=True):
+        tilted = chance * np.exp(log_ratio)
+        for start in range(0, size, chunk):
+            n = min(chunk, size - start)
+            if by_type:
+                repeats = rng.multinomial(free, tilted / tilted.sum(), size=n)
+                kinds, logs = (plus, minus), repeats @ log_ratios.T
+            else:
+                edges = np.cumsum(tilted) / tilted.sum()
+                types = np.searchsorted(edges, rng.random((n, free)), side="right")
+                kinds, logs = (plus[types], minus[types]), log_ratios.T[types].sum(1)
+                repeats = np.ones(types.shape, dtype=int)
+            yield SetCounts(*kinds, repeats, np.exp(-logsumexp(logs, axis=1, b=sizes / samples)))
 
 
 def draw_patches(
-    signal_rng: Generator, noise_rng: Generator, samples: int, law: Law
-) -> Iterator[tuple[Float[ndarray, "n L C"], Float[ndarray, "n L C"]]]:
-    """The samples of ``draw_counts`` patch by patch, u and unit noise g, in chunks of bounded memory."""
+    signal_rng: Generator, noise_rng: Generator, samples: int, law: Law, *, importance: bool = False
+) -> Iterator[tuple[Float[ndarray, "n L C"], Float[ndarray, "n L C"], Float[ndarray, " n"]]]:
+    """The samples of ``draw_counts`` patch by patch, u and unit noise g, and their weights, in bounded chunks."""
     C, position = law.set_size, np.arange(law.set_size)
     rows = max(1, CHUNK // law.num_patches)
-    for counts in draw_counts(signal_rng, samples, law):
+    for counts in draw_counts(signal_rng, samples, law, importance=importance):
         for start in range(0, len(counts.repeats), rows):
-            plus, minus = _set_by_set(counts, slice(start, start + rows))
+            part = slice(start, start + rows)
+            plus, minus = _set_by_set(counts, part)
             u = (position < plus[..., None]) * 1.0 - (position >= C - minus[..., None])
             u = np.concatenate([np.ones((len(u), 1, C)), u], axis=1)
-            yield u, noise_rng.standard_normal(u.shape)
+            yield u, noise_rng.standard_normal(u.shape), counts.weights[part]
 
 
 def _set_by_set(counts: SetCounts, rows: slice) -> list[Int[ndarray, "n sets"]]:

@@ -1,15 +1,17 @@
 """Power laws fitted on log-log axes, and the time at which a training leaves its plateau."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import linregress, t
 
 from posattn import checks
 from posattn.theory.flow import PopulationFlow
+from posattn.theory.integration import SampleExhaustedWarning
 
 
 class PowerLaw(NamedTuple):
@@ -49,10 +51,54 @@ def plateau_loss(flow: PopulationFlow) -> float:
     """The least loss that v alone reaches while A stays at its start: the level of the flow's plateau."""
 
     def loss(log_read: float) -> float:
-        logits = flow.logits(np.exp(log_read) / flow.scale, 0.0, 0.0, 0.0)
-        return float(np.logaddexp(0.0, -logits).mean())
+        return flow.score(np.exp(log_read) / flow.scale, 0.0, 0.0, 0.0).loss
 
     return float(minimize_scalar(loss, bounds=(np.log(1e-3), np.log(1e3)), method="bounded").fun)
+
+
+def transition_time(
+    flow: PopulationFlow,
+    *,
+    alpha: float = 0.005,
+    level: float = 0.75,
+    t_end: float = 1e10,
+    rtol: float = 1e-6,
+    rate_ratio: float = 1.0,
+) -> float | None:
+    """When the loss of the population first falls below ``level`` times the plateau's; the flow stops there.
+
+    Args:
+        flow: starts at v = ``alpha`` w*, A_ij = 0.
+        alpha, t_end, rtol, rate_ratio: as in ``PopulationFlow.integrate``.
+        level: between 0 and 1.
+
+    Returns:
+        The time, or None where the loss does not fall so far before ``t_end``.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+        FloatingPointError: the solver cannot go on.
+
+    Warns:
+        SampleExhaustedWarning: the flow's sample stops standing for the population before; the result is None.
+    """
+    below = checks.probability("level", level) * plateau_loss(flow)
+    start = {"alpha": alpha, "beta": 0.0, "gamma": 0.0, "rho": 0.0}
+    for step in flow.steps(**start, t_end=t_end, rtol=rtol, rate_ratio=rate_ratio):
+        score = flow.score(*step.state)
+        if score.loss < below and step.t > step.before:
+            return float(
+                brentq(lambda t, at=step: flow.score(*at.between(t)).loss - below, step.before, step.t)
+            )
+        if score.loss < below:
+            return step.t
+        if not score.trusted:
+            message = (
+                f"the flow's {flow.samples} samples say too little of the population at t = {step.t:.6g}"
+            )
+            warnings.warn(f"{message}, before its transition", SampleExhaustedWarning, stacklevel=2)
+            return None
+    return None
 
 
 def time_below(times: ArrayLike, losses: ArrayLike, level: float) -> float | None:

@@ -1,4 +1,8 @@
-"""The population flow: its sampler, its gradient, its trajectories."""
+"""The population flow: its sampler, its gradient, its trajectories, and where they stop."""
+
+import itertools
+import warnings
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ from scipy import stats
 
 from posattn.structure.partition import Partition
 from posattn.theory import sampling
-from posattn.theory.flow import FlowDivergedError, PopulationFlow, Trajectory
-from posattn.theory.moments import exponents, factors
+from posattn.theory.flow import FlowDivergedError, PopulationFlow
+from posattn.theory.integration import SampleExhaustedWarning, Trajectory
+from posattn.theory.moments import count_moments, exponents, factors
 from posattn.theory.simplified import SimplifiedViT, logistic_loss
 from posattn.theory.task import StructuredTask, set_sums
 
@@ -104,7 +109,7 @@ def test_one_step_of_the_full_model_is_the_flows_step(beta: float) -> None:
     other = same & ~torch.eye(24, dtype=torch.bool)
     after = [*model.value.tolist(), model.scores[other].mean().item(), model.scores[~same].mean().item()]
     flowed = flow.integrate(**state, t_end=rate)
-    moved = np.array([x[-1] - x[0] for x in flowed[1:5]])
+    moved = np.array([x[-1] - x[0] for x in columns(flowed)[1:5]])
     np.testing.assert_allclose(np.array(after) - np.array(list(state.values())), moved, rtol=1e-4, atol=1e-15)
     assert model.scores.diagonal().eq(2.0).all()
 
@@ -127,13 +132,17 @@ def test_beta_0_stays_0_and_is_the_limit_of_small_beta() -> None:
 
 def test_noise_without_strength_does_nothing() -> None:
     flow = flow_of(noise_std=0.0)
-    run = flow.integrate(**STATE, t_end=10.0)
+    run = flow.integrate(**STATE, t_end=1e-3)
     assert (run.beta == 0.04).all()
     assert run.alpha[-1] != run.alpha[0]
 
 
+def columns(run: Trajectory) -> ndarray:
+    return np.array(astuple(run)[:-1])
+
+
 def ends(run: Trajectory) -> ndarray:
-    return np.array([x[-1] for x in run])
+    return columns(run)[:, -1]
 
 
 def test_the_run_of_the_paper_setting() -> None:
@@ -148,7 +157,8 @@ def test_the_run_of_the_paper_setting() -> None:
     assert run.accuracy[-1] > 0.99
     assert run.gamma[-1] > 4
     assert run.rho[-1] == pytest.approx(-0.09, abs=0.01)
-    assert (np.diff(run.loss) < 1e-7).all()  # gradient flow
+    assert (np.diff(run.own_loss) < 1e-7).all()  # gradient flow
+    assert (run.stopped, run.valid_until) == ("", np.inf)
 
 
 def test_restart_tolerance_and_time_zero() -> None:
@@ -172,7 +182,7 @@ def test_the_sample_is_fixed_by_the_seed() -> None:
 def test_a_million_patches() -> None:
     flow = PopulationFlow(num_patches=2**20, set_size=64, noise_rate=2**-6, samples=1000)
     run = flow.integrate(alpha=1e-5, beta=0.0, gamma=0.0, rho=0.0, t_end=1e6)
-    assert np.isfinite(np.array(run)).all()
+    assert np.isfinite(columns(run)).all()
     # On the plateau the sign of the sum over all patches decides: C + N(0, q(D - C)) > 0.
     counting = stats.norm.cdf(64 / np.sqrt(2**-6 * (2**20 - 64)))
     assert abs(run.accuracy[0] - counting) < 4 * np.sqrt(0.25 / 1000) + 0.01
@@ -181,24 +191,145 @@ def test_a_million_patches() -> None:
 def test_a_transition_faster_than_the_clock_resolves() -> None:
     """The plateau of a million patches lasts 1e19; what follows takes less than the spacing of t."""
     flow = PopulationFlow(num_patches=2**20, set_size=64, noise_rate=2**-7, samples=500)
-    run = flow.integrate(alpha=1e-4, beta=0.0, gamma=0.0, rho=0.0, t_end=1e20)
-    assert run.t[-1] == 1e20
-    assert (np.diff(run.t) >= 0).all()
-    assert (np.diff(run.loss) < 1e-7).all()
-    assert run.accuracy[run.t < 1e18].max() < 0.9
-    assert run.accuracy[-1] == 1
-    assert run.gamma[-1] > 5
+    start = {"alpha": 1e-4, "beta": 0.0, "gamma": 0.0, "rho": 0.0}
+    steps = list(flow.steps(**start, t_end=1e20))
+    assert steps[-1].t == 1e20
+    assert all(later.t >= earlier.t for earlier, later in itertools.pairwise(steps))
+    assert steps[-1].state[2] > 5
+    assert not flow.score(*steps[-1].state).trusted  # 500 samples, long separable
+    assert flow.score(*steps[0].state).trusted
+
+
+def fresh_loss(state: ndarray, **changes: float) -> tuple[float, float, float]:
+    """Loss, its standard error and accuracy on 100,000 samples of another seed, drawn plainly."""
+    flow = PopulationFlow(**(changes | {"seed": 1234, "samples": 100_000}))  # type: ignore[arg-type]
+    logits = flow.logits(*state)
+    losses = np.logaddexp(0, -logits)
+    return losses.mean(), losses.std() / np.sqrt(len(losses)), (logits > 0).mean()
+
+
+LATE = [
+    DESIGN,
+    {"num_patches": 384, "set_size": 12, "noise_rate": 0.3, "diagonal": 2.5, "samples": 2000},
+    {"num_patches": 96, "set_size": 6, "noise_rate": 0.35, "power": 5, "samples": 1000, "seed": 3},
+]
+
+
+@pytest.mark.parametrize("changes", LATE)
+def test_a_separable_sample_ends_the_trajectory(changes: dict[str, float]) -> None:
+    """Its own loss would fall to 1e-13, while the loss on fresh samples rises."""
+    flow = PopulationFlow(**changes)  # type: ignore[arg-type]
+    with pytest.warns(SampleExhaustedWarning, match="no longer stand for the population at t = "):
+        run = flow.integrate(**START, t_end=1e8)
+    assert run.valid_until == run.t[-1] < 1e8
+    loss, stderr, accuracy = fresh_loss(ends(run)[1:5], **changes)
+    assert run.loss[-1] == pytest.approx(loss, abs=5 * np.hypot(stderr, run.loss_stderr[-1]))
+    assert run.accuracy[-1] == pytest.approx(accuracy, abs=2e-3)
+    last = list(flow.steps(**START, t_end=1e8))[-1].state  # what was quoted before
+    own = np.logaddexp(0, -flow.logits(*last)).mean()
+    assert fresh_loss(last, **changes)[0] > 1000 * own
+    assert flow.score(*last).loss > 1000 * own
+
+
+@pytest.mark.parametrize("changes", LATE[:1])
+def test_importance_sampling_stands_for_the_population_long_after(changes: dict[str, float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = PopulationFlow(**changes, importance=True).integrate(**START, t_end=1e8)  # type: ignore[arg-type]
+    assert run.t[-1] == 1e8
+    assert (np.diff(run.loss[run.t > 1e4]) < 4 * run.loss_stderr[run.t > 1e4][1:]).all()
+    loss, stderr, _ = fresh_loss(ends(run)[1:5], **changes)
+    assert loss < 1e-3
+    assert run.loss[-1] == pytest.approx(loss, abs=5 * stderr)
+
+
+def exact_score(law: sampling.Law, flow: PopulationFlow, state: ndarray) -> tuple[float, float]:
+    """Loss and accuracy by enumerating every sample of a small law."""
+    plus, minus, chance = sampling.set_types(law)
+    free = law.num_patches // law.set_size - 1
+    types = np.array(list(itertools.product(range(len(plus)), repeat=free)))
+    counts = sampling.SetCounts(
+        plus[types], minus[types], np.ones(types.shape, dtype=int), np.ones(len(types))
+    )
+    powers, odds = exponents(flow.power, 3), chance[types].prod(1)
+    expanded = factors(powers, flow.linear)
+    theta = state[0] * flow._weights(*state[2:])[0]
+    logits = count_moments(counts, powers, law.set_size) @ (expanded * np.prod(theta**powers, axis=1))
+    return float(odds @ np.logaddexp(0, -logits)), float(odds @ (logits > 0))
+
+
+@pytest.mark.parametrize(("patches", "size"), [(12, 3), (8, 2), (14, 2)])  # set by set and, at last, by type
+@pytest.mark.parametrize("importance", [False, True])
+def test_scores_are_those_of_the_whole_population(patches: int, size: int, importance: bool) -> None:
+    law = sampling.Law(patches, size, 0.3)
+    flow = PopulationFlow(
+        num_patches=patches, set_size=size, noise_rate=0.3, importance=importance, samples=20_000
+    )
+    for gamma, alpha in ((0.0, 0.1), (2.0, 0.3), (4.0, 0.5)):
+        state = np.array([alpha, 0.0, gamma, -0.1])
+        loss, accuracy = exact_score(law, flow, state)
+        score = flow.score(*state)
+        assert score.loss == pytest.approx(loss, abs=4 * score.loss_stderr)
+        assert score.own_loss == pytest.approx(loss, abs=4 * score.own_stderr)
+        assert score.accuracy == pytest.approx(accuracy, abs=0.01)
+
+
+def test_tilted_samples_keep_the_law() -> None:
+    """Weighted, they have the probabilities of the law, also of what plain samples never show."""
+    law, n = sampling.Law(60, 3, 0.2), 200_000
+    counts = list(sampling.draw_counts(np.random.default_rng(0), n, law, importance=True))
+    repeats, weights = (
+        np.concatenate([c.repeats for c in counts]),
+        np.concatenate([c.weights for c in counts]),
+    )
+    assert len(weights) == n
+    assert weights.max() <= 2.001
+    assert weights.mean() == pytest.approx(1, abs=4 * weights.std() / np.sqrt(n))
+    total = repeats @ (counts[0].plus - counts[0].minus)
+    one = {-1: 0.1, 0: 0.8, 1: 0.1}
+    chance = {0: 1.0}
+    for _ in range(57):
+        chance = {
+            s: sum(chance.get(s - u, 0.0) * p for u, p in one.items())
+            for s in range(min(chance) - 1, max(chance) + 2)
+        }
+    for threshold in (0, -8, -14):
+        exact = sum(p for s, p in chance.items() if s <= threshold)
+        seen = weights * (total <= threshold)
+        assert seen.mean() == pytest.approx(exact, abs=4 * seen.std() / np.sqrt(n))
+        assert (total <= threshold).mean() > 0.02
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 4.0])
+def test_the_ratio_of_rates_is_that_of_descent(ratio: float) -> None:
+    """One small step of the full model with a rate of its own for v."""
+    flow, rate = flow_of(samples=400), 1e-8
+    model, patches, same = full_model(flow, STATE)
+    logistic_loss(model(patches), torch.ones(len(patches), dtype=torch.double)).backward()
+    groups = [{"params": [model.scores]}, {"params": [model.value], "lr": ratio * rate}]
+    torch.optim.SGD(groups, lr=rate).step()
+    last = list(flow.steps(**STATE, t_end=rate, rate_ratio=ratio))[-1].state
+    expected = [*model.value.tolist(), model.scores[same & ~torch.eye(24, dtype=torch.bool)].mean().item()]
+    moved = np.array(list(STATE.values()))[:3]
+    np.testing.assert_allclose(last[:3] - moved, np.array(expected) - moved, rtol=1e-4, atol=1e-15)
+
+
+def test_the_clock_of_v_runs_kappa_squared_times_as_fast() -> None:
+    scaled = flow_of(scale=0.2, noise_std=0.0, samples=400)
+    plain = flow_of(scale=1.0, noise_std=0.0, samples=400)
+    start = {"beta": 0.0, "gamma": 0.0, "rho": 0.0, "t_end": 30.0, "rtol": 1e-8}
+    first = list(scaled.steps(alpha=0.5, **start))[-1].state
+    second = list(plain.steps(alpha=0.1, rate_ratio=0.04, **start))[-1].state
+    np.testing.assert_allclose(second[2:], first[2:], rtol=1e-6)
+    assert second[0] == pytest.approx(0.2 * first[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(("patches", "size"), [(48, 2), (48, 8)])  # by type, set by set
 def test_sampled_sets_have_the_law_of_the_task(patches: int, size: int) -> None:
     law, q = sampling.Law(patches, size, 0.4), 0.4
-    u, g = (
-        np.concatenate(parts)
-        for parts in zip(
-            *sampling.draw_patches(np.random.default_rng(0), np.random.default_rng(1), 3000, law), strict=True
-        )
-    )
+    drawn = sampling.draw_patches(np.random.default_rng(0), np.random.default_rng(1), 3000, law)
+    u, g, weights = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+    assert (weights == 1).all()
     assert u.shape == (3000, patches // size, size)
     assert (u[:, 0] == 1).all()
     plus, minus = (u[:, 1:] == 1).sum(-1).ravel(), (u[:, 1:] == -1).sum(-1).ravel()
@@ -248,7 +379,7 @@ def test_divergence_names_time_and_state_and_keeps_the_trajectory() -> None:
 
 def test_divergence_midway_keeps_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = flow_of()
-    sound = flow.integrate(**STATE, t_end=10.0)
+    sound = flow.integrate(**STATE, t_end=0.004)
     gradient = flow.gradient
     limit = float(sound.gamma[len(sound.t) // 2])
     assert limit != sound.gamma[0]
@@ -259,10 +390,10 @@ def test_divergence_midway_keeps_what_came_before(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(flow, "gradient", broken)
     with pytest.raises(FlowDivergedError, match=r"t = .*alpha = .*gamma = ") as caught:
-        flow.integrate(**STATE, t_end=10.0)
+        flow.integrate(**STATE, t_end=0.004)
     kept = caught.value.trajectory
     assert len(kept.t) > 1
-    assert np.isfinite(np.array(kept)).all()
+    assert np.isfinite(columns(kept)).all()
     assert kept.t[-1] <= sound.t[len(sound.t) // 2 + 1]
 
 
@@ -283,7 +414,9 @@ def test_bad_options(changes: dict[str, float], message: str) -> None:
         flow_of(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"t_end": -1.0}, {"gamma": float("inf")}, {"rtol": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{"t_end": -1.0}, {"gamma": float("inf")}, {"rtol": 0.0}, {"rate_ratio": -1.0}]
+)
 def test_bad_integrations(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         flow_of().integrate(**({"t_end": 1.0} | STATE | changes))

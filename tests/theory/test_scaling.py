@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from posattn.theory.flow import PopulationFlow
-from posattn.theory.scaling import plateau_loss, power_law, time_below
+from posattn.theory.integration import SampleExhaustedWarning
+from posattn.theory.scaling import plateau_loss, power_law, time_below, transition_time
 
 
 def test_a_power_law_is_recovered() -> None:
@@ -40,10 +41,10 @@ def test_points_that_have_no_power_are_refused(x: list[float], y: list[float], m
 
 @pytest.mark.parametrize("scale", [None, 1.0])
 def test_the_plateau_is_the_least_loss_over_alpha(scale: float | None) -> None:
-    flow = PopulationFlow(num_patches=96, set_size=8, noise_rate=0.3, scale=scale, samples=100)
-    alphas = np.geomspace(1e-2, 1e2, 2001) / flow.scale
+    flow = PopulationFlow(num_patches=96, set_size=8, noise_rate=0.3, scale=scale, samples=50_000)
+    alphas = np.geomspace(1e-1, 1e1, 201) / flow.scale
     grid = [np.logaddexp(0.0, -flow.logits(alpha, 0.0, 0.0, 0.0)).mean() for alpha in alphas]
-    assert plateau_loss(flow) == pytest.approx(min(grid), abs=1e-5)
+    assert plateau_loss(flow) == pytest.approx(min(grid), abs=0.01)  # on other samples
     assert 0 < np.argmin(grid) < len(grid) - 1
 
 
@@ -52,3 +53,33 @@ def test_the_first_crossing_is_found_between_points() -> None:
     assert time_below(times, losses, 0.6) == pytest.approx(2.0)
     assert time_below(times, losses, 2.0) == 0.0
     assert time_below(times, losses, 0.3) is None
+
+
+def test_the_transition_is_where_the_trajectory_crosses() -> None:
+    flow = PopulationFlow(num_patches=144, set_size=6, noise_rate=0.3, seed=2, importance=True)
+    time = transition_time(flow, level=0.6)
+    assert time is not None
+    run = flow.integrate(alpha=0.005, beta=0.0, gamma=0.0, rho=0.0, t_end=2 * time)
+    crossed = time_below(run.t, run.loss, 0.6 * plateau_loss(flow))
+    assert time == pytest.approx(crossed, rel=1e-3)
+    assert transition_time(flow, t_end=time / 10) is None
+
+
+def test_a_slow_clock_of_v_delays_the_transition() -> None:
+    flows = [
+        PopulationFlow(num_patches=120, set_size=5, noise_rate=0.3, scale=scale, samples=1000)
+        for scale in (120, 1, 1e-3)
+    ]
+    large, one, small = (transition_time(flow) for flow in flows)
+    assert large is not None
+    assert small is not None
+    assert one == pytest.approx(large, rel=1e-2)
+    assert small > 3 * large
+    again = transition_time(flows[1], alpha=0.005 * 1e-3, rate_ratio=1e-6)
+    assert again == pytest.approx(small, rel=1e-3)
+
+
+def test_too_small_a_sample_says_so() -> None:
+    flow = PopulationFlow(num_patches=144, set_size=6, noise_rate=0.3, samples=3)
+    with pytest.warns(SampleExhaustedWarning, match="3 samples say too little"):
+        assert transition_time(flow) is None
