@@ -1,11 +1,13 @@
-"""Recipes: named runs, a folder each.
+"""Recipes, ``posattn run NAME``, and commands that work like one, ``posattn NAME``: a folder each.
 
-``settings.py`` holds the flags and the header: a function that returns the full config (a frozen dataclass with a
-``seed``), registered with ``@recipe``; it imports no torch. ``run.py`` has the job, ``run(config, folder, progress)``,
-which returns the content of result.json; ``page.py`` says what the report shows.
+``settings.py`` holds the flags; it imports no torch. For a recipe it has a function that returns the full config (a
+frozen dataclass with a ``seed``), whose docstring is the header, registered with ``@recipe``. For a command it has the
+dataclass itself, whose docstring is the help, registered with ``@command``. ``run.py`` has the job,
+``run(config, folder, progress)``, which returns the content of result.json; ``page.py`` has what the report shows.
 """
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,11 +33,30 @@ class Recipe:
     @property
     def job(self) -> Callable[..., dict[str, Any]]:
         """What takes the config, the run folder and a progress bar, and returns the content of result.json."""
-        folder = self.config.__module__.rpartition(".")[0]
-        return importlib.import_module(f"{folder}.run").run
+        return job_beside(self.config)
 
 
-RECIPES: dict[str, Recipe] = {}  # filled by ``load``
+@dataclass(frozen=True)
+class Command:
+    """A top-level command: the fields of ``settings`` are its flags, ``folder_name`` names its run folder."""
+
+    name: str
+    settings: type
+    folder_name: Callable[[Any], str]
+
+    @property
+    def job(self) -> Callable[..., dict[str, Any]]:
+        """As a recipe's."""
+        return job_beside(self.settings)
+
+
+RECIPES: dict[str, Recipe] = {}  # both are filled by ``load``
+COMMANDS: dict[type, Command] = {}  # by the class of their settings
+
+
+def job_beside(settings: Any) -> Callable[..., dict[str, Any]]:
+    """The function ``run`` of the module ``run`` beside the one that ``settings`` is from."""
+    return importlib.import_module(f"{settings.__module__.rpartition('.')[0]}.run").run
 
 
 def load() -> None:
@@ -50,6 +71,20 @@ def recipe(config: Config) -> Config:
     name = config.__name__.replace("_", "-")
     RECIPES[name] = Recipe(name, config)
     return config
+
+
+def command(folder_name: Callable[[Any], str]) -> Callable[[type], type]:
+    """Register a dataclass of settings as a top-level command that has the name of its folder.
+
+    ``folder_name`` gives the name of a run folder below runs/ from the settings.
+    """
+
+    def register(settings: type) -> type:
+        name = settings.__module__.split(".")[-2].replace("_", "-")
+        COMMANDS[settings] = Command(name, settings, folder_name)
+        return settings
+
+    return register
 
 
 def find(name: str) -> Recipe:

@@ -18,10 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
 CHECKPOINTS = "checkpoints"  # a folder; trainings under way keep theirs below it
@@ -133,12 +130,25 @@ class RunFolder:
         """The names of the units that are done."""
         return set(self._done)
 
-    def save_tensors(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Write ``name``.safetensors whole."""
+    def save_tensors(self, name: str, tensors: dict[str, Any]) -> None:
+        """Write ``name``.safetensors, of torch tensors, whole."""
+        from safetensors.torch import save
+
         write_whole(self.path / f"{name}.safetensors", save({k: t.contiguous() for k, t in tensors.items()}))
 
-    def load_tensors(self, name: str) -> dict[str, Tensor]:
-        """Read ``name``.safetensors. ValueError naming a file that is not whole."""
+    def load_tensors(self, name: str) -> dict[str, Any]:
+        """Read ``name``.safetensors as torch tensors. ValueError naming a file that is not whole."""
+        from safetensors.torch import load_file
+
+        return self._load(name, load_file)
+
+    def load_arrays(self, name: str) -> dict[str, Any]:
+        """Read ``name``.safetensors as NumPy arrays, without torch. ValueError naming a file that is not whole."""
+        from safetensors.numpy import load_file
+
+        return self._load(name, load_file)
+
+    def _load(self, name: str, load_file: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         path = self.path / f"{name}.safetensors"
         try:
             return load_file(path)
@@ -250,6 +260,8 @@ def git_commit() -> str | None:
 
 def device_name() -> str:
     """The device that a run uses, in words."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -37,8 +37,8 @@ class Subject(NamedTuple):
     std: Tensor
 
 
-def inspect_into(config: InspectConfig, run: RunFolder, progress: Progress) -> None:
-    """Inspect the model; the table, the maps and result.json go into the run folder.
+def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Inspect the model; the table and the maps go into the run folder, the rest into result.json.
 
     Raises what ``inspect_attention`` raises; where that comes with a table, it is kept in the folder.
     """
@@ -52,14 +52,14 @@ def inspect_into(config: InspectConfig, run: RunFolder, progress: Progress) -> N
         table = inspection.table()
     except BaseException as error:
         if (finished := getattr(error, "table", None)) is not None:
-            save_table(finished, run)
-            error.add_note(f"(it stands in {run.path}/table.csv)")
+            save_table(finished, folder)
+            error.add_note(f"(it stands in {folder.path}/table.csv)")
         raise
-    save_table(table, run)
+    save_table(table, folder)
     first = torch.cat(list(islice(subject.batches, 1)))[:EXAMPLES]
     pictures = ((first * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    run.save_tensors("maps", tensors(inspection, pictures))
-    run.finish(result_of(config, inspection, table))
+    folder.save_tensors("maps", tensors(inspection, pictures))
+    return result_of(config, inspection, table)
 
 
 def load_subject(config: InspectConfig) -> Subject:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from posattn.runs.folder import REPORT, RunFolder, write_whole
 from posattn.runs.page import lookup
-from posattn.runs.report import figures, inspection
+from posattn.runs.report import figures
 
 
 def build_report(folder: Path) -> Path:
@@ -21,6 +21,8 @@ def build_report(folder: Path) -> Path:
     config, result = run.config, run.result
     template, context = "report.html", {}
     if result.get("kind") == "inspection":
+        from posattn.runs.report import inspection  # it needs pandas, other pages do not
+
         template, context = "inspection.html", inspection.context(run, result)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("posattn.runs.report"),
@@ -79,7 +81,7 @@ def _heat_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> 
 
 def _tensor(place: str, run: RunFolder) -> Any:
     file, name = place.split(":")
-    return run.load_tensors(file)[name].numpy().astype(np.float64)
+    return run.load_arrays(file)[name].astype(np.float64)
 
 
 def _nothing(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:

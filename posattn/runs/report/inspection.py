@@ -36,7 +36,7 @@ MEASURES = {
 
 def context(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     """What the template is rendered with."""
-    table, maps = pd.read_parquet(run.path / "table.parquet"), run.load_tensors("maps")
+    table, maps = pd.read_parquet(run.path / "table.parquet"), run.load_arrays("maps")
     curve = np.array(result["similarity_by_distance"]).T.tolist()
     shown = [name for name in MEASURES if (table.measure == name).any()]
     return {
@@ -53,14 +53,14 @@ def page_data(
 ) -> dict[str, Any]:
     """What the script reads."""
     layers, prefix = range(len(result["layers"])), result["prefix"]
-    average = [maps[f"average.{layer}"].float().numpy()[:, prefix:, prefix:] for layer in layers]
-    examples = [maps[f"examples.{layer}"].float().numpy()[:, :, prefix:, prefix:] for layer in layers]
+    average = [maps[f"average.{layer}"].astype(np.float32)[:, prefix:, prefix:] for layer in layers]
+    examples = [maps[f"examples.{layer}"].astype(np.float32)[:, :, prefix:, prefix:] for layer in layers]
     number = max(1, 4 * EXAMPLE_ENTRIES // sum(each[0].size for each in examples))
     examples = [each[:number] for each in examples]
     stride = stride_for(sum(each.size for each in average), AVERAGE_ENTRIES, result["grid"])
     sparse = stride_for(sum(each.size for each in examples), EXAMPLE_ENTRIES, result["grid"])
     lut = (matplotlib.colormaps[figures.COLOUR_MAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
-    similarity = maps["similarity"].float().numpy() if "similarity" in maps else None
+    similarity = maps["similarity"].astype(np.float32) if "similarity" in maps else None
     return {
         "grid": result["grid"],
         "colours": base64.b64encode(lut.tobytes()).decode(),
@@ -79,7 +79,7 @@ def page_data(
         ],
         "recovered": result["recovered"],
         "similarity": None if similarity is None else encode(np.clip(similarity, 0, None), AVERAGE_LEVELS),
-        "pictures": [figures.png(channels_last(picture)) for picture in maps["pictures"].numpy()[:number]],
+        "pictures": [figures.png(channels_last(picture)) for picture in maps["pictures"][:number]],
     }
 
 

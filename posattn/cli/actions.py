@@ -1,0 +1,117 @@
+"""What the commands do once their flags are read. Each imports what it uses when it runs, for a quick start."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from posattn import recipes, settings
+from posattn.cli.forms import List, Report, Run, Work
+from posattn.recipes import Command, Recipe
+from posattn.vision.data.config import DATA_SETS
+
+RUNS = Path("runs")
+
+
+def list_known(options: List) -> None:
+    """Print the known names, one per line."""
+    out = Console(highlight=False)
+    if options.what == "recipes":
+        table = Table(box=None, show_header=False)
+        for name, recipe in sorted(recipes.RECIPES.items()):
+            table.add_row(f"[bold]{name}[/]", escape(recipe.claim))
+        out.print(table)
+        return
+    names = (
+        importlib.import_module("timm").list_models("vit_posattn_*")
+        if options.what == "models"
+        else DATA_SETS
+    )
+    out.print("\n".join(sorted(names)), markup=False)
+
+
+def run(options: Run[Any]) -> None:
+    """Run a recipe, write its report, print its tables and the path of the report."""
+    settings.check(options.settings)
+    from joblib import parallel_config
+
+    recipe = recipes.RECIPES[options.recipe]
+    out = options.out or RUNS / (recipe.name + ("-smoke" if options.smoke else ""))
+    with parallel_config(joblib_backend(options.backend), n_jobs=options.jobs):
+        perform(recipe, options, out, options.resume)
+
+
+def work(options: Work[Any]) -> None:
+    """Do a top-level command such as ``inspect``, write its report, print its tables and the path of the report."""
+    settings.check(options.settings)
+    command = recipes.COMMANDS[type(options.settings)]
+    perform(command, options, options.out or RUNS / command.folder_name(options.settings))
+
+
+def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool | None = None) -> None:
+    """Do a job in a run folder. ``resume`` is None for one that cannot be resumed."""
+    from posattn.runs.folder import open_run
+
+    folder = open_run(out, what.name, options.settings, resume=bool(resume), overwrite=options.overwrite)
+    try:
+        with progress_bar() as progress:
+            folder.finish(what.job(options.settings, folder, progress))
+    except BaseException as error:
+        if resume is not None:
+            error.add_note(f"(finished parts are in {out}; --resume continues)")
+        raise
+    report(Report(out))
+
+
+def joblib_backend(name: str) -> str:
+    """A joblib backend by name; Ray's registers itself only when asked. ImportError where it is not installed."""
+    if name == "ray":
+        importlib.import_module("ray.util.joblib").register_ray()
+    return name
+
+
+def report(options: Report) -> None:
+    """Write the report of a finished run; print its claims, its tables and where the page is."""
+    from posattn.runs.folder import RunFolder
+
+    result, out = RunFolder.reading(options.folder).result, Console(highlight=False)
+    from posattn.runs.report.export import export
+    from posattn.runs.report.html import build_report
+
+    page = build_report(options.folder)
+    for section in result["page"]:
+        print_section(section, out)
+    out.print(f"\nreport: {page.resolve()}", soft_wrap=True, markup=False)
+    if options.export is not None:
+        exported = export(options.folder, options.export)
+        out.print(f"export: {exported.resolve()}", soft_wrap=True, markup=False)
+
+
+def print_section(section: dict[str, Any], out: Console) -> None:
+    """A section of a page on the terminal: its claim and its tables."""
+    out.print(f"\n[bold]{escape(section['title'])}.[/] {escape(section['claim'])}")
+    for item in section["items"]:
+        if item["kind"] == "table":
+            table = Table(*map(escape, item["columns"]))
+            for row in item["rows"]:
+                table.add_row(*map(escape, row))
+            out.print(table)
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error, with counts and time left; silent where that is no terminal."""
+    counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    return Progress(*counts, *times, console=console, disable=not console.is_terminal)

@@ -1,0 +1,140 @@
+"""The commands and their flags, as the types that tyro parses."""
+
+import re
+import shutil
+import textwrap
+from dataclasses import dataclass
+from inspect import cleandoc
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union
+
+from tyro.conf import Fixed, Positional, Suppress, arg, subcommand
+
+from posattn import recipes
+from posattn.cli.stored import Stored
+from posattn.recipes import Command, Recipe
+
+BENCH, SPEED = "bench", "speed"  # `posattn bench` is short for `posattn run speed`
+SettingsT = TypeVar("SettingsT")
+
+
+@dataclass(frozen=True)
+class List:
+    """List the recipes, this package's timm models or the data sets."""
+
+    what: Positional[Literal["recipes", "models", "data"]] = "recipes"
+    """What to list."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rebuild the report of a finished run, without retraining."""
+
+    folder: Positional[Path]
+    """The run folder."""
+    export: Path | None = None
+    """Also write the page as Markdown, with its figures and numbers, into this folder."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Print a shell's completion script: put `eval "$(posattn completion bash)"` into ~/.bashrc, or the same with zsh
+    into ~/.zshrc after compinit."""
+
+    shell: Positional[Literal["bash", "zsh"]]
+    """The shell."""
+
+
+@dataclass(frozen=True)
+class Work(Generic[SettingsT]):
+    """A command that writes a run folder: its settings, and options that every such command has."""
+
+    settings: Annotated[SettingsT, arg(name="")]
+    out: Path | None = None
+    """The run folder; default: a folder below runs/ with the name of the command."""
+    overwrite: bool = False
+    """Replace the run that is in the folder."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Run(Work[SettingsT]):
+    """`posattn run RECIPE`, and its options beside the settings of the recipe."""
+
+    recipe: Suppress[Fixed[str]] = ""
+    config: Path | None = None
+    """Start from the settings in this file: a run's config.json, or YAML of the same form. Flags override them."""
+    smoke: bool = False
+    """Run at a size that ends in seconds."""
+    resume: bool = False
+    """Continue an interrupted run of the same settings."""
+    backend: str = "loky"
+    """The joblib backend that sweeps use, such as loky, threading, dask or ray."""
+    jobs: int = -1
+    """How many parts of a sweep run at once; -1: one per core."""
+
+
+RUN = """Run a recipe: `posattn run RECIPE --help` shows what it does and its settings.
+
+With --config FILE in place of RECIPE it runs the config.json of a run folder again, or YAML of the same form."""
+FIELDS = r"\n(?=(?:Claims?|Command|Time|Expected)\b)"  # where a field of a recipe's header starts
+
+
+class Chosen(NamedTuple):
+    """The recipe that is asked for, and what the defaults of its flags are."""
+
+    recipe: str | None = None
+    smoke: bool = False
+    """Its smoke size."""
+    stored: Stored | None = None
+    """Settings from a file."""
+
+
+def commands(chosen: Chosen = Chosen()) -> dict[str, Any]:  # noqa: B008  (never changed)
+    """The commands by name, each as a type for tyro."""
+    runs = {name: run_form(recipe, name, chosen) for name, recipe in sorted(recipes.RECIPES.items())}
+    return {
+        "list": Annotated[List, subcommand("list")],
+        "run": Annotated[Any, subcommand("run", constructor=union(runs), description=RUN)],
+        "report": Annotated[Report, subcommand("report")],
+        **{command.name: work_form(command) for command in recipes.COMMANDS.values()},
+        BENCH: run_form(recipes.RECIPES[SPEED], BENCH, chosen),
+        "completion": Annotated[Completion, subcommand("completion")],
+    }
+
+
+def union(forms: dict[str, Any]) -> Any:
+    """One of several subcommands."""
+    return Union[tuple(forms.values())]  # noqa: UP007
+
+
+def run_form(recipe: Recipe, name: str, chosen: Chosen) -> Any:
+    """A recipe as the subcommand ``name``: the one that is asked for with its whole header as help."""
+    settings, described = recipe.config(chosen.smoke), recipe.claim
+    if recipe.name == chosen.recipe:
+        settings, described = chosen.stored.settings if chosen.stored else settings, header(recipe)
+    marked = subcommand(name, default=Run(settings, recipe=recipe.name), description=described)
+    return Annotated[Run[type(settings)], marked]  # type: ignore[misc]
+
+
+def work_form(command: Command) -> Any:
+    """A top-level command as a subcommand."""
+    described = subcommand(command.name, description=cleandoc(command.settings.__doc__ or ""))
+    return Annotated[Work[command.settings], described]  # type: ignore[name-defined]
+
+
+def header(recipe: Recipe) -> str:
+    """The header of a recipe for ``--help``: its first line and a list of its fields, wrapped to the terminal.
+
+    tyro keeps lines that start with a bullet or a space, and joins others.
+    """
+    title, _, body = cleandoc(recipe.config.__doc__ or "").partition("\n\n")
+    width = shutil.get_terminal_size().columns
+    fields = [
+        textwrap.fill(" ".join(field.split()), width, initial_indent="- ", subsequent_indent="  ")
+        for field in re.split(FIELDS, body)
+    ]
+    return "\n".join([title, *fields])

@@ -1,0 +1,66 @@
+"""Settings from a file: a run's config.json, or YAML of the same form."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+
+from posattn.recipes import find
+
+
+class Stored(NamedTuple):
+    """The recipe that a file names, and its settings."""
+
+    recipe: str
+    settings: Any
+
+
+def read_stored(path: Path) -> Stored:
+    """The recipe and the settings in a file; settings that the file leaves out have the recipe's defaults.
+
+    The file has the keys ``recipe`` and ``config``; others are ignored, so that every config.json can be read.
+    Raises ValueError naming the file and the key, or OSError.
+    """
+    try:
+        content = _load(path)
+        recipe = find(content["recipe"])
+        default = recipe.config(False)
+        merged = _merge(msgspec.to_builtins(default, enc_hook=str), content.get("config") or {})
+        return Stored(recipe.name, msgspec.convert(merged, type(default), strict=False, dec_hook=_decode))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _load(path: Path) -> dict[str, Any]:
+    text = path.read_text()
+    try:
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("recipe"), str):
+        raise ValueError('names no recipe; a line "recipe: NAME" is needed')
+    return content
+
+
+def _merge(default: dict[str, Any], given: Any, place: str = "") -> dict[str, Any]:
+    """The default settings with those given in their places. ValueError naming a setting that does not exist."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{place or 'config'} must be a mapping of settings, got {given!r}")
+    merged = dict(default)
+    for key, value in given.items():
+        name = f"{place}.{key}" if place else str(key)
+        if key not in default:
+            raise ValueError(f"unknown setting {name!r}; known here: {', '.join(default)}")
+        merged[key] = _merge(default[key], value, name) if isinstance(default[key], dict) else value
+    return merged
+
+
+def _decode(kind: type, value: Any) -> Any:
+    """What msgspec asks for types that JSON lacks: a path is its text."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected {kind.__name__}, got {value!r}")
