@@ -30,9 +30,10 @@ from posattn.recipes.inspect.settings import InspectConfig
 from posattn.runs.folder import RunFolder, open_run
 from posattn.runs.report.export import export
 from posattn.runs.report.html import build_report
+from posattn.runs.stopping import Stopped, stoppable
 from posattn.vision.data.config import DATA_SETS
 
-FAILED, INTERRUPTED = 2, 130
+FAILED = 2
 BENCH = "bench"  # short for: run speed
 ConfigT = TypeVar("ConfigT")
 load()
@@ -127,13 +128,10 @@ def list_known(options: List) -> None:
 def run(recipe: Recipe, options: Run[Any]) -> None:
     """Run the recipe, write its report, print its tables and the path of the report."""
     out = options.out or Path("runs") / (recipe.name + ("-smoke" if options.smoke else ""))
-    folder = open_run(out, recipe.name, options.settings, resume=options.resume, overwrite=options.overwrite)
-    try:
-        with progress_bar() as progress, parallel_config(use_backend(options.backend), n_jobs=options.jobs):
+    how = {"resume": options.resume, "overwrite": options.overwrite}
+    with open_run(out, recipe.name, options.settings, **how) as folder, progress_bar() as progress:
+        with parallel_config(use_backend(options.backend), n_jobs=options.jobs):
             folder.finish(recipe.job(options.settings, folder, progress))
-    except BaseException as error:
-        error.add_note(f"(what is done stands in {out}; --resume goes on with it)")
-        raise
     report(Report(out))
 
 
@@ -142,8 +140,7 @@ def inspect(options: Inspect) -> None:
     out = options.out or Path("runs") / f"inspect-{Path(options.model).name.replace(':', '-')}"
     given = {f.name: getattr(options, f.name) for f in fields(InspectConfig) if hasattr(options, f.name)}
     config = InspectConfig(**given)
-    folder = open_run(out, "inspect", config, overwrite=options.overwrite)
-    with progress_bar() as progress:
+    with open_run(out, "inspect", config, overwrite=options.overwrite) as folder, progress_bar() as progress:
         inspect_into(config, folder, progress)
     report(Report(out))
 
@@ -235,17 +232,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        command, debug = parse(arguments)
-        command()
-    except (KeyboardInterrupt, Exception) as error:
+        with stoppable():
+            command, debug = parse(arguments)
+            command()
+    except (Stopped, Exception) as error:
         if debug:
             raise
         print(f"posattn: {one_line(error)}", file=sys.stderr)
-        sys.exit(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
+        sys.exit(error.code if isinstance(error, Stopped) else FAILED)
 
 
 def one_line(error: BaseException) -> str:
     """What is said of an error: its message and its notes; its kind too where it is none that bad input causes."""
-    expected = isinstance(error, ValueError | TypeError | OSError | FloatingPointError)
+    expected = isinstance(error, ValueError | TypeError | OSError | FloatingPointError | Stopped)
     kind = "" if expected else f"{type(error).__name__} "
     return " ".join([kind, str(error), *getattr(error, "__notes__", [])]).strip().replace("\n", " ")
