@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posattn.runs.describe import FORMAT, now
-from posattn.runs.files import append_line, digest, plain_name, read_json, read_line, to_json, write_whole
+from posattn.runs.files import append_line, digest, is_plain, plain_name, read_json, read_line, to_json, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,7 @@ class RunFolder:
 
     def files(self) -> dict[str, str]:
         """The SHA-256 of each file that was written into the run, by name."""
-        return {line["name"]: line["sha256"] for line in self.events("file")}
+        return {line["name"]: line["sha256"] for line in self.events("file") if is_plain(line["name"])}
 
     def save(self, name: str, content: bytes) -> None:
         """Write a file of the run whole, and its SHA-256 into metrics.jsonl. ValueError where ``name`` is a path."""

@@ -1,0 +1,171 @@
+"""Starting, resuming and replacing runs: one process at a time, and nothing is removed that posattn did not write.
+
+``--overwrite`` makes the new run in the folder ``.replacement`` inside the old one, which stays until the new one is
+finished. Then files of the old run go and those of the new one move up, config.json first and result.json last, so that
+a kill at any moment leaves what the next start completes.
+"""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from posattn import settings
+from posattn.runs.describe import describe, differences
+from posattn.runs.files import PART, write_whole
+from posattn.runs.lock import FolderLock
+from posattn.runs.record import CHECKPOINTS, CONFIG, METRICS, REPORT, RESULT, TENSORBOARD, RunFolder, is_run
+
+__all__ = ["CHECKPOINTS", "CONFIG", "METRICS", "REPORT", "RESULT", "TENSORBOARD", "RunFolder", "differences"]
+__all__ += ["OpenRun", "open_run", "write_whole"]
+
+REPLACEMENT = ".replacement"
+BELOW = {CHECKPOINTS: "step-*", TENSORBOARD: "events.out.tfevents.*"}  # files that others write for posattn
+
+
+class OpenRun(RunFolder):
+    """A run that this process alone writes into, until it ends or the ``with`` block does.
+
+    Where an error leaves nothing but the settings, they go too, so that a corrected command finds no run in its way.
+    """
+
+    def __init__(self, path: Path, lock: FolderLock) -> None:
+        super().__init__(path)
+        self.lock = lock
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json, which marks the run as finished; a run that replaces another takes its place."""
+        super().finish(result)
+        if self.path.name == REPLACEMENT:
+            self.path = self.path.parent
+            take_place(self.path)
+
+    def __enter__(self) -> "OpenRun":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and holds_only_settings(self):
+            remove_run(self.path)
+            self.lock.release(remove=True)
+            return
+        if error is not None:
+            error.add_note(f"(what is done is in {self.lock.folder}; --resume goes on with it)")
+        self.lock.release()
+
+
+def open_run(
+    path: Path, recipe: str, config: Any, *, resume: bool = False, overwrite: bool = False
+) -> OpenRun:
+    """A run folder to write into.
+
+    Args:
+        path: the folder; made where it does not exist.
+        recipe: the recipe's name.
+        config: the full config, a dataclass.
+        resume: go on with an interrupted run of the same config.
+        overwrite: make a new run that replaces the one that exists once it is finished.
+
+    Raises:
+        ValueError: a setting is out of its bounds; a run exists and neither flag allows it; the run to resume had
+            another config; the folder holds something else. Nothing is changed.
+        BlockingIOError: another process writes into the folder.
+        OSError: the folder cannot be written.
+    """
+    settings.check(config)
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    path = path.absolute()  # worker processes may stand elsewhere
+    ours = is_run(path) or is_run(path / REPLACEMENT)
+    if path.is_dir() and not ours and any(not file.name.startswith(".") for file in path.iterdir()):
+        raise ValueError(f"{path} is not empty and holds no run of posattn; choose another --out")
+    lock = FolderLock(path)
+    try:
+        return _open(path, describe(recipe, config), lock, resume, overwrite)
+    except BaseException:
+        lock.release(remove=not is_run(path))
+        raise
+
+
+def _open(path: Path, described: dict[str, Any], lock: FolderLock, resume: bool, overwrite: bool) -> OpenRun:
+    replacement = path / REPLACEMENT
+    if (replacement / RESULT).is_file():  # a kill came between the end of the run and that of its move
+        take_place(path)
+    if not is_run(path):
+        return _begin(path, described, lock)
+    pending = is_run(replacement)
+    if overwrite:
+        remove_run(replacement)
+        return _begin(replacement, described, lock)
+    if not resume:
+        finished = (path / RESULT).is_file()
+        state = f"{'a finished' if finished else 'an interrupted'} run"
+        state += " and an interrupted one to replace it" if pending else ""
+        choice = "--overwrite replaces it" if finished and not pending else "--resume goes on, --overwrite starts anew"
+        raise ValueError(f"{path} holds {state}; {choice}")
+    run = OpenRun(replacement if pending else path, lock)
+    if changed := differences(run.config, described):
+        raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
+    run.recover()
+    return run
+
+
+def _begin(path: Path, described: dict[str, Any], lock: FolderLock) -> OpenRun:
+    path.mkdir(parents=True, exist_ok=True)
+    run = OpenRun(path, lock)
+    run.save(CONFIG, json.dumps(described, indent=1).encode())
+    return run
+
+
+def own_files(path: Path) -> list[Path]:
+    """The files of the run in a folder, as far as they are there; those that say what the others are come last."""
+    named = set(RunFolder(path).files()) - {CONFIG}
+    found = [path / name for name in sorted(named | {RESULT, REPORT})]
+    found += [file for folder, pattern in BELOW.items() for file in (path / folder).rglob(pattern)]
+    found += path.glob(f".*{PART}")
+    return [file for file in (*found, path / METRICS, path / CONFIG) if file.is_file()]
+
+
+def holds_only_settings(run: RunFolder) -> bool:
+    """Whether nothing was done in a run."""
+    lines, _ = run.added()
+    own = {file.name for file in own_files(run.path)}
+    return own <= {CONFIG, METRICS} and all(line.get("name") == CONFIG for line in lines)
+
+
+def remove_run(path: Path) -> None:
+    """Remove the files of the run in a folder, and folders that are empty then."""
+    for file in own_files(path):
+        file.unlink(missing_ok=True)
+    remove_empty(path)
+
+
+def remove_empty(path: Path) -> None:
+    """Remove the folder of a replacement, and the empty ones of checkpoints and logs in any."""
+    below = [folder for name in BELOW for folder in (path / name).rglob("*") if folder.is_dir()]
+    folders = [*sorted(below, reverse=True), *(path / name for name in BELOW)]
+    for folder in (*folders, path) if path.name == REPLACEMENT else folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def take_place(path: Path) -> None:
+    """Put the finished replacement inside ``path`` in the place of the run there; again after a kill at any moment."""
+    new = path / REPLACEMENT
+    if (new / CONFIG).is_file():  # else the old run is gone already
+        remove_run(path)
+    moved = sorted((file for file in new.rglob("*") if file.is_file()), key=_turn)
+    for file in moved:
+        target = path / file.relative_to(new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # somebody else's, for the run's own are gone
+            os.replace(target, target.with_name(f"{target.name}.kept"))
+        os.replace(file, target)
+    remove_empty(new)
+
+
+def _turn(file: Path) -> int:
+    """When a file moves: config.json first, as the sign that the old run is gone, result.json last."""
+    return {CONFIG: -1, RESULT: 1}.get(file.name, 0)
