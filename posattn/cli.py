@@ -129,9 +129,9 @@ def run(recipe: Recipe, options: Run[Any]) -> None:
     """Run the recipe, write its report, print its tables and the path of the report."""
     out = options.out or Path("runs") / (recipe.name + ("-smoke" if options.smoke else ""))
     how = {"resume": options.resume, "overwrite": options.overwrite}
-    with open_run(out, recipe.name, options.settings, **how) as folder, progress_bar() as progress:
-        with parallel_config(use_backend(options.backend), n_jobs=options.jobs):
-            folder.finish(recipe.job(options.settings, folder, progress))
+    backend = parallel_config(use_backend(options.backend), n_jobs=options.jobs)
+    with open_run(out, recipe.name, options.settings, **how) as folder, progress_bar() as progress, backend:
+        folder.finish(recipe.job(options.settings, folder, progress))
     report(Report(out))
 
 

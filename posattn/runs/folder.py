@@ -103,7 +103,11 @@ def _open(path: Path, described: dict[str, Any], lock: FolderLock, resume: bool,
         finished = (path / RESULT).is_file()
         state = f"{'a finished' if finished else 'an interrupted'} run"
         state += " and an interrupted one to replace it" if pending else ""
-        choice = "--overwrite replaces it" if finished and not pending else "--resume goes on, --overwrite starts anew"
+        choice = (
+            "--overwrite replaces it"
+            if finished and not pending
+            else "--resume goes on, --overwrite starts anew"
+        )
         raise ValueError(f"{path} holds {state}; {choice}")
     run = OpenRun(replacement if pending else path, lock)
     if changed := differences(run.config, described):

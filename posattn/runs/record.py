@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posattn.runs.describe import FORMAT, now
-from posattn.runs.files import append_line, digest, is_plain, plain_name, read_json, read_line, to_json, write_whole
+from posattn.runs.files import (
+    append_line,
+    digest,
+    is_plain,
+    plain_name,
+    read_json,
+    read_line,
+    to_json,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,9 +88,13 @@ class RunFolder:
         ends = self.events("finished")
         return ends[0]["at"] if ends else None
 
-    def log(self, event: str, *, sync: bool = False, **values: Any) -> None:
-        """Append one line to metrics.jsonl; with ``sync`` it is on the disk when this returns."""
-        append_line(self.path / METRICS, {"event": event, **values}, sync=sync)
+    def log(self, event: str, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        append_line(self.path / METRICS, {"event": event, **values})
+
+    def _record(self, event: str, **values: Any) -> None:
+        """``log``, and the line is on the disk when this returns."""
+        append_line(self.path / METRICS, {"event": event, **values}, sync=True)
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl of that event, oldest first."""
@@ -116,7 +129,7 @@ class RunFolder:
 
     def keep(self, name: str, value: Any, files: list[str] | None = None) -> None:
         """Record the unit ``name``, which wrote ``files``, as finished with ``value``."""
-        self.log("unit", sync=True, name=name, value=value, files=files or [])
+        self._record("unit", name=name, value=value, files=files or [])
         self._done[name] = json.loads(to_json(value))
 
     def value(self, name: str) -> Any:
@@ -135,7 +148,7 @@ class RunFolder:
         """Write a file of the run whole, and its SHA-256 into metrics.jsonl. ValueError where ``name`` is a path."""
         path = self.path / plain_name(name)
         write_whole(path, content)
-        self.log("file", sync=True, name=name, sha256=digest(path))
+        self._record("file", name=name, sha256=digest(path))
         for files in _recorded.get():
             files.append(name)
 
@@ -168,7 +181,7 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, which marks the run as finished."""
         content = (json.dumps(result, indent=1, allow_nan=False) + "\n").encode()
-        self.log("finished", sync=True, at=now())
+        self._record("finished", at=now())
         self.save(RESULT, content)
 
     def recover(self) -> None:

@@ -63,7 +63,7 @@ def closed(path: Path, **values: int) -> RunFolder:
     return run
 
 
-def resumed(path: Path, config: Config = Config()) -> RunFolder:  # noqa: B008
+def resumed(path: Path, config: Config = Config()) -> RunFolder:
     with open_run(path, "toy", config, resume=True) as run:
         return run
 
@@ -194,7 +194,12 @@ def test_a_run_is_replaced_when_the_new_one_is_finished_and_not_before(tmp_path:
         run.finish({"answer": 2})
     assert RunFolder.reading(tmp_path / "run").result == {"answer": 2}
     kept = {"notes.txt", "checkpoints/mine.safetensors"}
-    assert set(contents(tmp_path / "run")) == kept | {"config.json", "metrics.jsonl", "new.safetensors", "result.json"}
+    assert set(contents(tmp_path / "run")) == kept | {
+        "config.json",
+        "metrics.jsonl",
+        "new.safetensors",
+        "result.json",
+    }
     assert not (tmp_path / "run" / records.TENSORBOARD).exists()
     assert not (tmp_path / "run" / records.REPLACEMENT).exists()
 
@@ -248,7 +253,12 @@ def test_a_kill_at_any_moment_of_the_move_loses_nothing(
     resumed(tmp_path / "run", Config(steps=9))
     assert RunFolder.reading(tmp_path / "run").result == {"answer": 2}
     kept = {"notes.txt", "checkpoints/mine.safetensors"}
-    assert set(contents(tmp_path / "run")) == kept | {"config.json", "metrics.jsonl", "new.safetensors", "result.json"}
+    assert set(contents(tmp_path / "run")) == kept | {
+        "config.json",
+        "metrics.jsonl",
+        "new.safetensors",
+        "result.json",
+    }
 
 
 def test_a_file_of_somebody_else_is_moved_aside_and_not_replaced(tmp_path: Path) -> None:
@@ -269,7 +279,9 @@ def test_a_folder_of_somebody_else_is_not_written_into(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("config", ['{"model_type": "vit", "hidden_size": 768}', "not JSON", "[]", '{"recipe": "toy"}'])
+@pytest.mark.parametrize(
+    "config", ['{"model_type": "vit", "hidden_size": 768}', "not JSON", "[]", '{"recipe": "toy"}']
+)
 def test_a_config_of_somebody_else_makes_no_run(config: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config)
     (tmp_path / "model.safetensors").write_text("weights")
@@ -296,14 +308,22 @@ def test_a_run_in_which_nothing_was_done_leaves_nothing(tmp_path: Path) -> None:
     finished(tmp_path / "run")
     before = contents(tmp_path / "run")
     for path, flags in ((tmp_path / "new" / "deep", {}), (tmp_path / "run", {"overwrite": True})):
-        with pytest.raises(ValueError, match="no such data") as raised, open_run(path, "toy", Config(), **flags):
+        with (
+            pytest.raises(ValueError, match="no such data") as raised,
+            open_run(path, "toy", Config(), **flags),
+        ):
             raise ValueError("no such data")
         assert not hasattr(raised.value, "__notes__")
     assert not (tmp_path / "new" / "deep").exists()
     assert contents(tmp_path / "run") == before
-    with pytest.raises(ValueError, match="loss") as raised, open_run(tmp_path / "half", "toy", Config()) as run:
-        run.keep("first", 1)
-        raise ValueError("loss")
+
+    def half() -> None:
+        with open_run(tmp_path / "half", "toy", Config()) as run:
+            run.keep("first", 1)
+            raise ValueError("loss")
+
+    with pytest.raises(ValueError, match="loss") as raised:
+        half()
     assert "--resume goes on with it" in raised.value.__notes__[0]
     assert resumed(tmp_path / "half").finished_units() == {"first"}
 
@@ -313,7 +333,9 @@ def test_a_folder_in_use_is_refused_with_its_owner(flags: dict[str, bool], tmp_p
     with open_run(tmp_path / "run", "toy", Config()) as run:
         run.keep("a", 1)
         before = contents(run.path)
-        with pytest.raises(BlockingIOError, match=f"in use by process {os.getpid()} on {socket.gethostname()}"):
+        with pytest.raises(
+            BlockingIOError, match=f"in use by process {os.getpid()} on {socket.gethostname()}"
+        ):
             open_run(tmp_path / "run", "toy", Config(), **flags)
         assert contents(run.path) == before
     assert resumed(tmp_path / "run").finished_units() == {"a"}

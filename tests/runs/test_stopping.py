@@ -12,7 +12,7 @@ import pytest
 from posattn.runs.folder import METRICS, RunFolder
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = '''
+SCRIPT = """
 import os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ if __name__ == "__main__":
     except (Stopped, OSError) as error:
         print(error, *getattr(error, "__notes__", []), file=sys.stderr)
         sys.exit(error.code if isinstance(error, Stopped) else 2)
-'''
+"""
 
 
 @pytest.fixture
