@@ -1,16 +1,21 @@
 """Types of settings: each states its bounds once, for the check before a run and for ``--help``.
 
-Settings are frozen dataclasses. ``check`` walks one and everything below it; it needs no torch.
+Settings are frozen dataclasses. ``check`` walks one and everything below it; it needs no torch. A dataclass whose
+fields depend on each other has a method ``validate()`` that raises ValueError with a message that begins with the
+name of the field at fault, as the messages of ``posattn.checks`` do; ``check`` turns the name into the flag.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes
+from tyro.constructors import PrimitiveConstructorSpec
 
 T = TypeVar("T")
 
@@ -19,48 +24,118 @@ class Distinct:
     """No value twice."""
 
 
-Count = Annotated[int, Ge(1), arg(metavar="INT>=1")]
-Natural = Annotated[int, Ge(0), arg(metavar="INT>=0")]
-Seed = Annotated[int, Ge(0), Lt(2**63), arg(metavar="INT>=0")]
-Positive = Annotated[float, Gt(0), arg(metavar="FLOAT>0")]
-NonNegative = Annotated[float, Ge(0), arg(metavar="FLOAT>=0")]
-Probability = Annotated[float, Ge(0), Le(1), arg(metavar="FLOAT in [0,1]")]
+class Odd:
+    """Not divisible by 2."""
+
+
+def _shown(metavar: str, read: Callable[[str], Any]) -> PrimitiveConstructorSpec[Any]:
+    """How ``--help`` shows a type, alone, in a tuple or beside None; the bounds are for ``check`` to hold."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+# upper bounds keep counts and seeds, and sums of two, inside what NumPy and scikit-learn take
+Count = Annotated[int, Ge(1), Lt(2**31), _shown("INT>=1", int)]
+Natural = Annotated[int, Ge(0), Lt(2**31), _shown("INT>=0", int)]
+Repeats = Annotated[int, Ge(2), Lt(2**31), _shown("INT>=2", int)]
+"""A number of repetitions that a spread is taken over."""
+OddPower = Annotated[int, Ge(3), Lt(100), Odd(), _shown("ODD INT>=3", int)]
+Seed = Annotated[int, Ge(0), Lt(2**31), _shown("INT>=0", int)]
+Finite = Annotated[float, _shown("FLOAT", float)]
+Positive = Annotated[float, Gt(0), _shown("FLOAT>0", float)]
+NonNegative = Annotated[float, Ge(0), _shown("FLOAT>=0", float)]
+Probability = Annotated[float, Ge(0), Le(1), _shown("FLOAT in [0,1]", float)]
 Several = Annotated[tuple[T, ...], MinLen(1), Distinct()]
 """One or more values, each once: ``Several[Count]``."""
+Distincts = Annotated[tuple[T, ...], Distinct()]
+"""Any number of values, each once: ``Distincts[str]``."""
 
 
 def check(settings: Any, path: tuple[str, ...] = ()) -> None:
     """Raise ValueError or TypeError naming the flag of the first setting that is out of its bounds."""
     hints = get_type_hints(type(settings), include_extras=True)
-    for field in fields(settings):
-        value, place = getattr(settings, field.name), (*path, field.name)
+    places = {field.name: _place(path, field.name, hints[field.name]) for field in fields(settings)}
+    for name, place in places.items():
+        value = getattr(settings, name)
         if is_dataclass(value):
             check(value, place)
         else:
-            _check_value("--" + ".".join(place).replace("_", "-"), hints[field.name], value)
+            _check_value(flag(place), hints[name], value)
+    if hasattr(settings, "validate"):
+        try:
+            settings.validate()
+        except ValueError as error:
+            name, _, rest = str(error).partition(" ")
+            if name not in places:
+                raise
+            raise ValueError(f"{flag(places[name])} {rest}") from error
 
 
-def _check_value(flag: str, hint: Any, value: Any) -> None:
-    if get_origin(hint) in (Union, UnionType):
-        options = [option for option in get_args(hint) if option is not NoneType]
-        if value is not None and len(options) == 1:
-            _check_value(flag, options[0], value)
-        return
+def flag(place: tuple[str, ...]) -> str:
+    """The name of a setting on the command line."""
+    return "--" + ".".join(place).replace("_", "-")
+
+
+def _place(path: tuple[str, ...], name: str, hint: Any) -> tuple[str, ...]:
+    """Where a field is on the command line: its class, or an annotation of tyro's, may leave the prefix out."""
+    extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    for extra in extras:
+        if getattr(extra, "name", None) is not None:  # tyro.conf.arg(name=...)
+            name = extra.name
+    if OmitArgPrefixes in extras:
+        return ()
+    return (*path, name) if name else path
+
+
+def _check_value(name: str, hint: Any, value: Any) -> None:
+    """Refuse a value that is not of its type, or out of its bounds."""
     bounds: tuple[Any, ...] = ()
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
         bounds = tuple(rest)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{flag} must be finite, got {value}")
+    if get_origin(hint) in (Union, UnionType):
+        options = [option for option in get_args(hint) if option is not NoneType]
+        if value is not None and len(options) == 1:
+            _check_value(name, options[0], value)
+        return
+    if expected := _wrong_type(hint, value):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
     for problem in _problems(bounds, value):
-        raise ValueError(f"{flag} must {problem}, got {value!r}")
-    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
-        for each in value:
-            _check_value(flag, get_args(hint)[0], each)
+        raise ValueError(f"{name} must {problem}, got {value!r}")
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        for each, its in zip(value, inner[:1] * len(value) if inner[1:] == (...,) else inner, strict=True):
+            _check_value(name, its, each)
+
+
+def _wrong_type(hint: Any, value: Any) -> str:
+    """What ``value`` should be, empty where it is that."""
+    if get_origin(hint) is Literal:
+        return "" if value in get_args(hint) else f"one of {', '.join(map(repr, get_args(hint)))}"
+    kinds = {
+        bool: (bool, "true or false"),
+        int: (Integral, "an integer"),
+        float: (Real, "a number"),
+        str: (str, "text"),
+        Path: (Path, "a path"),
+        tuple: (tuple, "a tuple"),
+    }
+    kind, words = kinds.get(get_origin(hint) or hint, (object, ""))
+    is_number_for_bool = isinstance(value, bool) and hint in (int, float)
+    return words if is_number_for_bool or not isinstance(value, kind) else ""
 
 
 def _problems(bounds: tuple[Any, ...], value: Any) -> Iterator[str]:
     """What ``value`` must be and is not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield "be finite"
+    if value == "":
+        yield "not be empty"
     for bound in bounds:
         match bound:
             case Ge(ge) if not value >= ge:
@@ -75,3 +150,5 @@ def _problems(bounds: tuple[Any, ...], value: Any) -> Iterator[str]:
                 yield f"have at least {least} value"
             case Distinct() if len(set(value)) < len(value):
                 yield "not repeat a value"
+            case Odd() if value % 2 == 0:
+                yield "be odd"

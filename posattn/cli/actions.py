@@ -63,14 +63,9 @@ def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool 
     """Do a job in a run folder. ``resume`` is None for one that cannot be resumed."""
     from posattn.runs.folder import open_run
 
-    folder = open_run(out, what.name, options.settings, resume=bool(resume), overwrite=options.overwrite)
-    try:
-        with progress_bar() as progress:
-            folder.finish(what.job(options.settings, folder, progress))
-    except BaseException as error:
-        if resume is not None:
-            error.add_note(f"(finished parts are in {out}; --resume continues)")
-        raise
+    how = {"resume": bool(resume), "overwrite": options.overwrite}
+    with open_run(out, what.name, options.settings, **how) as folder, progress_bar() as progress:
+        folder.finish(what.job(options.settings, folder, progress))
     report(Report(out))
 
 

@@ -13,8 +13,9 @@ from posattn.cli import actions
 from posattn.cli.forms import BENCH, SPEED, Chosen, Completion, List, Report, Run, commands, union
 from posattn.cli.parsing import parse_arguments
 from posattn.cli.stored import read_stored
+from posattn.runs.stopping import Stopped, stoppable
 
-FAILED, INTERRUPTED = 2, 130
+FAILED = 2
 DESCRIPTION = f"""{str(posattn.__doc__).splitlines()[0]}
 
 The flag --version prints the version."""
@@ -25,13 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        command, debug = parse(arguments)
-        command()
-    except (KeyboardInterrupt, Exception) as error:
+        with stoppable():
+            command, debug = parse(arguments)
+            command()
+    except (Stopped, Exception) as error:
         if debug:
             raise
         print(f"posattn: {one_line(error)}", file=sys.stderr)
-        sys.exit(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
+        sys.exit(error.code if isinstance(error, Stopped) else FAILED)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:
@@ -96,6 +98,6 @@ def act(options: Any) -> None:
 
 def one_line(error: BaseException) -> str:
     """What is said of an error: its message and its notes; its kind too where it is none that bad input causes."""
-    expected = isinstance(error, ValueError | TypeError | OSError | FloatingPointError)
+    expected = isinstance(error, ValueError | TypeError | OSError | FloatingPointError | Stopped)
     kind = "" if expected else f"{type(error).__name__} "
     return " ".join([kind, str(error), *getattr(error, "__notes__", [])]).strip().replace("\n", " ")

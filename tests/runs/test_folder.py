@@ -1,27 +1,35 @@
 """The run folder: whole files, a journal that survives a kill, and the rules of resume and overwrite."""
 
+import contextlib
 import errno
 import json
 import os
+import re
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from joblib import Parallel, delayed
 
 from posattn.runs import folder as records
+from posattn.runs.files import append_line
 from posattn.runs.folder import RunFolder, differences, open_run, write_whole
+from posattn.settings import Count
 
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 3
+    steps: Count = 3
     seed: int = 0
 
 
 def finished(path: Path) -> RunFolder:
-    run = open_run(path, "toy", Config())
-    run.finish({"answer": 1})
+    with open_run(path, "toy", Config()) as run:
+        run.finish({"answer": 1})
     return run
 
 
@@ -47,10 +55,29 @@ def test_config_says_what_made_the_run(tmp_path: Path) -> None:
     assert {"git_commit", "device", "command", "started"} <= config.keys()
 
 
+def closed(path: Path, **values: int) -> RunFolder:
+    """An interrupted run with a unit for each value."""
+    with open_run(path, "toy", Config()) as run:
+        for name, value in values.items():
+            run.keep(name, value)
+    return run
+
+
+def resumed(path: Path, config: Config = Config()) -> RunFolder:
+    with open_run(path, "toy", config, resume=True) as run:
+        return run
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """What a folder holds, but for the files of its lock."""
+    files = (file for file in path.rglob("*") if file.is_file() and ".posattn-" not in file.name)
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
 def test_units_are_computed_once_and_read_back(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", "toy", Config())
-    assert run.unit("a", lambda: {"x": (1, 0.1)}) == {"x": [1, 0.1]}
-    again = open_run(tmp_path / "run", "toy", Config(), resume=True)
+    with open_run(tmp_path / "run", "toy", Config()) as run:
+        assert run.unit("a", lambda: {"x": (1, 0.1)}) == {"x": [1, 0.1]}
+    again = resumed(tmp_path / "run")
 
     def never() -> None:
         pytest.fail("a finished unit was computed again")
@@ -60,21 +87,72 @@ def test_units_are_computed_once_and_read_back(tmp_path: Path) -> None:
 
 
 def test_a_half_written_line_is_cut_off(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", "toy", Config())
-    run.keep("a", 1)
-    journal = run.path / records.METRICS
+    journal = closed(tmp_path / "run", a=1).path / records.METRICS
     journal.write_text(journal.read_text() + '{"event": "unit", "name": "b", "val')
-    again = open_run(tmp_path / "run", "toy", Config(), resume=True)
+    again = resumed(tmp_path / "run")
     assert again.finished_units() == {"a"}
     again.keep("c", 2)
-    assert [json.loads(line)["name"] for line in journal.read_text().splitlines()] == ["a", "c"]
+    assert [unit["name"] for unit in RunFolder(tmp_path / "run").events("unit")] == ["a", "c"]
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+def test_a_changed_digit_in_the_journal_is_noticed(tmp_path: Path) -> None:
+    journal = closed(tmp_path / "run", a=17, b=18).path / records.METRICS
+    journal.write_text(journal.read_text().replace('"value": 17', '"value": 77'))
+    assert resumed(tmp_path / "run").finished_units() == {"b"}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_unit_whose_file_is_damaged_is_done_again(damage: str, tmp_path: Path) -> None:
+    def work(run: RunFolder, name: str) -> str:
+        run.save_tensors(name, {"w": torch.ones(8)})
+        return name
+
+    with open_run(tmp_path / "run", "toy", Config()) as run:
+        for name in ("a", "b"):
+            run.unit(name, lambda name=name: work(run, name))
+    path = tmp_path / "run" / "a.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "flipped" else content[:-4])
+    with pytest.raises(ValueError, match=r"a\.safetensors is (damaged|missing).*--resume makes it again"):
+        RunFolder(tmp_path / "run").load_tensors("a")
+    with pytest.warns(UserWarning, match=r"a\.safetensors damaged, made again"):
+        again = resumed(tmp_path / "run")
+    assert again.finished_units() == {"b"}
+    again.unit("a", lambda: work(again, "a"))
+    assert torch.equal(RunFolder(tmp_path / "run").load_tensors("a")["w"], torch.ones(8))
+
+
+@pytest.mark.parametrize("name", [records.CONFIG, records.RESULT])
+def test_a_changed_bit_in_what_is_read_is_named(name: str, tmp_path: Path) -> None:
+    path = finished(tmp_path / "run").path / name
+    path.write_text(path.read_text().replace("toy", "tox").replace(": 1", ": 2"))
+    with pytest.raises(ValueError, match=f"{re.escape(name)} is damaged"):
+        RunFolder.reading(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/secret", "a/b", "a\\b", "..", ""])
+def test_a_name_is_no_path(name: str, tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    with pytest.raises(ValueError, match="is not the name of a file in the run"):
+        run.checked(name)
+    with pytest.raises(ValueError, match="is not the name of a file in the run"):
+        run.save(name, b"")
+    run.log("file", name=name, sha256="")
+    assert name not in run.files()
+    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_an_existing_run_is_left_alone(tmp_path: Path) -> None:
     run = finished(tmp_path / "run")
+    before = contents(run.path)
     with pytest.raises(ValueError, match="finished run; --overwrite"):
         open_run(run.path, "toy", Config())
-    assert run.result == {"answer": 1}
+    assert contents(run.path) == before
     (run.path / records.RESULT).unlink()
     with pytest.raises(ValueError, match="interrupted run; --resume"):
         open_run(run.path, "toy", Config())
@@ -88,22 +166,179 @@ def test_resume_refuses_another_setting_by_name(tmp_path: Path) -> None:
         open_run(run.path, "other", Config(), resume=True)
 
 
-def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run")
-    run.save_tensors("maps", {"a": torch.ones(2)})
-    (run.path / "notes.txt").write_text("mine")
-    for folder in (records.CHECKPOINTS, records.TENSORBOARD):
-        (run.path / folder / "vit").mkdir(parents=True)
-    open_run(run.path, "toy", Config(steps=9), overwrite=True)
-    assert not (run.path / records.CHECKPOINTS).exists()
-    assert not (run.path / records.TENSORBOARD).exists()
-    assert sorted(file.name for file in run.path.iterdir()) == ["config.json", "notes.txt"]
+def run_with_everything(path: Path) -> RunFolder:
+    """A finished run with files of all kinds, and a file of somebody else in each folder."""
+    with open_run(path, "toy", Config()) as run:
+        run.save_tensors("maps", {"a": torch.ones(2)})
+        for folder, name in (
+            (records.CHECKPOINTS, "step-00000001.safetensors"),
+            (records.TENSORBOARD, "events.out.tfevents.1"),
+        ):
+            (path / folder / "vit").mkdir(parents=True)
+            (path / folder / "vit" / name).write_text("own")
+        run.finish({"answer": 1})
+    (path / records.REPORT).write_text("page")
+    (path / "notes.txt").write_text("mine")
+    (path / records.CHECKPOINTS / "mine.safetensors").write_text("mine")
+    return run
+
+
+def test_a_run_is_replaced_when_the_new_one_is_finished_and_not_before(tmp_path: Path) -> None:
+    run_with_everything(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with open_run(tmp_path / "run", "toy", Config(steps=9), overwrite=True) as run:
+        run.save_tensors("new", {"a": torch.ones(2)})
+        during = contents(tmp_path / "run")
+        assert {name: during[name] for name in before} == before
+        assert RunFolder.reading(tmp_path / "run").result == {"answer": 1}
+        run.finish({"answer": 2})
+    assert RunFolder.reading(tmp_path / "run").result == {"answer": 2}
+    kept = {"notes.txt", "checkpoints/mine.safetensors"}
+    assert set(contents(tmp_path / "run")) == kept | {
+        "config.json",
+        "metrics.jsonl",
+        "new.safetensors",
+        "result.json",
+    }
+    assert not (tmp_path / "run" / records.TENSORBOARD).exists()
+    assert not (tmp_path / "run" / records.REPLACEMENT).exists()
+
+
+def test_an_interrupted_replacement_is_resumed_and_the_old_run_stays(tmp_path: Path) -> None:
+    run_with_everything(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with open_run(tmp_path / "run", "toy", Config(steps=9), overwrite=True) as run:
+        run.keep("half", 1)
+    with pytest.raises(ValueError, match="finished run and an interrupted one to replace it"):
+        open_run(tmp_path / "run", "toy", Config(steps=9))
+    with pytest.raises(ValueError, match=r"config\.steps was 9, is 3"):
+        open_run(tmp_path / "run", "toy", Config(), resume=True)
+    after = contents(tmp_path / "run")
+    assert {name: after[name] for name in before} == before
+    with open_run(tmp_path / "run", "toy", Config(steps=9), resume=True) as run:
+        assert run.finished_units() == {"half"}
+        run.finish({"answer": 2})
+    assert RunFolder.reading(tmp_path / "run").config["config"]["steps"] == 9
+
+
+class KilledError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_kill_at_any_moment_of_the_move_loses_nothing(
+    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_with_everything(tmp_path / "run")
+    left, unlink, replace = [moment], Path.unlink, os.replace
+
+    def counted(do: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KilledError
+            return do(*arguments, **options)
+
+        return step
+
+    run = open_run(tmp_path / "run", "toy", Config(steps=9), overwrite=True)
+    run.save_tensors("new", {"a": torch.ones(2)})
+    RunFolder.finish(run, {"answer": 2})  # the end of the run, without the move
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", counted(unlink))
+        patch.setattr(os, "replace", counted(replace))
+        with contextlib.suppress(KilledError):
+            records.take_place(tmp_path / "run")
+    run.lock.release()
+    resumed(tmp_path / "run", Config(steps=9))
+    assert RunFolder.reading(tmp_path / "run").result == {"answer": 2}
+    kept = {"notes.txt", "checkpoints/mine.safetensors"}
+    assert set(contents(tmp_path / "run")) == kept | {
+        "config.json",
+        "metrics.jsonl",
+        "new.safetensors",
+        "result.json",
+    }
+
+
+def test_a_file_of_somebody_else_is_moved_aside_and_not_replaced(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    (tmp_path / "run" / "maps.safetensors").write_text("mine")
+    with open_run(tmp_path / "run", "toy", Config(), overwrite=True) as run:
+        run.save_tensors("maps", {"a": torch.ones(2)})
+        run.finish({})
+    assert (tmp_path / "run" / "maps.safetensors.kept").read_text() == "mine"
+    assert torch.equal(RunFolder(tmp_path / "run").load_tensors("maps")["a"], torch.ones(2))
 
 
 def test_a_folder_of_somebody_else_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="not empty and holds no run"):
-        open_run(tmp_path, "toy", Config(), overwrite=True)
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match="not empty and holds no run"):
+            open_run(tmp_path, "toy", Config(), **flags)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "config", ['{"model_type": "vit", "hidden_size": 768}', "not JSON", "[]", '{"recipe": "toy"}']
+)
+def test_a_config_of_somebody_else_makes_no_run(config: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").write_text("weights")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match="not empty and holds no run"):
+            open_run(tmp_path, "toy", Config(), **flags)
+    with pytest.raises(ValueError, match="holds no run"):
+        RunFolder.reading(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+
+
+def test_a_refused_setting_leaves_nothing_and_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--steps must be at least 1, got 0"):
+        open_run(tmp_path / "new", "toy", Config(steps=0))
+    assert not (tmp_path / "new").exists()
+    finished(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match="--steps must be at least 1, got -1"):
+        open_run(tmp_path / "run", "toy", Config(steps=-1), overwrite=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_run_in_which_nothing_was_done_leaves_nothing(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    for path, flags in ((tmp_path / "new" / "deep", {}), (tmp_path / "run", {"overwrite": True})):
+        with (
+            pytest.raises(ValueError, match="no such data") as raised,
+            open_run(path, "toy", Config(), **flags),
+        ):
+            raise ValueError("no such data")
+        assert not hasattr(raised.value, "__notes__")
+    assert not (tmp_path / "new" / "deep").exists()
+    assert contents(tmp_path / "run") == before
+
+    def half() -> None:
+        with open_run(tmp_path / "half", "toy", Config()) as run:
+            run.keep("first", 1)
+            raise ValueError("loss")
+
+    with pytest.raises(ValueError, match="loss") as raised:
+        half()
+    assert "--resume goes on with it" in raised.value.__notes__[0]
+    assert resumed(tmp_path / "half").finished_units() == {"first"}
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_in_use_is_refused_with_its_owner(flags: dict[str, bool], tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", "toy", Config()) as run:
+        run.keep("a", 1)
+        before = contents(run.path)
+        with pytest.raises(
+            BlockingIOError, match=f"in use by process {os.getpid()} on {socket.gethostname()}"
+        ):
+            open_run(tmp_path / "run", "toy", Config(), **flags)
+        assert contents(run.path) == before
+    assert resumed(tmp_path / "run").finished_units() == {"a"}
 
 
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
@@ -112,12 +347,13 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
         open_run(tmp_path / "file" / "run", "toy", Config())
 
 
-def test_tensors_come_back_and_a_damaged_file_is_named(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", "toy", Config())
+def test_tensors_come_back_and_a_file_without_digest_that_is_cut_is_named(tmp_path: Path) -> None:
+    run = closed(tmp_path / "run")
     run.save_tensors("maps", {"a": torch.arange(6.0).reshape(2, 3).T})
     assert torch.equal(run.load_tensors("maps")["a"], torch.arange(6.0).reshape(2, 3).T)
     path = run.path / "maps.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
+    (run.path / records.METRICS).unlink()
     with pytest.raises(ValueError, match=r"maps\.safetensors is not a whole"):
         run.load_tensors("maps")
 
@@ -127,6 +363,18 @@ def test_a_result_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         run.finish({"loss": float("nan")})
     assert not (run.path / records.RESULT).exists()
+
+
+def append_many(path: Path, writer: int) -> None:
+    for number in range(200):
+        append_line(path, {"event": "x", "writer": writer, "number": number, "filler": "y" * 5000})
+
+
+def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
+    Parallel(n_jobs=2)(delayed(append_many)(tmp_path / records.METRICS, writer) for writer in range(2))
+    lines, _ = RunFolder(tmp_path).added()
+    for writer in range(2):
+        assert [line["number"] for line in lines if line["writer"] == writer] == list(range(200))
 
 
 def test_differences_go_into_nested_settings() -> None:

@@ -32,6 +32,7 @@ def test_values_come_back_in_order_and_once(backend: str, tmp_path: Path) -> Non
     with Progress(disable=True) as progress, parallel_config(backend, n_jobs=2):
         done = sweep("toy", settings, square, run, progress)
     assert list(done.items()) == [("n=3", [3, 9]), ("n=1", [1, 1]), ("n=2", [2, 4])]
+    run.lock.release()
     again = open_run(run.path, "toy", Config(), resume=True)
     with Progress(disable=True) as progress:
         assert sweep("toy", {**settings, "n=5": (5, calls)}, square, again, progress)["n=5"] == [5, 25]
@@ -43,4 +44,5 @@ def test_an_error_ends_the_sweep_and_what_is_done_stays(tmp_path: Path) -> None:
     settings = {f"n={n}": (n, tmp_path / "calls") for n in (1, 2, -1)}
     with Progress(disable=True) as progress, pytest.raises(FloatingPointError, match="at -1"):
         sweep("toy", settings, square, run, progress)
+    run.lock.release()
     assert {"toy/n=1", "toy/n=2"} <= open_run(run.path, "toy", Config(), resume=True).finished_units()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from posattn.recipes.inspect.settings import InspectConfig
 from posattn.recipes.kit.classifiers import build, load_split, weights_name
 from posattn.recipes.kit.settings import ImagesConfig
-from posattn.runs.folder import RunFolder, write_whole
+from posattn.runs.folder import RunFolder
 from posattn.vision.data.images import to_float
 from posattn.vision.data.pictures import Pictures
 from posattn.vision.inspect.average import STABLE, recovered_sets
@@ -142,8 +142,8 @@ def counted(batches: Iterable[Tensor], progress: Progress, task: Any) -> Iterato
 
 def save_table(table: pd.DataFrame, run: RunFolder) -> None:
     """table.parquet and table.csv."""
-    write_whole(run.path / "table.parquet", table.to_parquet(index=False))
-    write_whole(run.path / "table.csv", table.to_csv(index=False).encode())
+    run.save("table.parquet", table.to_parquet(index=False))
+    run.save("table.csv", table.to_csv(index=False).encode())
 
 
 def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ MEASURES = {
 
 def context(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     """What the template is rendered with."""
-    table, maps = pd.read_parquet(run.path / "table.parquet"), run.load_arrays("maps")
+    table, maps = pd.read_parquet(run.checked("table.parquet")), run.load_arrays("maps")
     curve = np.array(result["similarity_by_distance"]).T.tolist()
     shown = [name for name in MEASURES if (table.measure == name).any()]
     return {

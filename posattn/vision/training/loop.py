@@ -4,7 +4,6 @@ One loop on accelerate for one process or many, with timm's optimizers and sched
 happened and prints nothing: progress bars, logs and measures are the caller's.
 """
 
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +44,8 @@ def train(
         train_set: the images; those in memory are moved to the accelerator's device.
         config: the recipe.
         checkpoints: a folder to keep the last two checkpoints in, and to go on from where it holds one. With
-            it, SIGTERM is answered by a checkpoint and SystemExit(143).
+            it, SIGTERM and SIGHUP are answered by a checkpoint and SystemExit(128 + number), SIGINT by a checkpoint
+            and KeyboardInterrupt; a handler that was set before is called after the checkpoint instead.
         transform: applied to every augmented batch of float images.
         accelerator: of a program that made its own.
 
@@ -72,13 +72,13 @@ def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
             if run.record_due:
                 yield run.record()
                 run.clock = time.perf_counter()
-            stopping = run.agree(stop.received)
+            stopping = run.agree(bool(stop.received))
             if checkpoints is not None and (stopping or run.checkpoint_due):
                 save(run, checkpoints)
             if stopping:
-                raise SystemExit(128 + signal.SIGTERM)
+                stop.stop()
         if stop.received:
-            raise SystemExit(128 + signal.SIGTERM)
+            stop.stop()
     run.finish()
 
 

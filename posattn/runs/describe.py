@@ -1,0 +1,78 @@
+"""What config.json says of a run: its settings, and what made it."""
+
+import importlib.metadata
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+FORMAT = "posattn run, version 1"  # by this line of config.json a folder is known as a run
+VERSIONED = ("posattn", "torch", "timm", "numpy", "scipy", "scikit-learn", "accelerate")
+
+
+def describe(recipe: str, config: Any) -> dict[str, Any]:
+    """The content of config.json."""
+    settings = json.loads(json.dumps(asdict(config), allow_nan=False, default=str))  # a Path is its text
+    return {
+        "format": FORMAT,
+        "recipe": recipe,
+        "config": settings,
+        "seed": settings.get("seed"),
+        "command": shlex.join(["posattn", *sys.argv[1:]]),
+        "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in VERSIONED}},
+        "git_commit": git_commit(),
+        "device": device_name(),
+        "started": now(),
+    }
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The settings in which two descriptions of a run differ, one line each."""
+    if not prefix:
+        old, new = ({k: d[k] for k in ("recipe", "config")} for d in (old, new))
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key} was {a!r}, is {b!r}")
+    return lines
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that the package runs from; None where it is installed from elsewhere."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        # an installed copy may lie inside somebody else's checkout, whose commit says nothing of ours
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def device_name() -> str:
+    """The device that a run uses, in words."""
+    import torch  # commands that only read a run start without it
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

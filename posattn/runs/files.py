@@ -1,0 +1,101 @@
+"""Files that are whole or not there, lines that are whole or not there, and their checksums."""
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+PART = ".posattn-part"  # what the name of a file under way ends with
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write ``content`` so that ``path`` holds all of it or what it held before. OSError naming ``path``."""
+    part = path.with_name(f".{path.name}{PART}")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold the names of a folder's files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. FileNotFoundError or ValueError naming the file."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(f"{path} is not whole JSON: {error}") from error
+
+
+def to_json(value: Any) -> str:
+    """Strict JSON: a value that is not finite raises ValueError."""
+    return json.dumps(value, allow_nan=False)
+
+
+def append_line(path: Path, values: dict[str, Any], *, sync: bool = False) -> None:
+    """Append ``values`` and their CRC-32 as one line of JSON, in one write: lines of several processes never mix.
+
+    Raises:
+        ValueError: a value is not finite.
+        OSError: the line could not be written whole.
+    """
+    text = to_json(values)
+    line = f'{text[:-1]}, "crc32": "{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(f"{path}: no room for a line of {len(line)} bytes")
+        if sync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_line(line: bytes) -> dict[str, Any] | None:
+    """The values of a line that ``append_line`` wrote, None where it is damaged."""
+    text, found, check = line.rstrip(b"\n").rpartition(b', "crc32": "')
+    if not found or check != f'{zlib.crc32(text + b"}"):08x}"}}'.encode():
+        return None
+    return json.loads(line)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, empty where there is none."""
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain_name(name: str) -> str:
+    """``name`` where it is the name of a file and no path, else ValueError."""
+    if not is_plain(name):
+        raise ValueError(f"{name!r} is not the name of a file in the run")
+    return name
+
+
+def is_plain(name: str) -> bool:
+    """Whether ``name`` is the name of a file and no path."""
+    return name == Path(name).name and name not in ("", "..") and not {"\0", "\\"} & set(name)
+
+
+def name_of(text: str) -> str:
+    """A name for a file made from any text: other texts get other names."""
+    name = re.sub(r"[^\w.+=-]+", "-", text).strip("-.")[:80]
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

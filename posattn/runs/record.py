@@ -1,0 +1,207 @@
+"""What a run folder holds: config.json, metrics.jsonl, result.json, *.safetensors and, made from them, report.html.
+
+A half-written file never replaces a whole one. ``metrics.jsonl`` is a journal: one event per line, appended. A finished
+unit of work is an event, so that an interrupted run goes on where it was; so is every file that is written, with its
+SHA-256, so that damage is noticed and only files of the run are ever removed. ``posattn.runs.folder`` makes the folder.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posattn.runs.describe import FORMAT, now
+from posattn.runs.files import (
+    append_line,
+    digest,
+    is_plain,
+    plain_name,
+    read_json,
+    read_line,
+    to_json,
+    write_whole,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
+CHECKPOINTS = "checkpoints"  # a folder; trainings under way keep theirs below it
+TENSORBOARD = "tensorboard"  # a folder; trainings keep TensorBoard's files below it
+_recorded: ContextVar[tuple[list[str], ...]] = ContextVar("recorded", default=())
+
+
+@contextmanager
+def recorded_files() -> Iterator[list[str]]:
+    """The names of the files that are saved into runs while it lasts, by this thread."""
+    files: list[str] = []
+    token = _recorded.set((*_recorded.get(), files))
+    try:
+        yield files
+    finally:
+        _recorded.reset(token)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is one that posattn made for a run."""
+    try:
+        described = read_json(path / CONFIG)
+    except (OSError, ValueError):
+        return False
+    return isinstance(described, dict) and described.get("format") == FORMAT
+
+
+class RunFolder:
+    """One run on disk. Made by ``open_run``, or directly to read it, or to write into it from a worker process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._done: dict[str, Any] = {}
+
+    @classmethod
+    def reading(cls, path: Path) -> "RunFolder":
+        """A finished run. ValueError where ``path`` holds none, or its settings or its result are damaged."""
+        if not is_run(path) or not (path / RESULT).is_file():
+            state = "an unfinished run" if is_run(path) else "no run"
+            raise ValueError(f"{path} holds {state}; a report needs a finished one ({RESULT})")
+        run = cls(path)
+        for name in (CONFIG, RESULT):
+            run.checked(name)
+        return run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json: recipe, full config, seed, versions, git commit, device, command."""
+        return read_json(self.path / CONFIG)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """result.json: the final numbers and the page that shows them."""
+        return read_json(self.path / RESULT)
+
+    @property
+    def finished(self) -> str | None:
+        """When the run was first finished, in UTC; to resume it again only makes its page anew."""
+        ends = self.events("finished")
+        return ends[0]["at"] if ends else None
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        append_line(self.path / METRICS, {"event": event, **values})
+
+    def _record(self, event: str, **values: Any) -> None:
+        """``log``, and the line is on the disk when this returns."""
+        append_line(self.path / METRICS, {"event": event, **values}, sync=True)
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl of that event, oldest first."""
+        return [values for _, values in self._journal() if values["event"] == event]
+
+    def added(self, place: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """The whole lines of metrics.jsonl from byte ``place`` on, and the place after them."""
+        path, content = self.path / METRICS, b""
+        if path.exists():
+            with open(path, "rb") as file:
+                file.seek(place)
+                content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+        return [values for line in content.splitlines() if (values := read_line(line))], place + len(content)
+
+    def _journal(self) -> list[tuple[bytes, dict[str, Any]]]:
+        """The whole lines; what a kill cut short, or a fault of the disk changed, is left out."""
+        path = self.path / METRICS
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [(line, values) for line in lines if line.endswith(b"\n") and (values := read_line(line))]
+
+    def unit(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The JSON value of a unit of work: read back if an earlier start finished it, else computed and kept.
+
+        Files that are saved into the run meanwhile are the unit's: where one is damaged, the unit is computed again.
+        """
+        if name not in self._done:
+            with recorded_files() as files:
+                value = compute()
+            self.keep(name, value, files)
+        return self.value(name)
+
+    def keep(self, name: str, value: Any, files: list[str] | None = None) -> None:
+        """Record the unit ``name``, which wrote ``files``, as finished with ``value``."""
+        self._record("unit", name=name, value=value, files=files or [])
+        self._done[name] = json.loads(to_json(value))
+
+    def value(self, name: str) -> Any:
+        """The value of a finished unit. KeyError where it is not finished."""
+        return self._done[name]
+
+    def finished_units(self) -> set[str]:
+        """The names of the units that are done."""
+        return set(self._done)
+
+    def files(self) -> dict[str, str]:
+        """The SHA-256 of each file that was written into the run, by name."""
+        return {line["name"]: line["sha256"] for line in self.events("file") if is_plain(line["name"])}
+
+    def save(self, name: str, content: bytes) -> None:
+        """Write a file of the run whole, and its SHA-256 into metrics.jsonl. ValueError where ``name`` is a path."""
+        path = self.path / plain_name(name)
+        write_whole(path, content)
+        self._record("file", name=name, sha256=digest(path))
+        for files in _recorded.get():
+            files.append(name)
+
+    def checked(self, name: str) -> Path:
+        """The path of a file of the run. ValueError where it is not as it was written, or ``name`` is a path."""
+        path = self.path / plain_name(name)
+        expected = self.files().get(name)
+        if expected is not None and digest(path) != expected:
+            state = "damaged: its SHA-256 is not that in metrics.jsonl" if path.is_file() else "missing"
+            raise ValueError(f"{path} is {state}; --resume makes it again")
+        return path
+
+    def save_tensors(self, name: str, tensors: "dict[str, Tensor]") -> None:
+        """Write ``name``.safetensors whole."""
+        from safetensors.torch import save  # which takes as long to import as torch
+
+        self.save(f"{name}.safetensors", save({k: t.contiguous() for k, t in tensors.items()}))
+
+    def load_tensors(self, name: str) -> "dict[str, Tensor]":
+        """Read ``name``.safetensors. ValueError naming a file that is not whole."""
+        from safetensors.torch import load_file
+
+        return self._load(name, load_file)
+
+    def load_arrays(self, name: str) -> dict[str, Any]:
+        """Read ``name``.safetensors as NumPy arrays, without torch. ValueError naming a file that is not whole."""
+        from safetensors.numpy import load_file
+
+        return self._load(name, load_file)
+
+    def _load(self, name: str, load_file: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        from safetensors import SafetensorError
+
+        path = self.checked(f"{name}.safetensors")
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json, which marks the run as finished."""
+        content = (json.dumps(result, indent=1, allow_nan=False) + "\n").encode()
+        self._record("finished", at=now())
+        self.save(RESULT, content)
+
+    def recover(self) -> None:
+        """Read the finished units back, drop damaged lines, and forget units whose files are damaged or missing."""
+        lines = self._journal()
+        write_whole(self.path / METRICS, b"".join(line for line, _ in lines))
+        damaged = {name for name, sha256 in self.files().items() if digest(self.path / name) != sha256}
+        for unit in self.events("unit"):
+            if lost := damaged & set(unit["files"]):
+                self._done.pop(unit["name"], None)
+                warnings.warn(f"{self.path}: {', '.join(sorted(lost))} damaged, made again", stacklevel=2)
+            else:
+                self._done[unit["name"]] = unit["value"]

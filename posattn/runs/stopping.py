@@ -1,0 +1,119 @@
+"""The processes of a run end together: workers with their parent, and all of them when a signal says so."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE = 30.0  # seconds for a worker to end a training step and write its checkpoint
+WATCHED_EVERY = 0.5  # seconds
+_worker = False
+
+
+class Stopped(SystemExit):
+    """A signal told the process to stop; it exits with 128 + the signal's number, as shells expect."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.args[0]).name}"
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """While it lasts, SIGINT, SIGTERM and SIGHUP end the worker processes, then raise ``Stopped``.
+
+    Workers get SIGTERM, which a training answers with a checkpoint, and ``GRACE`` seconds. A signal that the process
+    was started to ignore, as by nohup, stays ignored. Signals reach the main thread alone: elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked child before it has handlers of its own
+            return
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        end_children()
+        raise Stopped(number)
+
+    before = handle(stop)
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+def handle(handler: Any) -> dict[signal.Signals, Any]:
+    """Set the handler of each signal that is not ignored; what was set before."""
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    before = {each: held for each, held in before.items() if held is not signal.SIG_IGN}
+    for each in before:
+        signal.signal(each, handler)
+    return before
+
+
+def restore(before: dict[signal.Signals, Any]) -> None:
+    """Undo ``handle``."""
+    for each, handler in before.items():
+        signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+def end_children() -> None:
+    """End the child processes: those that only decode pictures at once, workers after a checkpoint."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill() if child.daemon else child.terminate()
+    deadline = time.monotonic() + GRACE
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
+        if child.is_alive():
+            child.kill()
+
+
+@contextmanager
+def hidden_from_children() -> Iterator[None]:
+    """Processes started meanwhile never see SIGINT and SIGHUP: a terminal sends them to all, the parent answers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def become_worker(parent: int) -> None:
+    """What a worker process does first: it ends when its parent does."""
+    global _worker
+    _worker = True
+    end_with(parent)
+
+
+def end_worker(stopped: Stopped) -> None:
+    """In a worker that was told to stop: end it and what it started, rather than take more work. Else nothing."""
+    if _worker:
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(int(stopped.code or 0))
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent has ended, however that ends (even by SIGKILL)."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCHED_EVERY)
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

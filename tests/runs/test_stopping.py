@@ -1,0 +1,141 @@
+"""Real processes: two of them at one run, and what is left of a run that is killed or told to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from posattn.runs.folder import METRICS, RunFolder
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from joblib import parallel_config
+from rich.progress import Progress
+from posattn.runs import describe, folder
+from posattn.runs.stopping import Stopped, stoppable
+from posattn.runs.sweep import sweep
+
+describe.device_name = lambda: "none"  # without torch this starts in a fraction of a second
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+
+
+def work(place, number):
+    (place / f"started-{number}-{os.getpid()}").touch()
+    while number >= 0 and not (place / "go").exists():
+        time.sleep(0.02)
+    return number
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    flags = {flag: True for flag in sys.argv[2:]}
+    try:
+        with stoppable(), folder.open_run(place / "run", "toy", Config(), **flags) as run:
+            run.keep("first", 1)
+            with Progress(disable=True) as progress, parallel_config("loky", n_jobs=2):
+                done = sweep("toy", {str(n): (place, n) for n in (1, 2, 3)}, work, run, progress)
+            run.finish({"done": done})
+    except (Stopped, OSError) as error:
+        print(error, *getattr(error, "__notes__", []), file=sys.stderr)
+        sys.exit(error.code if isinstance(error, Stopped) else 2)
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return tmp_path
+
+
+def start(place: Path, *flags: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(place / "script.py"), str(place), *flags],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def workers(place: Path, process: subprocess.Popen[str], count: int = 2) -> list[int]:
+    """The process ids of the workers, once there are ``count``."""
+    deadline = time.monotonic() + 200
+    while len(found := {int(path.name.split("-")[2]) for path in place.glob("started-*")}) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return sorted(found)
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() and state(pid) != "Z" for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("group", [False, True])
+def test_a_signal_ends_every_process_with_one_line(number: signal.Signals, group: bool, place: Path) -> None:
+    process = start(place)
+    pids = workers(place, process)
+    (os.killpg if group else os.kill)(process.pid, number)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 128 + number
+    assert said.startswith(f"stopped by {number.name} (what is done is in {place / 'run'}; --resume")
+    assert said.count("\n") == 1, said
+    wait_until_gone(pids)
+
+
+def test_workers_end_with_a_killed_parent_and_its_lock_with_it(place: Path) -> None:
+    process = start(place)
+    pids = workers(place, process)
+    process.kill()
+    process.communicate()
+    wait_until_gone(pids)
+    (place / "go").touch()
+    assert start(place, "resume").wait(200) == 0
+    assert RunFolder.reading(place / "run").result == {"done": {"1": 1, "2": 2, "3": 3}}
+
+
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_of_two_processes_at_one_run_the_second_is_refused(flag: str, place: Path) -> None:
+    first = start(place)
+    workers(place, first)
+    second = start(place, flag)
+    _, said = second.communicate(timeout=200)
+    assert second.returncode == 2
+    assert said == f"{place / 'run'} is in use by process {first.pid} on {os.uname().nodename}\n"
+    (place / "go").touch()
+    assert first.wait(200) == 0
+    units = RunFolder(place / "run").events("unit")
+    assert sorted(unit["name"] for unit in units) == ["first", "toy/1", "toy/2", "toy/3"]
+    assert (place / "run" / METRICS).read_bytes().endswith(b"\n")
+
+
+def test_of_many_processes_that_start_at_once_one_runs(place: Path) -> None:
+    (place / "go").touch()
+    processes = [start(place) for _ in range(4)]
+    ended = [(process.communicate(timeout=300)[1], process.returncode) for process in processes]
+    assert sorted(status for _, status in ended)[0] == 0
+    units = [unit["name"] for unit in RunFolder.reading(place / "run").events("unit")]
+    assert sorted(units) == ["first", "toy/1", "toy/2", "toy/3"]
