@@ -33,11 +33,18 @@ def check(settings: Any, path: tuple[str, ...] = ()) -> None:
     """Raise ValueError or TypeError naming the flag of the first setting that is out of its bounds."""
     hints = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
-        value, place = getattr(settings, field.name), (*path, field.name)
+        value, hint = getattr(settings, field.name), hints[field.name]
+        place = (*path, *_prefix(field.name, hint))
         if is_dataclass(value):
             check(value, place)
         else:
-            _check_value("--" + ".".join(place).replace("_", "-"), hints[field.name], value)
+            _check_value("--" + ".".join(place).replace("_", "-"), hint, value)
+
+
+def _prefix(name: str, hint: Any) -> tuple[str, ...]:
+    """What a field adds to the flags below it: nothing where tyro's ``arg(name="")`` says so."""
+    hidden = any(getattr(note, "name", None) == "" for note in getattr(hint, "__metadata__", ()))
+    return () if hidden else (name,)
 
 
 def _check_value(flag: str, hint: Any, value: Any) -> None:

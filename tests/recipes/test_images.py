@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from layouts import encoded, noise, write_cifar, write_folder, write_svhn
+from posattn.recipes.images.comparison import gather_seconds
 
 from posattn import cli
-from posattn.recipes.images.comparison import gather_seconds
 from posattn.recipes.kit.classifiers import build, load_split, permutation
 from posattn.recipes.kit.settings import ARCHITECTURES, ImagesConfig
 from posattn.recipes.transplant.run import ARMS, available, draw, local_maps

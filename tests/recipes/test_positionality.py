@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from posattn.recipes.positionality.run import rank_correlation
 
 from posattn import cli
-from posattn.recipes.positionality.run import rank_correlation
 
 
 def rows(costs: list[float]) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from posattn.runs.page import Gallery, GridMaps, HeatMaps, Lines, Maps, Pictures, Section, Table, lookup, to_plain
+from posattn.runs.page import Gallery, GridMaps, HeatMaps, Lines, Maps, PictureRows, Section, Table, lookup, to_plain
 from posattn.runs.folder import open_run
 from posattn.runs.report import figures
 from posattn.runs.report.html import PREPARE, build_report
@@ -111,7 +111,7 @@ def test_every_kind_of_item_is_rendered_and_text_is_escaped(tmp_path: Path) -> N
         Maps("Stepped", "maps:m", ["one", "two", "three"]),
         GridMaps("Grid", "maps:m", (2, 2), ["a", "b", "c"]),
         Gallery("Side by side", "maps:m", ["a", "b", "c"]),
-        Pictures("Photographs", "maps:p", ["before", "after"]),
+        PictureRows("Photographs", "maps:p", ["before", "after"]),
         HeatMaps("Heat", "toy.heat", "toy.x", "toy.y", ["left"], line=1.5),
         Table("Numbers", ["<b>", "value"], [["<script>alert(1)</script>", "1"]]),
     ]
