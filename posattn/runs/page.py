@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-PLACES = {"lines": ("x", "y", "spread"), "heat_maps": ("values", "x", "y")}  # the fields of a kind that are places
+PLACES = {
+    "lines": ("x", "y", "spread"),
+    "heat_maps": ("values", "x", "y"),
+}  # the fields of a kind that are places
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ def lookup(numbers: dict[str, Any], place: str) -> Any:
     value: Any = numbers
     rest = place
     while rest:
-        names = [name for name in value if rest == name or rest.startswith(f"{name}.")] if isinstance(value, dict) else []
+        known = value if isinstance(value, dict) else {}
+        names = [name for name in known if f"{rest}.".startswith(f"{name}.")]
         if not names:
             raise KeyError(f"result.json has nothing at {place!r}")
         name = max(names, key=len)

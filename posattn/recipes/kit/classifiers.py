@@ -93,8 +93,7 @@ def build(size: ModelSize, name: str, seed: int, images: AnyImages, **options: A
 
 def check_models(config: ImageTraining, names: Sequence[str]) -> None:
     """Raise, before anything is trained, what loading the images or building the models would raise."""
-    load_split(config, "train")
-    test_set = load_split(config, "test")
+    test_set, _ = (load_split(config, split) for split in ("test", "train"))
     for name in names:
         build(config.size, name, 0, test_set)
 

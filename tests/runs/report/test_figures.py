@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from posattn.runs.page import Gallery, GridMaps, HeatMaps, Lines, Maps, PictureRows, Section, Table, lookup, to_plain
 from posattn.runs.folder import open_run
+from posattn.runs.page import (
+    Gallery,
+    GridMaps,
+    HeatMaps,
+    Lines,
+    Maps,
+    PictureRows,
+    Section,
+    Table,
+    lookup,
+    to_plain,
+)
 from posattn.runs.report import figures
 from posattn.runs.report.html import PREPARE, build_report
 
