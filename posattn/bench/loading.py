@@ -51,12 +51,12 @@ def repeat(call: Callable[[], Any], times: int) -> None:
         call()
 
 
-def memory_loading(image_set: ImageSet, config: TrainConfig) -> Work:
+def memory_loading(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Work:
     """A training batch out of memory, on the set's device. ValueError where the set is smaller than a batch."""
     size, device = config.batch_size, image_set.images.device
     if len(image_set) < size:
         raise ValueError(f"batch_size must be at most {len(image_set)}, the images, got {size}")
-    batches = endless(image_set, config)
+    batches = endless(image_set, config, seed)
 
     def load() -> None:
         next(batches)
@@ -65,18 +65,18 @@ def memory_loading(image_set: ImageSet, config: TrainConfig) -> Work:
     return Work(load, size)
 
 
-def endless(image_set: ImageSet, config: TrainConfig) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """Training batches, drawn, augmented and mixed as ``posattn.vision.training.loop.train`` does it."""
     mixer = make_mixer(config.mixup, config.cutmix, image_set.num_classes)
     whole = len(image_set) // config.batch_size * config.batch_size
     for epoch in count():
-        draw = Generator().manual_seed(derived_seed(config.seed, epoch))
+        draw = Generator().manual_seed(derived_seed(seed, epoch))
         order = torch.randperm(len(image_set), generator=draw)[:whole].to(image_set.images.device)
         for images, labels in image_set.batches(order.split(config.batch_size)):
             yield prepare(images, labels, config, mixer)
 
 
-def stream_loading(stream: ImageStream, config: TrainConfig, num_batches: int) -> Work:
+def stream_loading(stream: ImageStream, config: TrainConfig, num_batches: int, seed: int = 0) -> Work:
     """``num_batches`` training batches of a stream's first pictures, the start of its workers included.
 
     Nothing is decoded ahead while others have their turn. ValueError where the stream holds fewer pictures.
@@ -87,7 +87,7 @@ def stream_loading(stream: ImageStream, config: TrainConfig, num_batches: int) -
     mixer = make_mixer(config.mixup, config.cutmix, stream.num_classes)
 
     def load() -> None:
-        for images, labels in stream.batches(torch.arange(total).split(config.batch_size), config.seed):
+        for images, labels in stream.batches(torch.arange(total).split(config.batch_size), seed):
             prepare(images, labels, config, mixer)
         synchronize(torch.device(stream.device))
 

@@ -22,7 +22,7 @@ def describe(recipe: str, config: Any) -> dict[str, Any]:
         "format": FORMAT,
         "recipe": recipe,
         "config": settings,
-        "seed": settings.get("seed"),
+        "seed": getattr(config, "seed", None),
         "command": shlex.join(["posattn", *sys.argv[1:]]),
         "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in VERSIONED}},
         "git_commit": git_commit(),

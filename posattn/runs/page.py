@@ -1,17 +1,18 @@
 """What a report shows, as plain data: sections that hold a claim, figures and tables.
 
-Figures name their numbers by their place in result.json, so that no number is written twice, and their maps by file
-and tensor ("structure:maps" in structure.safetensors). A section's places are below its ``at``: in a section at
+A figure refers to its numbers by their place in result.json, so that no number is stored twice, and to maps by file
+and tensor ("structure:maps" in structure.safetensors). Places are relative to the section's ``at``: in a section at
 "structure", "history.loss" is ``result["structure"]["history"]["loss"]``.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PLACES = {
     "lines": ("x", "y", "spread"),
     "heat_maps": ("values", "x", "y"),
-}  # of each kind, fields that are places
+}  # the fields of a kind that are places
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureRows:
     """Rows of pictures, one under another."""
 
     title: str
@@ -110,9 +111,28 @@ class Section:
 
     title: str
     claim: str
-    items: list[Lines | Maps | GridMaps | Gallery | Pictures | HeatMaps | Table]
+    items: list[Lines | Maps | GridMaps | Gallery | PictureRows | HeatMaps | Table]
     at: str = ""
-    """The place in result.json below which the places of the items are"""
+    """The place in result.json that the items' places are relative to"""
+
+
+def mean_lines(
+    title: str, x: str | dict[str, str], curves: Mapping[str, str], over: str = "", **options: Any
+) -> Lines:
+    """Curves of means over seeds, with bars of one standard deviation.
+
+    Args:
+        title: of the figure.
+        x: place of the common x, or label -> place.
+        curves: label -> place in the tree that ``over_seeds`` averaged.
+        over: place of what ``over_seeds`` returned.
+        options: further fields of ``Lines``.
+    """
+    mean, std = (
+        {label: ".".join(filter(None, (over, part, place))) for label, place in curves.items()}
+        for part in ("mean", "std")
+    )
+    return Lines(title, x, mean, std, **options)
 
 
 def to_plain(sections: list[Section]) -> list[dict[str, Any]]:
@@ -135,10 +155,14 @@ def _placed(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def lookup(numbers: dict[str, Any], place: str) -> Any:
-    """What stands at ``place`` ("a.b.c") in nested ``numbers``. KeyError naming the place."""
+    """The value at ``place`` ("a.b.c") in nested ``numbers``; names may hold dots. KeyError naming the place."""
     value: Any = numbers
-    for key in place.split("."):
-        if not isinstance(value, dict) or key not in value:
+    rest = place
+    while rest:
+        known = value if isinstance(value, dict) else {}
+        names = [name for name in known if f"{rest}.".startswith(f"{name}.")]
+        if not names:
             raise KeyError(f"result.json has nothing at {place!r}")
-        value = value[key]
+        name = max(names, key=len)
+        value, rest = value[name], rest[len(name) + 1 :]
     return value

@@ -22,17 +22,17 @@ def fails(out: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     ("arguments", "expected"),
     [
         (
-            ["--images.models", "vit_posattn_huge"],
+            ["--models", "vit_posattn_huge"],
             "unknown model 'vit_posattn_huge'; known: .*positional ViT",
         ),
-        (["--images.data", "digitz"], "digitz.*known: .*digits"),
-        (["--images.data", "cifar10", "--images.data-dir", "/nonexistent"], "cifar10.*/nonexistent"),
+        (["--data", "digitz"], "digitz.*known: .*digits"),
+        (["--data", "cifar10", "--data-dir", "/nonexistent"], "cifar10.*/nonexistent"),
         (
-            ["--images.patch-size", "3"],
+            ["--patch-size", "3"],
             "patch_size must divide image height, got patch_size=3, image height=8",
         ),
-        (["--images.num-heads", "5"], "num_heads must divide embed_dim, got num_heads=5"),
-        (["--images.train.lr", "-1"], "lr.*-1"),
+        (["--num-heads", "5"], "num_heads must divide embed_dim, got num_heads=5"),
+        (["--train.lr", "-1"], "lr.*-1"),
         (["--structure.num-sets", "7"], "num_sets must divide num_patches, got num_sets=7, num_patches=64"),
         (["--structure.steps", "0"], "steps must be at least 1, got 0"),
         (["--transfer.noise-rate", "1.5"], "noise_rate must be a probability in \\[0, 1\\], got 1.5"),
@@ -47,7 +47,7 @@ def test_a_bad_setting_is_one_line(
 def test_a_corrupt_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "test.parquet").write_bytes(b"PAR1 and then nothing")
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and then nothing")
-    said = fails(tmp_path / "run", ["--images.data", "cifar10", "--images.data-dir", str(tmp_path)], capsys)
+    said = fails(tmp_path / "run", ["--data", "cifar10", "--data-dir", str(tmp_path)], capsys)
     assert "test.parquet" in said
 
 
@@ -61,11 +61,11 @@ def test_a_divergence_names_the_step_and_keeps_the_last_good(
 
 def test_a_divergence_on_images_names_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [
-        "--images.train.lr",
+        "--train.lr",
         "1e30",
-        "--images.train.warmup-epochs",
+        "--train.warmup-epochs",
         "0",
-        "--images.train.checkpoint-every",
+        "--train.checkpoint-every",
         "1",
     ]
     out = tmp_path / "run"

@@ -10,10 +10,12 @@ import torch
 from layouts import encoded, noise, write_cifar, write_folder, write_svhn
 
 from posattn import cli
-from posattn.recipes.images.comparison import gather_seconds
-from posattn.recipes.kit.classifiers import build, load_split, permutation
-from posattn.recipes.kit.settings import ARCHITECTURES, ImagesConfig
-from posattn.recipes.transplant.run import ARMS, available, draw, local_maps
+from posattn.recipes.images.run import training_times
+from posattn.recipes.kit.classifiers import build, load_split, patch_permutation, shuffled
+from posattn.recipes.kit.settings import ARCHITECTURES, ImageTraining, ModelSize
+from posattn.recipes.transplant.locality import local_maps
+from posattn.recipes.transplant.page import ARMS
+from posattn.recipes.transplant.run import available_sizes, draw_per_class
 from posattn.recipes.transplant.settings import transplant
 from posattn.vision.data.images import load_images, shuffle_patches
 from posattn.vision.grid import Tokens, distances
@@ -79,32 +81,29 @@ def test_every_model_is_compared_with_every_seed(tmp_path: Path) -> None:
 
 
 def test_seconds_to_the_originals_accuracy() -> None:
-    runs = {
-        "ViT": [{"elapsed": [2.0, 4.0], "seconds": 4.0}],
-        "fast": [{"elapsed": [1.0, 2.0], "seconds": 2.0}],
-        "bad": [{"elapsed": [1.0, 2.0], "seconds": 2.0}],
-    }
+    quick, slow = {"elapsed": [1.0, 2.0], "seconds": 2.0}, {"elapsed": [2.0, 4.0], "seconds": 4.0}
     means = {"ViT": [0.5, 0.7], "fast": [0.7, 0.9], "bad": [0.1, 0.2]}
-    timing = gather_seconds(runs, {"mean_accuracy": means})
+    timing = training_times([{"ViT": slow, "fast": quick, "bad": quick}], means)
     assert timing["seconds_to_original"] == {"ViT": 4.0, "fast": 1.0, "bad": None}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_takes_the_images(name: str) -> None:
-    config, images = ImagesConfig(embed_dim=16, depth=2, num_heads=2), load_images("digits", "test")
-    model = build(config, name, 0, images).eval()
+    size, images = ModelSize(embed_dim=16, depth=2, num_heads=2), load_images("digits", "test")
+    model = build(size, name, 0, images).eval()
     assert model(torch.zeros(2, *images.shape)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(("arrangement", "size"), [("patches", 2), ("pixels", 1)])
-def test_both_splits_are_rearranged_alike(arrangement: str, size: int) -> None:
-    config = ImagesConfig(arrangement=arrangement, train_images=50)
-    for split in ("train", "test"):
-        plain, moved = load_split(replace(config, arrangement="plain"), split), load_split(config, split)
-        back = shuffle_patches(moved.images, size, permutation(config, plain).argsort())
-        assert torch.equal(back, plain.images)
-        assert not torch.equal(moved.images, plain.images)
-    assert len(load_split(config, "train")) == 50
+@pytest.mark.parametrize("size", [1, 2])
+def test_both_splits_are_rearranged_alike(size: int) -> None:
+    config = ImageTraining(train_images=50)
+    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
+    assert len(train_set) == 50
+    order = patch_permutation(train_set, size, seed=3)
+    for images in (train_set, test_set):
+        moved = shuffled(images, size, seed=3).images
+        assert torch.equal(shuffle_patches(moved, size, order.argsort()), images.images)
+        assert not torch.equal(moved, images.images)
 
 
 def test_bad_settings_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +115,7 @@ def test_bad_settings_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[st
         return line
 
     assert "unknown model 'VGG'" in said("--models", "VGG")
-    assert "models must hold 'positional ViT'" in said("--models", "ViT")
+    assert "--models must hold 'positional ViT'" in said("--models", "ViT")
     assert "train_images must be at most 1437, got 9999" in said("--train-images", "9999")
     assert "patch_size" in said("--patch-size", "3")
     assert "cifar10 not found" in said("--data", "cifar10", "--data-dir", str(tmp_path))
@@ -133,16 +132,18 @@ def test_shuffling(tmp_path: Path) -> None:
 def test_transplanting(tmp_path: Path) -> None:
     target = smoke("transplant", tmp_path / "run")["targets"]["digits"]
     assert target["size"] == [2, 8]
-    assert list(target["values"]) == list(ARMS)
-    assert all(len(at) == 2 for line in target["values"].values() for at in line)
+    assert len(target["seeds"]) == 2
+    for seed in target["seeds"]:
+        assert list(seed) == list(ARMS)
+        assert all(len(accuracies) == 2 for accuracies in seed.values())
 
 
 def test_images_of_each_class_are_drawn() -> None:
     images = load_images("digits", "train")
-    drawn = draw(images, 7, seed=3)
+    drawn = draw_per_class(images, 7, seed=3)
     assert drawn.labels.bincount().tolist() == [7] * 10
-    assert not torch.equal(drawn.images, draw(images, 7, seed=4).images)
-    assert available(replace(transplant(smoke=True), sizes=(10, 100, 1000)), "digits") == [10, 100]
+    assert not torch.equal(drawn.images, draw_per_class(images, 7, seed=4).images)
+    assert available_sizes(replace(transplant(smoke=True), sizes=(10, 100, 1000)), "digits") == [10, 100]
 
 
 def test_maps_of_random_locality_look_near_the_query() -> None:

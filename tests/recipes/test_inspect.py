@@ -13,8 +13,9 @@ from timm.data import create_transform, resolve_model_data_config
 
 from posattn import cli
 from posattn.recipes.demo.settings import DemoConfig
+from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit.classifiers import build, weights_name
-from posattn.recipes.kit.settings import ImagesConfig
+from posattn.recipes.kit.settings import SMALL
 from posattn.runs.folder import RunFolder, open_run
 from posattn.vision.data.images import load_images, to_float
 from posattn.vision.inspect.inspection import inspect_attention
@@ -33,12 +34,12 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     """A run folder as the demo leaves it, with weights that differ from the start."""
-    images = ImagesConfig(embed_dim=16, depth=1, num_heads=2, seeds=2, train=TrainConfig(epochs=1))
-    run = open_run(tmp_path / "run", "demo", DemoConfig(images=images, seed=3))
+    images = ImagesConfig(size=SMALL, seeds=2, train=TrainConfig(epochs=1), seed=3)
+    run = open_run(tmp_path / "run", "demo", DemoConfig(images=images))
     held = load_images("digits", "test")
     for name in images.models:
         for seed in (3, 4):
-            model = build(images, name, seed, held)
+            model = build(SMALL, name, seed, held)
             weights = {key: value + 0.1 for key, value in model.state_dict().items()}
             run.save_tensors(weights_name(name, seed), weights)
     run.finish({"title": "", "summary": "", "page": []})
@@ -51,9 +52,9 @@ def test_a_model_of_a_run_folder_is_inspected_as_it_was_trained(
 ) -> None:
     out = tmp_path / "out"
     cli.main(["inspect", str(trained), "--images", "digits", "--checkpoint", name, "--out", str(out)])
-    images, held = ImagesConfig(embed_dim=16, depth=1, num_heads=2), load_images("digits", "test")
+    held = load_images("digits", "test")
     kind = "positional ViT" if "positional" in name else "ViT"
-    model = build(images, kind, int(name.removesuffix(":start")[-1]), held)
+    model = build(SMALL, kind, int(name.removesuffix(":start")[-1]), held)
     if not name.endswith(":start"):
         model.load_state_dict(RunFolder(trained).load_tensors(name))
     expected = inspect_attention(model, to_float(held.images))

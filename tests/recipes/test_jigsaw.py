@@ -8,7 +8,7 @@ import torch
 from puzzles import permutation, smooth_scores
 
 from posattn import cli
-from posattn.recipes.jigsaw.run import in_true_order, jigsaw_tensors, patch_pixels, piece_together
+from posattn.recipes.jigsaw.puzzle import in_true_order, patch_brightness, piece_together, puzzle_tensors
 from posattn.vision.data.images import shuffle_patches
 
 GRID = (4, 6)
@@ -40,7 +40,7 @@ def test_the_layout_is_pieced_together_whatever_the_permutation() -> None:
 def test_the_right_layout_puts_the_pictures_back() -> None:
     images = torch.randint(256, (2, 3, 8, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     order = permutation(24)
-    pictures, relations = jigsaw_tensors(shuffled_maps(order), order, order, 2, images)
+    pictures, relations = puzzle_tensors(shuffled_maps(order), order, order, 2, images)
     before, seen, again = pictures
     assert torch.equal(before, images)
     assert torch.equal(seen, shuffle_patches(images, 2, order))
@@ -49,9 +49,9 @@ def test_the_right_layout_puts_the_pictures_back() -> None:
     assert relations[0].diagonal().eq(0).all()
 
 
-def test_patch_pixels_are_means_of_patches() -> None:
+def test_patch_brightness_is_means_of_patches() -> None:
     images = torch.rand(5, 2, 4, 6, generator=torch.Generator().manual_seed(0))
-    pixels = patch_pixels(images, 2)
+    pixels = patch_brightness(images, 2)
     assert pixels.shape == (10, 6)
     assert torch.allclose(pixels.mean(0), torch.zeros(6), atol=1e-6)
     apart = pixels[3, 4] - pixels[0, 4]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, ratios, section
-from posattn.recipes.loading.settings import LoadingConfig
+from posattn.recipes.loading.page import loading_section
+from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, loading_ratios
 
 
 def test_every_augmentation_is_measured(tmp_path: Path) -> None:
@@ -22,10 +22,10 @@ def test_every_augmentation_is_measured(tmp_path: Path) -> None:
 
 def test_ratios_are_taken_within_a_turn_and_the_least_is_said() -> None:
     rates = {"none": [60.0, 90.0, 80.0], "ViT": [10.0, 10.0, 20.0], "positional ViT": [20.0, 30.0, 20.0]}
-    found = ratios(rates)
+    found = loading_ratios(rates)
     assert found["none"]["ViT"].median == pytest.approx(6)  # of 6, 9, 4
     assert found["none"]["positional ViT"].median == pytest.approx(3)  # of 3, 3, 4
-    claim = section(LoadingConfig(), {"toy": rates}).claim
+    claim = loading_section(3, {"toy": rates}, {"toy": found}).claim
     assert "It did in 1 of 2 cases; the least was 3.0 (toy, none, positional ViT)" in claim
 
 

@@ -1,4 +1,9 @@
-from posattn.runs.page import HeatMaps, Lines, Section, Table, to_plain
+"""Sections as plain data: their places, and the numbers found there."""
+
+import pytest
+
+from posattn.runs.page import HeatMaps, Lines, Section, Table, lookup, mean_lines, to_plain
+from posattn.runs.seeds import over_seeds
 
 
 def test_places_are_below_their_section() -> None:
@@ -14,3 +19,26 @@ def test_places_are_below_their_section() -> None:
     assert placed["items"][2]["columns"] == ["x"]
     assert plain["items"][0]["x"] == "t"
     assert "at" not in placed
+
+
+def test_a_value_is_found_under_names_with_dots() -> None:
+    numbers = {"targets": {"my.set": {"x.y": [1, 2]}, "my": {"set": 3}}, "a": {"b": 4}}
+    assert lookup(numbers, "a.b") == 4
+    assert lookup(numbers, "targets.my.set.x.y") == [1, 2]
+    with pytest.raises(KeyError, match=r"nothing at 'a\.b\.c'"):
+        lookup(numbers, "a.b.c")
+    with pytest.raises(KeyError, match="nothing at 'ab'"):
+        lookup(numbers, "ab")
+
+
+@pytest.mark.parametrize("over", ["", "accuracy"])
+def test_curves_of_means_find_their_numbers(over: str) -> None:
+    tree = over_seeds([{"ViT": [1.0, 2.0]}, {"ViT": [3.0, 2.0]}])
+    numbers = {"x": [1, 2], **(tree if not over else {over: tree})}
+    figure = mean_lines("title", "x", {"a model": "ViT"}, over, x_log=True)
+    (plain,) = to_plain([Section("", "", [figure], at="below")])
+    result, item = {"below": numbers}, plain["items"][0]
+    assert item["x_log"]
+    assert lookup(result, item["x"]) == [1, 2]
+    assert lookup(result, item["y"]["a model"]) == [2.0, 2.0]
+    assert lookup(result, item["spread"]["a model"]) == pytest.approx([2**0.5, 0.0])

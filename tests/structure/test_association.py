@@ -100,7 +100,8 @@ def test_chance_is_the_mean_of_random_scores_under_the_held_diagonal(
     order = torch.rand(3000, D, D - 1, generator=generator).argsort(-1)
     shuffled[:, off] = row[off].reshape(D, D - 1).expand(3000, D, D - 1).gather(-1, order).reshape(3000, -1)
     found = patch_association(shuffled, partition)
-    assert isinstance(found.top_c, Tensor) and isinstance(found.chance, Tensor)
+    assert isinstance(found.top_c, Tensor)
+    assert isinstance(found.chance, Tensor)
     error = found.top_c.std() / 3000**0.5
     torch.testing.assert_close(found.chance, found.chance[:1].expand(3000))
     assert abs(found.top_c.mean() - found.chance[0]) < 4 * error

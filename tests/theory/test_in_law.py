@@ -34,7 +34,8 @@ def by_autograd(model: SimplifiedViT, patches: Tensor, labels: Tensor) -> tuple[
 def gradient_in_law(model: SimplifiedViT, task: StructuredTask, batch: Draw) -> tuple[float, Tensor, Tensor]:
     model.zero_grad()
     loss = backward_in_law(model, task, batch)
-    assert model.scores.grad is not None and model.value.grad is not None
+    assert model.scores.grad is not None
+    assert model.value.grad is not None
     return loss, model.scores.grad.clone(), model.value.grad.clone()
 
 

@@ -1,37 +1,79 @@
-"""Which heads of a trained ViT need the content of the image, and how many can do without."""
+"""Which heads of a trained ViT need the content of the image, how many can do without, and what tells them apart."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress
 
+from posattn.recipes.content_heads.correlation import rank_correlation
+from posattn.recipes.content_heads.page import (
+    FIRST,
+    LAST,
+    positionality_section,
+    ranking_section,
+    trace_section,
+)
 from posattn.recipes.content_heads.settings import ContentHeadsConfig
-from posattn.recipes.kit.classifiers import check_images, load_split, load_trained, train_one
+from posattn.recipes.kit.classifiers import check_models, load_split, load_trained, train_one, train_sweep
 from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.folder import RunFolder
-from posattn.runs.page import Lines, Section, Table, to_plain
-from posattn.runs.seeds import mean_std, mean_std_text
-from posattn.runs.sweep import sweep
+from posattn.runs.page import to_plain
+from posattn.runs.seeds import over_seeds
 from posattn.vision.convert.maps import average_maps
-from posattn.vision.convert.ranking import Need, accuracy_over_replaced, content_needs
-from posattn.vision.data.images import ImageSet, to_float
+from posattn.vision.convert.ranking import accuracy_over_replaced, content_needs
+from posattn.vision.data.images import to_float
+from posattn.vision.inspect.inspection import inspect_attention
 
-FIRST, LAST = "most positional first", "most content-based first"
+Numbers = dict[str, Any]
 
 
-def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> dict[str, Any]:
-    """Train a ViT, rank its heads on training images, and trace its test accuracy over the heads replaced."""
-    images = config.images
-    train_one(images, ORIGINAL, seed, folder)
-    train_set, test_set = (load_split(images, split) for split in ("train", "test"))
-    vit = load_trained(images, ORIGINAL, seed, test_set, RunFolder(folder))
-    sample = first(train_set, config.calibration)
-    maps = average_maps(vit, to_float(sample.images), range(images.depth))
+def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> Numbers:
+    """Train and convert a ViT per seed."""
+    check_models(config, [ORIGINAL])
+    cells = {f"seed={seed}": (config, seed, run.path) for seed in config.all_seeds}
+    seeds = list(train_sweep("content-heads", cells, convert_heads, run, progress).values())
+    count = len(seeds[0]["ranked"])
+    numbers = {
+        "seeds": seeds,
+        "rank": list(range(1, 1 + count)),
+        "replaced": list(range(1 + count)),
+        **over_seeds([summary(one) for one in seeds]),
+        "rank_correlation": {cost: rank_correlation(seeds, cost) for cost in ("loss", "drop")},
+    }
+    sections = [ranking_section(config, numbers), trace_section(config, numbers)]
+    return {
+        "title": "Heads that need content",
+        "summary": f"Heads of ViTs trained on {config.data.data} replaced, one by one, by their average attention.",
+        "heads": numbers,
+        "page": to_plain([*sections, positionality_section(numbers)]),
+    }
+
+
+def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Numbers:
+    """Train a ViT and convert its heads.
+
+    Returns:
+        ``ranked``: what each head costs on training images, the least first, its ``positionality`` there, and what
+        it costs in testing. ``accuracy``: in testing, over the number of heads replaced in either order.
+    """
+    train_one(config, ORIGINAL, seed, folder)
+    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
+    vit = load_trained(config.size, ORIGINAL, seed, test_set, RunFolder(folder))
+    sample = train_set.select(torch.arange(min(config.calibration, len(train_set))))
+    maps = average_maps(vit, to_float(sample.images), range(config.size.depth))
     ranked = content_needs(vit, maps, sample)
     order = [(need.block, need.head) for need in ranked]
+    tested = {(need.block, need.head): need for need in content_needs(vit, maps, test_set)}
+    table = inspect_attention(vit, to_float(sample.images))
+    positionality = table[table.measure == "positionality"].set_index(["layer", "head"]).value
     return {
-        "ranked": [need._asdict() for need in ranked],
+        "ranked": [
+            need._asdict()
+            | {"positionality": float(positionality[head])}
+            | {"test_drop": tested[head].drop, "test_loss": tested[head].loss}
+            for head, need in zip(order, ranked, strict=True)
+        ],
         "accuracy": {
             FIRST: accuracy_over_replaced(vit, maps, order, test_set),
             LAST: accuracy_over_replaced(vit, maps, order[::-1], test_set),
@@ -39,117 +81,13 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> dict[s
     }
 
 
-def first(image_set: ImageSet, count: int) -> ImageSet:
-    """The first images, at most ``count``."""
-    return replace(image_set, images=image_set.images[:count], labels=image_set.labels[:count])
-
-
-def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
-    """A ViT a seed, each a part of a sweep."""
-    check_images(config.images)
-    settings = {
-        f"seed={config.seed + i}": (config, config.seed + i, run.path) for i in range(config.images.seeds)
-    }
-    seeds = list(sweep("content-heads", settings, convert_heads, run, progress).values())
-    numbers = gather(seeds, config.images.depth)
+def summary(one: Numbers) -> Numbers:
+    """What is averaged over the seeds: the drop by rank, its mean by block, and accuracy over heads replaced."""
+    by_block: dict[str, list[float]] = {}
+    for need in one["ranked"]:
+        by_block.setdefault(f"{need['block'] + 1}", []).append(need["drop"])
     return {
-        "title": "Heads that need content",
-        "summary": "Heads of trained ViTs replaced, one by one, by their average attention.",
-        "heads": numbers,
-        "page": to_plain([ranking(config, numbers), trace(config, numbers)]),
+        "drop": [need["drop"] for need in one["ranked"]],
+        "block": {block: sum(by_block[block]) / len(by_block[block]) for block in sorted(by_block, key=int)},
+        "accuracy": one["accuracy"],
     }
-
-
-def gather(seeds: list[dict[str, Any]], depth: int) -> dict[str, Any]:
-    """Over the seeds: the drop by rank and by block, and accuracy against the number of heads replaced."""
-    ranked = [[Need(**need) for need in one["ranked"]] for one in seeds]
-    by_rank = [mean_std([need.drop for need in of_rank]) for of_rank in zip(*ranked, strict=True)]
-    traces = {
-        way: [mean_std(at) for at in zip(*(one["accuracy"][way] for one in seeds), strict=True)]
-        for way in (FIRST, LAST)
-    }
-    return {
-        "seeds": seeds,
-        "rank": list(range(1, 1 + len(by_rank))),
-        "drop": [mean for mean, _ in by_rank],
-        "drop_std": [std for _, std in by_rank],
-        "of_block": [
-            [mean_std([need.drop for need in one if need.block == block])[0] for one in ranked]
-            for block in range(depth)
-        ],
-        "replaced": list(range(1 + len(by_rank))),
-        "accuracy": {way: [mean for mean, _ in line] for way, line in traces.items()},
-        "accuracy_std": {way: [std for _, std in line] for way, line in traces.items()},
-    }
-
-
-def ranking(config: ContentHeadsConfig, numbers: dict[str, Any]) -> Section:
-    """How much each head needs content."""
-    drops, count = numbers["drop"], len(numbers["seeds"])
-    claim = (
-        f"Replacing a single head by its average map cost, in training accuracy, {100 * drops[0]:.1f} points for the "
-        f"most positional head and {100 * drops[-1]:.1f} for the one that needs content most "
-        f"(mean over {count} trained ViTs)."
-    )
-    blocks = [[f"{i + 1}", mean_std_text(of, 2, 100)] for i, of in enumerate(numbers["of_block"])]
-    heads = [
-        [
-            f"{rank}",
-            f"{n['block'] + 1}",
-            f"{n['head'] + 1}",
-            f"{100 * n['drop']:.2f} ± {100 * n['stderr']:.2f}",
-        ]
-        for rank, n in enumerate(numbers["seeds"][0]["ranked"], 1)
-    ]
-    return Section(
-        "Heads ranked",
-        claim,
-        [
-            Lines(
-                "Drop of accuracy when one head is replaced, by rank",
-                "heads.rank",
-                {"drop": "heads.drop"},
-                {"drop": "heads.drop_std"},
-                x_label="rank of the head within its ViT",
-                y_label="drop of accuracy",
-                caption=f"Mean and standard deviation over {count} seeds, on training images.",
-            ),
-            Table(
-                "Drop by block, points",
-                ["block", "drop"],
-                blocks,
-                f"Mean over heads; ± std over {count} seeds.",
-            ),
-            Table(
-                f"The heads of seed {config.seed}, most positional first",
-                ["rank", "block", "head", "drop, points"],
-                heads,
-                "± standard error over the images, paired. Heads of other seeds have other places.",
-            ),
-        ],
-    )
-
-
-def trace(config: ContentHeadsConfig, numbers: dict[str, Any]) -> Section:
-    """Test accuracy against the number of heads replaced."""
-    before, after = (
-        mean_std_text([one["accuracy"][FIRST][at] for one in numbers["seeds"]], 1, 100) for at in (0, -1)
-    )
-    half = len(numbers["rank"]) // 2
-    at_half = {way: 100 * numbers["accuracy"][way][half] for way in (FIRST, LAST)}
-    claim = (
-        f"Test accuracy was {before} % before and {after} % with every head replaced and nothing retrained; with "
-        f"{half} of {len(numbers['rank'])} heads replaced, {at_half[FIRST]:.1f} % if the most positional go first and "
-        f"{at_half[LAST]:.1f} % if those that need content do."
-    )
-    figure = Lines(
-        "Test accuracy against heads replaced",
-        "heads.replaced",
-        {way: f"heads.accuracy.{way}" for way in (FIRST, LAST)},
-        {way: f"heads.accuracy_std.{way}" for way in (FIRST, LAST)},
-        x_label="heads replaced by their average map",
-        y_label="test accuracy",
-        caption=f"Mean and standard deviation over {len(numbers['seeds'])} seeds on {config.images.data}; "
-        "heads are ranked on training images.",
-    )
-    return Section("Heads replaced", claim, [figure])

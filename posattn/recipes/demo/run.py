@@ -6,8 +6,9 @@ from rich.progress import Progress
 
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.recipes.demo.structure import find_structure, structure_section
-from posattn.recipes.images.comparison import compare_on_images, images_section
-from posattn.recipes.kit.classifiers import check_images
+from posattn.recipes.images.page import images_section
+from posattn.recipes.images.run import compare_models
+from posattn.recipes.kit.classifiers import check_models
 from posattn.recipes.transfer.curves import transfer_curves, transfer_section
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
@@ -15,10 +16,10 @@ from posattn.runs.page import to_plain
 
 def run(config: DemoConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The three acts, each a unit that a resumed run does not repeat."""
-    check_images(config.images)
+    check_models(config.images, config.images.models)
     structure = run.unit("structure", lambda: find_structure(config.structure, config.seed, run, progress))
     transfer = transfer_curves(config.transfer, config.seed, run, progress)
-    images, timing = compare_on_images(config.images, config.seed, run, progress)
+    images, timing = compare_models(config.images, run, progress)
     sections = [
         structure_section(structure),
         transfer_section(transfer),

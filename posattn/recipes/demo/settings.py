@@ -1,10 +1,15 @@
 """The settings of `posattn run demo`."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from tyro.conf import arg
 
 from posattn.recipes import recipe
-from posattn.recipes.kit.settings import ImagesConfig
+from posattn.recipes.images.settings import ImagesConfig
+from posattn.recipes.kit.settings import SMALL
 from posattn.recipes.transfer.settings import TransferConfig
+from posattn.settings import Count, Positive
 from posattn.vision.training.config import TrainConfig
 
 
@@ -12,29 +17,37 @@ from posattn.vision.training.config import TrainConfig
 class StructureConfig:
     """The paper's small setting, on fresh samples."""
 
-    num_patches: int = 64
-    """D"""
-    num_sets: int = 16
-    """L"""
-    dim: int = 128
-    """d"""
-    steps: int = 300
-    batch_size: int = 512
-    rate: float = 1.0
-    """η"""
-    test_samples: int = 2048
-    measurements: int = 30
+    num_patches: Count = 64
+    """D, patches of a sample"""
+    num_sets: Count = 16
+    """L, sets of patches"""
+    dim: Count = 128
+    """d, dimension of a patch"""
+    steps: Count = 300
+    """Gradient steps"""
+    batch_size: Count = 512
+    """Fresh samples per step"""
+    rate: Positive = 1.0
+    """η, step length"""
+    test_samples: Count = 2048
+    """Samples that accuracy is measured on"""
+    measurements: Count = 30
+    """Steps at which accuracy and association are measured"""
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Settings of the three acts."""
+    """Settings of the three acts; flags without a prefix are those of `posattn run images`."""
 
     structure: StructureConfig = field(default_factory=StructureConfig)
     # of the step lengths tried, those that serve training from scratch on few samples best
     transfer: TransferConfig = field(default_factory=lambda: TransferConfig(rate=0.1, value_rate=0.001))
-    images: ImagesConfig = field(default_factory=ImagesConfig)
-    seed: int = 0
+    images: Annotated[ImagesConfig, arg(name="")] = field(default_factory=ImagesConfig)
+
+    @property
+    def seed(self) -> int:
+        """The first seed of every act."""
+        return self.images.seed
 
 
 @recipe
@@ -54,12 +67,5 @@ def demo(smoke: bool = False) -> DemoConfig:
     return DemoConfig(
         StructureConfig(steps=60, batch_size=128, test_samples=256, measurements=3),
         TransferConfig(num_patches=32, dim=16, seeds=2, sizes=(8, 32), steps=30, test_samples=256),
-        ImagesConfig(
-            embed_dim=16,
-            depth=1,
-            num_heads=2,
-            seeds=2,
-            train=TrainConfig(epochs=2, padding=1),
-            speed_rounds=3,
-        ),
+        ImagesConfig(size=SMALL, seeds=2, train=TrainConfig(epochs=2, padding=1), speed_rounds=3),
     )

@@ -1,28 +1,111 @@
-"""Real images, a recipe a set: the original ViT and models whose attention depends on positions, trained alike."""
+"""The original ViT and models whose attention depends on positions, trained alike on one set."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress
+from torch import nn
 
-from posattn.recipes.images.comparison import compare_on_images, images_section
-from posattn.recipes.images.settings import ComparisonConfig
-from posattn.recipes.kit.classifiers import check_images
+from posattn.bench.cost import multiply_adds
+from posattn.bench.timing import interleaved, spread
+from posattn.recipes.images.page import images_section
+from posattn.recipes.images.settings import ImagesConfig
+from posattn.recipes.kit.classifiers import (
+    build,
+    check_models,
+    first_images,
+    fit,
+    load_split,
+    load_trained,
+    train_sweep,
+    weights_name,
+)
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
+from posattn.runs.seeds import over_seeds
+from posattn.vision.models.freeze import freeze_attention
+
+Numbers = dict[str, Any]
 
 
-def run(config: ComparisonConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: ImagesConfig, run: RunFolder, progress: Progress) -> Numbers:
     """The comparison as a run of its own."""
-    for needed in (ORIGINAL, POSITIONAL):
-        if needed not in config.images.models:
-            raise ValueError(f"models must hold {needed!r}, got {config.images.models}")
-    check_images(config.images)
-    numbers, timing = compare_on_images(config.images, config.seed, run, progress)
+    check_models(config, config.models)
+    numbers, timing = compare_models(config, run, progress)
     return {
-        "title": f"Positional attention against the original ViT on {config.images.data}",
+        "title": f"Positional attention against the original ViT on {config.data.data}",
         "summary": "Same size, epochs, augmentation and seeds.",
         "images": numbers,
         "timing": timing,
-        "page": to_plain([images_section(config.images, numbers, timing)]),
+        "page": to_plain([images_section(config, numbers, timing)]),
+    }
+
+
+def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> tuple[Numbers, Numbers]:
+    """Train each model with each seed. Returns the numbers and, apart from them, the timings."""
+    cells = {f"{name}/{s}": (config, name, s, run.path) for s in config.all_seeds for name in config.models}
+    done = train_sweep("images", cells, train_model, run, progress)
+    seeds = [{name: done[f"{name}/{s}"] for name in config.models} for s in config.all_seeds]
+    test_set = load_split(config, "test")
+    models = {name: load_trained(config.size, name, config.seed, test_set, run) for name in config.models}
+    pixels = first_images(test_set, 512)
+    speed = run.unit("images/speed", lambda: throughput(models, pixels, config.speed_rounds))
+    maps = models[POSITIONAL].attention_maps().detach()
+    run.save_tensors("attention", {"maps": maps.flatten(0, 1)})
+    layers, heads, _, _ = maps.shape
+    accuracy = [{name: one["accuracy"] for name, one in models.items()} for models in seeds]
+    numbers: Numbers = {
+        "epoch": list(range(1, 1 + len(accuracy[0][ORIGINAL]))),
+        "accuracy": over_seeds(accuracy),
+        "final_accuracy": {name: [one[name][-1] for one in accuracy] for name in config.models},
+        "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
+        "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
+        "multiply_adds": {
+            name: multiply_adds(for_inference(model), pixels[:1]) for name, model in models.items()
+        },
+        "grid": list(models[POSITIONAL].patch_embed.grid_size),
+        "heads": [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)],
+    }
+    return numbers, {
+        **training_times(seeds, numbers["accuracy"]["mean"]),
+        "images_per_second": speed,
+    }
+
+
+def train_model(config: ImagesConfig, name: str, seed: int, folder: Path) -> Numbers:
+    """Train one model."""
+    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
+    train = replace(config.train, bfloat16=True) if name in config.autocast else config.train
+    model, unit = build(config.size, name, seed, test_set), weights_name(name, seed)
+    return fit(model, train_set, test_set, train, seed, folder, unit, tensorboard=config.tensorboard)
+
+
+def for_inference(model: Any) -> Any:
+    """The model as it is used after training: positional maps are constants of it."""
+    return freeze_attention(model) if hasattr(model, "attention_maps") else model
+
+
+@torch.inference_mode()
+def throughput(models: Mapping[str, nn.Module], pixels: torch.Tensor, rounds: int) -> dict[str, list[float]]:
+    """Images per second in inference, the models taking turns: median and quartiles."""
+    seconds = interleaved({name: partial(model, pixels) for name, model in models.items()}, rounds)
+    return {name: list(spread([len(pixels) / s for s in each])) for name, each in seconds.items()}
+
+
+def training_times(seeds: list[dict[str, Numbers]], accuracy: dict[str, list[float]]) -> Numbers:
+    """Seconds of training: in all, at each epoch, and until the mean accuracy reaches the original's final one."""
+    elapsed = over_seeds([{name: one["elapsed"] for name, one in models.items()} for models in seeds])["mean"]
+    goal = accuracy[ORIGINAL][-1]
+    return {
+        "training_seconds": {name: [models[name]["seconds"] for models in seeds] for name in accuracy},
+        "elapsed": elapsed,
+        "seconds_to_original": {
+            name: next((t for t, a in zip(elapsed[name], line, strict=True) if a >= goal), None)
+            for name, line in accuracy.items()
+        },
     }

@@ -1,43 +1,62 @@
-"""The settings of `posattn run images`."""
+"""The settings of `posattn run images` and of the same comparison on other sets."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-import tyro
+from annotated_types import Ge
+from tyro.conf import arg
 
 from posattn.recipes import recipe
-from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ImagesConfig
+from posattn.recipes.kit.settings import (
+    HYBRID,
+    ORIGINAL,
+    POSITIONAL,
+    RELATIVE,
+    ImageTraining,
+    ModelSize,
+    check_names,
+)
+from posattn.settings import Several
+from posattn.vision.data.config import DataConfig
 from posattn.vision.training.config import TrainConfig
+
+MODELS = (ORIGINAL, POSITIONAL, RELATIVE, HYBRID)
 
 
 @dataclass(frozen=True)
-class ComparisonConfig:
-    """The comparison on one set."""
+class ImagesConfig(ImageTraining):
+    """Models of one size, trained alike on one set and compared."""
 
-    images: Annotated[ImagesConfig, tyro.conf.arg(name="")] = field(default_factory=ImagesConfig)
-    seed: int = 0
+    data: Annotated[DataConfig, arg(name="")] = field(default_factory=DataConfig)
+    models: Several[str] = (ORIGINAL, POSITIONAL)
+    """ViT, positional ViT, relative, table, hybrid, ResNet; the first two are needed"""
+    autocast: tuple[str, ...] = ()
+    """Models trained in bfloat16 autocast in addition to `--train.bfloat16`: on CPUs it is faster for some only"""
+    tensorboard: bool = False
+    """Write TensorBoard's files beside metrics.jsonl"""
+    speed_rounds: Annotated[int, Ge(2), arg(metavar="INT>=2")] = 30
+    """Timed rounds of inference, the models taking turns, after one warm-up"""
 
-
-MODELS = (ORIGINAL, POSITIONAL, "relative", "hybrid")
+    def __post_init__(self) -> None:
+        check_names((*self.models, *self.autocast))
+        for needed in (ORIGINAL, POSITIONAL):
+            if needed not in self.models:
+                raise ValueError(f"--models must hold {needed!r}, got {self.models}")
 
 
 # three seeds of every model in 13 to 19 minutes on 2 CPU cores
 ON_A_CPU = ImagesConfig(
     models=MODELS,
     train_images=20_000,
-    patch_size=4,
+    size=ModelSize(patch_size=4),
     train=TrainConfig(epochs=6, batch_size=128, lr=2e-3, warmup_epochs=1.0),
-    autocast=(POSITIONAL, "relative"),
+    autocast=(POSITIONAL, RELATIVE),
 )
-
 
 # ViT-Tiny on 32 x 32 pixels as small ViTs are usually trained; for a GPU
 ON_A_GPU = ImagesConfig(
     models=MODELS,
-    patch_size=4,
-    embed_dim=192,
-    depth=12,
-    num_heads=3,
+    size=ModelSize(patch_size=4, embed_dim=192, depth=12, num_heads=3),
     train=TrainConfig(
         epochs=100,
         batch_size=512,
@@ -55,7 +74,7 @@ ON_A_GPU = ImagesConfig(
 
 
 @recipe
-def images(smoke: bool = False) -> ComparisonConfig:
+def images(smoke: bool = False) -> ImagesConfig:
     """Digits: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
@@ -68,7 +87,7 @@ def images(smoke: bool = False) -> ComparisonConfig:
 
 
 @recipe
-def images_fashion_mnist(smoke: bool = False) -> ComparisonConfig:
+def images_fashion_mnist(smoke: bool = False) -> ImagesConfig:
     """Fashion-MNIST: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
@@ -77,11 +96,11 @@ def images_fashion_mnist(smoke: bool = False) -> ComparisonConfig:
     Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT 83.5 ± 0.1 % in 144 s;
     positional ViT 86.0 ± 0.5 %, the ViT's accuracy in 0.30 of its time; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.
     """
-    return sized(replace(ON_A_CPU, data="fashion-mnist"), smoke)
+    return sized(replace(ON_A_CPU, data=DataConfig("fashion-mnist")), smoke)
 
 
 @recipe
-def images_cifar10(smoke: bool = False) -> ComparisonConfig:
+def images_cifar10(smoke: bool = False) -> ImagesConfig:
     """CIFAR-10 at a size for CPUs: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
@@ -91,11 +110,11 @@ def images_cifar10(smoke: bool = False) -> ComparisonConfig:
     51.6 ± 0.7 % in 201 s; positional ViT 55.6 ± 1.4 %, the ViT's accuracy in 0.28 of its time; relative 50.0 ± 1.2 %;
     hybrid 54.1 ± 1.1 %.
     """
-    return sized(replace(ON_A_CPU, data="cifar10"), smoke)
+    return sized(replace(ON_A_CPU, data=DataConfig("cifar10")), smoke)
 
 
 @recipe
-def images_cifar10_long(smoke: bool = False) -> ComparisonConfig:
+def images_cifar10_long(smoke: bool = False) -> ImagesConfig:
     """CIFAR-10 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
@@ -103,23 +122,23 @@ def images_cifar10_long(smoke: bool = False) -> ComparisonConfig:
     Time: unknown
     Expected: not run yet, for want of a GPU; published small ViTs of this size reach 91 to 93.6 %.
     """
-    return sized(replace(ON_A_GPU, data="cifar10"), smoke)
+    return sized(replace(ON_A_GPU, data=DataConfig("cifar10")), smoke)
 
 
 @recipe
-def images_cifar100(smoke: bool = False) -> ComparisonConfig:
+def images_cifar100(smoke: bool = False) -> ImagesConfig:
     """CIFAR-100 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
     Command: posattn run images-cifar100 --data-dir FOLDER --jobs 1
     Time: unknown
-    Expected: not run yet, for want of the data.
+    Expected: not run yet.
     """
-    return sized(replace(ON_A_GPU, data="cifar100"), smoke)
+    return sized(replace(ON_A_GPU, data=DataConfig("cifar100")), smoke)
 
 
 @recipe
-def images_svhn(smoke: bool = False) -> ComparisonConfig:
+def images_svhn(smoke: bool = False) -> ImagesConfig:
     """SVHN for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
@@ -127,11 +146,11 @@ def images_svhn(smoke: bool = False) -> ComparisonConfig:
     Time: unknown
     Expected: not run yet, for want of the data.
     """
-    return sized(replace(ON_A_GPU, data="svhn", train=replace(ON_A_GPU.train, flip=False)), smoke)
+    return sized(replace(ON_A_GPU, data=DataConfig("svhn"), train=replace(ON_A_GPU.train, flip=False)), smoke)
 
 
 @recipe
-def images_imagenet(smoke: bool = False) -> ComparisonConfig:
+def images_imagenet(smoke: bool = False) -> ImagesConfig:
     """ImageNet for 300 epochs on GPUs, at ViT-Tiny's size with patches of 16: the four models of the other sets.
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
@@ -140,26 +159,21 @@ def images_imagenet(smoke: bool = False) -> ComparisonConfig:
     Expected: not run yet, for want of the data; the paper reports 71.9 % for the original and 68.9 % for the
     positional ViT.
     """
+    size = replace(ON_A_GPU.size, patch_size=16)
     train = replace(ON_A_GPU.train, epochs=300, batch_size=1024, padding=0, flip=False)
-    return sized(replace(ON_A_GPU, data="imagenet", patch_size=16, seeds=1, train=train), smoke)
+    return sized(replace(ON_A_GPU, data=DataConfig("imagenet"), size=size, seeds=1, train=train), smoke)
 
 
-def sized(config: ImagesConfig, smoke: bool) -> ComparisonConfig:
+def sized(config: ImagesConfig, smoke: bool) -> ImagesConfig:
     """The recipe's size, or for ``smoke`` the same comparison on digits, which ends in seconds."""
     if not smoke:
-        return ComparisonConfig(config)
-    short = replace(config.train, epochs=2, batch_size=64, padding=min(1, config.train.padding))
-    return ComparisonConfig(
-        replace(
-            config,
-            data="digits",
-            train_images=None,
-            patch_size=2,
-            embed_dim=16,
-            depth=2,
-            num_heads=2,
-            seeds=2,
-            train=short,
-            speed_rounds=3,
-        )
+        return config
+    return replace(
+        config,
+        data=DataConfig(),
+        train_images=None,
+        size=ModelSize(embed_dim=16, depth=2, num_heads=2),
+        seeds=2,
+        train=replace(config.train, epochs=2, batch_size=64, padding=min(1, config.train.padding)),
+        speed_rounds=3,
     )

@@ -1,7 +1,7 @@
 """What `posattn inspect` does: a model and pictures in, a folder with the table, the maps and the page out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,10 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from posattn.recipes.inspect.settings import InspectConfig
-from posattn.recipes.kit.classifiers import build, load_split, weights_name
-from posattn.recipes.kit.settings import ImagesConfig
+from posattn.recipes.kit.classifiers import build, weights_name
+from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
 from posattn.runs.folder import RunFolder
+from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import to_float
 from posattn.vision.data.pictures import Pictures
 from posattn.vision.inspect.average import STABLE, recovered_sets
@@ -94,26 +95,24 @@ def known_model(name: str) -> str:
 
 
 def of_run(folder: Path, config: InspectConfig) -> Subject:
-    """A model trained by a run with act three, or the start it had, on a set as that run reads it."""
+    """A model trained by a recipe on images, or the start it had, on a set as that run reads it."""
     run = RunFolder.reading(folder)
-    settings = run.config["config"].get("images")
-    if settings is None:
+    settings = run.config["config"].get("images", run.config["config"])
+    seeds = range(run.config["seed"], run.config["seed"] + settings.get("seeds", 0))
+    names = {weights_name(name, seed): (name, seed) for name in ARCHITECTURES for seed in seeds}
+    names = {file: of for file, of in names.items() if (folder / f"{file}.safetensors").is_file()}
+    if not names:
         raise ValueError(f"{folder} holds no run that trains image models ({run.config['recipe']})")
-    known = {field.name for field in fields(ImagesConfig)} - {"train", "data_dir"}
-    given: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name in known
-    }
-    trained = ImagesConfig(**given)
-    seeds = range(run.config["seed"], run.config["seed"] + trained.seeds)
-    names = {weights_name(name, seed): (name, seed) for name in trained.models for seed in seeds}
     wanted = config.checkpoint or ""
     if wanted.removesuffix(START) not in names:
         listed = ", ".join(names)
         raise ValueError(
             f"{folder} holds {listed}: name one as checkpoint, with {START} for its start; got {wanted!r}"
         )
-    held = load_split(replace(trained, data=config.images, data_dir=config.data_dir), "test")
-    model = build(trained, *names[wanted.removesuffix(START)], held)
+    known = {field.name for field in fields(MemoryDataConfig)}
+    data = {name: value for name, value in settings["data"].items() if name in known}
+    held = MemoryDataConfig(**data | {"data": config.images, "data_dir": config.data_dir}).load("test")
+    model = build(ModelSize(**settings["size"]), *names[wanted.removesuffix(START)], held)
     if not wanted.endswith(START):
         model.load_state_dict(run.load_tensors(wanted))
     pixels = to_float(held.images[: config.limit])

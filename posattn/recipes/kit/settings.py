@@ -1,17 +1,22 @@
-"""Settings that the recipes on images share."""
+"""Settings and names that the recipes on images share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from tyro.conf import arg
 
 from posattn import checks
-from posattn.vision.data.config import DataConfig
+from posattn.settings import Count, Seed
+from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.training.config import TrainConfig
 
-ORIGINAL, POSITIONAL, RESNET = "ViT", "positional ViT", "ResNet"
+ORIGINAL, POSITIONAL, RELATIVE, TABLE = "ViT", "positional ViT", "relative", "table"
+HYBRID, RESNET = "hybrid", "ResNet"
 
 
 class Architecture(NamedTuple):
-    """A timm model, and the options that make it another."""
+    """A timm model and its options."""
 
     model: str
     options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
@@ -20,45 +25,56 @@ class Architecture(NamedTuple):
 
 
 OURS = "vit_posattn_tiny_patch16_224"
-
-
 ARCHITECTURES = {
     ORIGINAL: Architecture("vit_tiny_patch16_224"),
     POSITIONAL: Architecture(OURS),
-    "relative": Architecture(OURS, {"scores": "relative"}),
-    "table": Architecture(OURS, {"scores": "table"}),
-    "hybrid": Architecture("vit_posattn_hybrid_tiny_patch16_224"),
+    RELATIVE: Architecture(OURS, {"scores": "relative"}),
+    TABLE: Architecture(OURS, {"scores": "table"}),
+    HYBRID: Architecture("vit_posattn_hybrid_tiny_patch16_224"),
     RESNET: Architecture("resnet10t", {"channels": (32, 64, 128, 256)}, sized=False),
 }
 
 
-@dataclass(frozen=True)
-class ImagesConfig(DataConfig):
-    """Models of one size, trained alike on one data set."""
+def check_names(names: Iterable[str]) -> None:
+    """ValueError where a name is not one of ``ARCHITECTURES``."""
+    for name in names:
+        checks.known("model", name, ARCHITECTURES)
 
-    train_images: int | None = None
-    """Train on so many images, drawn once; left out, on all"""
-    arrangement: Literal["plain", "patches", "pixels"] = "plain"
-    """Images as they are, or their patches or pixels moved by one fixed random permutation"""
-    shuffle_seed: int = 0
-    """Of that permutation"""
-    models: tuple[str, ...] = (ORIGINAL, POSITIONAL)
-    """Of ViT, positional ViT, relative, table, hybrid, ResNet"""
-    patch_size: int = 2
-    embed_dim: int = 64
-    depth: int = 4
-    num_heads: int = 4
-    seeds: int = 3
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The size of every ViT of a recipe."""
+
+    patch_size: Count = 2
+    """Pixels per side of a patch"""
+    embed_dim: Count = 64
+    """Width"""
+    depth: Count = 4
+    """Blocks"""
+    num_heads: Count = 4
+    """Heads per block"""
+
+
+SMALL = ModelSize(embed_dim=16, depth=1, num_heads=2)  # for smoke runs
+
+
+@dataclass(frozen=True)
+class ImageTraining:
+    """Models of one size, trained alike on one image set with several seeds: the base of the recipes on images."""
+
+    data: Annotated[MemoryDataConfig, arg(name="")] = field(default_factory=MemoryDataConfig)
+    train_images: Count | None = None
+    """Train on a random subset of this size, the same for every seed; default: all images"""
+    size: Annotated[ModelSize, arg(name="")] = field(default_factory=ModelSize)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=30, batch_size=64, lr=4e-3, warmup_epochs=3.0)
     )
-    autocast: tuple[str, ...] = ()
-    """Models trained in bfloat16 autocast, beside what train says of all: on CPUs it is faster for some only"""
-    tensorboard: bool = False
-    """Write TensorBoard's files beside metrics.jsonl"""
-    speed_rounds: int = 30
-    """Turns of the interleaved timing of inference"""
+    seeds: Count = 3
+    """Number of seeds: each is a training of its own"""
+    seed: Seed = 0
+    """The first seed"""
 
-    def __post_init__(self) -> None:
-        for name in (*self.models, *self.autocast):
-            checks.known("model", name, ARCHITECTURES)
+    @property
+    def all_seeds(self) -> range:
+        """Every seed."""
+        return range(self.seed, self.seed + self.seeds)

@@ -1,45 +1,57 @@
 """The settings of `posattn run loading`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
+from tyro.conf import arg
 
 from posattn import checks
 from posattn.recipes import recipe
-from posattn.vision.training.config import TrainConfig
+from posattn.settings import Count, Seed
 
 
 @dataclass(frozen=True)
 class LoadingConfig:
-    """Sets, what is done to their images, and the models that take them."""
+    """Sets, what is done to their images, and the size of the models that take them."""
 
     sets: tuple[str, ...] = ("digits", "fashion-mnist")
-    """Held in memory: names of `posattn list data`, or paths"""
+    """Sets held in memory: names of `posattn list data`, or paths"""
     data_dir: Path | None = None
     """Where the files of named sets are"""
     pictures: Path | None = None
-    """A folder of train or val, each of class folders, decoded by workers at 224 px; left out, none"""
+    """A folder of train or val, each of class folders, decoded by workers at 224 px; default: none"""
     workers: int | None = None
-    """Processes that decode; left out, one a CPU core"""
-    embed_dim: int = 128
-    depth: int = 6
-    num_heads: int = 4
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=128))
-    """Batch size and bfloat16; the augmentation is varied"""
-    stream_batches: int = 4
-    """Batches of pictures that are decoded in a turn, for which workers are started"""
-    rounds: int = 10
-    """Turns that are counted"""
+    """Processes that decode; default: one per CPU core"""
+    stream_batches: Count = 4
+    """Batches of decoded pictures per round, for which workers are started"""
+    embed_dim: Count = 128
+    """Width of the models"""
+    depth: Count = 6
+    """Blocks of the models"""
+    num_heads: Count = 4
+    """Heads per block"""
+    batch_size: Count = 128
+    """Images per batch"""
+    bfloat16: bool = False
+    """Time training steps in bfloat16 autocast"""
+    rounds: Annotated[int, Ge(2), arg(metavar="INT>=2")] = 10
+    """Timed rounds, after one warm-up"""
     device: str = "cpu"
-    seed: int = 0
+    """Where images are augmented and models trained"""
+    seed: Seed = 0
+    """Of the models and of the order of the images"""
 
     def __post_init__(self) -> None:
-        checks.positive_int("rounds", self.rounds)
         checks.divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
+        if not self.sets and self.pictures is None:
+            raise ValueError("--sets is empty and --pictures is not given: nothing to load")
 
 
 @recipe
 def loading(smoke: bool = False) -> LoadingConfig:
-    """Images a second that loading and augmentation give beside those that training steps take.
+    """Images per second that loading and augmentation give beside those that training steps take.
 
     Claim: loading from memory gives at least 5 times what training consumes at CIFAR's size.
     Command: posattn run loading; for CIFAR-10 posattn run loading --sets cifar10 --data-dir DIR
@@ -50,5 +62,4 @@ def loading(smoke: bool = False) -> LoadingConfig:
     """
     if not smoke:
         return LoadingConfig()
-    train = TrainConfig(batch_size=32)
-    return LoadingConfig(("digits",), embed_dim=16, depth=1, num_heads=2, train=train, rounds=3)
+    return LoadingConfig(("digits",), embed_dim=16, depth=1, num_heads=2, batch_size=32, rounds=3)

@@ -1,21 +1,19 @@
 """The settings of `posattn run pruned-maps`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from posattn.recipes import recipe
-from posattn.recipes.kit.settings import ImagesConfig
+from posattn.recipes.kit.settings import SMALL, ImageTraining, ModelSize
+from posattn.settings import Count, Several
 from posattn.vision.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class PrunedMapsConfig:
-    """Positional ViTs of several seeds, pruned. Speed settings and the ordinary model play no part."""
+class PrunedMapsConfig(ImageTraining):
+    """Positional ViTs of several seeds, pruned."""
 
-    images: ImagesConfig = field(default_factory=lambda: ImagesConfig(patch_size=1, seeds=3))
-    """Patches of one pixel: N = 64 on digits"""
-    keeps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """k, entries kept of every row; at most N"""
-    seed: int = 0
+    keeps: Several[Count] = (1, 2, 4, 8, 16, 32, 64)
+    """k, entries kept of every row; at most N, the number of patches"""
 
 
 @recipe
@@ -30,8 +28,6 @@ def pruned_maps(smoke: bool = False) -> PrunedMapsConfig:
     a row, 96.1 ± 0.3 % with one.
     """
     if not smoke:
-        return PrunedMapsConfig()
+        return PrunedMapsConfig(size=ModelSize(patch_size=1))
     train = TrainConfig(epochs=4, batch_size=64, lr=1e-2, warmup_epochs=0.5)
-    return PrunedMapsConfig(
-        ImagesConfig(embed_dim=16, depth=1, num_heads=2, seeds=2, train=train), (1, 4, 16)
-    )
+    return PrunedMapsConfig(size=SMALL, seeds=2, train=train, keeps=(1, 4, 16))

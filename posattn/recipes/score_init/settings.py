@@ -1,22 +1,23 @@
 """The settings of `posattn run score-init`."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any
-
-import tyro
+from dataclasses import dataclass
+from typing import Any
 
 from posattn import checks
 from posattn.recipes import recipe
-from posattn.recipes.kit.settings import POSITIONAL, ImagesConfig
+from posattn.recipes.kit.settings import SMALL, ImageTraining, ModelSize
+from posattn.settings import Count, Several
+from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.training.config import TrainConfig
 
 NEAR_ZERO = 0.02  # standard deviation of scores that start near zero
 
-
-STARTS: dict[str, dict[str, Any]] = {
+STARTS: dict[str, dict[str, Any]] = {  # options of the model
     "encodings, unit scale": {},
     "encodings, near zero": {"score_std": NEAR_ZERO},
-    **{f"encodings, σ_A = {d}": {"score_diagonal": float(d)} for d in (1, 2, 4)},
+    "encodings, σ_A = 1": {"score_diagonal": 1.0},
+    "encodings, σ_A = 2": {"score_diagonal": 2.0},
+    "encodings, σ_A = 4": {"score_diagonal": 4.0},
     "table, unit scale": {"scores": "table"},
     "table, near zero": {"scores": "table", "score_std": NEAR_ZERO},
     "table, σ_A = 2": {"scores": "table", "score_std": NEAR_ZERO, "score_diagonal": 2.0},
@@ -27,31 +28,21 @@ STARTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class ScoreInitConfig:
-    """Positional ViTs that differ in how their scores start."""
+class ScoreInitConfig(ImageTraining):
+    """Positional ViTs that differ in how their scores are initialised."""
 
-    images: Annotated[ImagesConfig, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: ImagesConfig(
-            "fashion-mnist",
-            train_images=5_000,
-            models=(POSITIONAL,),
-            patch_size=4,
-            seeds=2,
-            train=TrainConfig(epochs=30, batch_size=128, lr=2e-3, warmup_epochs=1.0, bfloat16=True),
-        )
-    )
-    starts: tuple[str, ...] = tuple(STARTS)
-    """Of the names in the table; left out, all"""
-    after: tuple[int, ...] = (1, 3, 10, 30)
-    """Epochs after which accuracy is measured; the last of them counts"""
-    seed: int = 0
+    starts: Several[str] = tuple(STARTS)
+    """Names in the table; default: all"""
+    after: Several[Count] = (1, 3, 10, 30)
+    """Epochs after which accuracy is measured, in increasing order; at most `--train.epochs`"""
 
     def __post_init__(self) -> None:
         for name in self.starts:
             checks.known("start", name, STARTS)
-        for epoch in self.after:
-            if checks.positive_int("after", epoch) > self.images.train.epochs:
-                raise ValueError(f"after must be at most epochs={self.images.train.epochs}, got {epoch}")
+        if list(self.after) != sorted(self.after) or max(self.after, default=0) > self.train.epochs:
+            raise ValueError(
+                f"--after must increase and be at most --train.epochs {self.train.epochs}, got {self.after}"
+            )
 
 
 @recipe
@@ -67,8 +58,14 @@ def score_init(smoke: bool = False) -> ScoreInitConfig:
     59.6 ± 3.8 and 83.1 ± 0.2. Grid neighbours told from the scores: 60 % with tables near zero, 9 % with encodings at
     unit scale (chance 8 %).
     """
-    if not smoke:
-        return ScoreInitConfig()
-    train = TrainConfig(epochs=2, batch_size=64, lr=1e-2, warmup_epochs=0.5)
-    images = ImagesConfig(models=(POSITIONAL,), embed_dim=16, depth=1, num_heads=2, seeds=2, train=train)
-    return ScoreInitConfig(images, ("encodings, unit scale", "table, σ_A = 2"), (1, 2))
+    if smoke:
+        train = TrainConfig(epochs=2, batch_size=64, lr=1e-2, warmup_epochs=0.5)
+        starts = ("encodings, unit scale", "table, σ_A = 2")
+        return ScoreInitConfig(size=SMALL, seeds=2, train=train, starts=starts, after=(1, 2))
+    return ScoreInitConfig(
+        data=MemoryDataConfig("fashion-mnist"),
+        train_images=5_000,
+        size=ModelSize(patch_size=4),
+        seeds=2,
+        train=TrainConfig(epochs=30, batch_size=128, lr=2e-3, warmup_epochs=1.0, bfloat16=True),
+    )

@@ -34,12 +34,11 @@ class TrainConfig:
     compile: bool = False
     record_every: int = 10  # steps between records within an epoch
     checkpoint_every: int = 500  # steps
-    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "record_every", "checkpoint_every"):
             checks.positive_int(name, getattr(self, name))
-        for name in ("lr", "weight_decay", "warmup_epochs", "padding", "mixup", "cutmix", "seed"):
+        for name in ("lr", "weight_decay", "warmup_epochs", "padding", "mixup", "cutmix"):
             checks.finite(name, getattr(self, name), 0.0)
         checks.probability("label_smoothing", self.label_smoothing)
         if self.optimizer != "adamw":

@@ -28,6 +28,7 @@ def train(
     train_set: ImageSet | ImageStream,
     config: TrainConfig,
     *,
+    seed: int = 0,
     checkpoints: Path | None = None,
     transform: Transform | None = None,
     accelerator: Accelerator | None = None,
@@ -43,6 +44,7 @@ def train(
         model: a timm classifier with at least as many outputs as the set has classes.
         train_set: the images; those in memory are moved to the accelerator's device.
         config: the recipe.
+        seed: of the order of the images, augmentation and dropout.
         checkpoints: a folder to keep the last two checkpoints in, and to go on from where it holds one. With
             it, SIGTERM and SIGHUP are answered by a checkpoint and SystemExit(128 + number), SIGINT by a checkpoint
             and KeyboardInterrupt; a handler that was set before is called after the checkpoint instead.
@@ -55,7 +57,9 @@ def train(
         FloatingPointError: the loss is not finite: the step is named, the last checkpoint is from before it.
         MemoryError: out of memory: says what to lower.
     """
-    run = Training(model, train_set, config, transform, accelerator or Accelerator())
+    run = Training(
+        model, train_set, config, checks.natural("seed", seed), transform, accelerator or Accelerator()
+    )
     if checkpoints is not None:
         restore(run, checkpoints)
     return steps(run, checkpoints)

@@ -54,10 +54,12 @@ class Training:
         model: nn.Module,
         train_set: ImageSet | ImageStream,
         config: TrainConfig,
+        seed: int,
         transform: Transform | None,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.transform, self.accelerator = config, transform, accelerator
+        self.config, self.seed = config, seed
+        self.transform, self.accelerator = transform, accelerator
         parts = accelerator.num_processes * config.accumulation
         self.part_size = checks.divides("processes x accumulation", parts, "batch_size", config.batch_size)
         self.steps_per_epoch = len(train_set) // config.batch_size
@@ -104,7 +106,7 @@ class Training:
         # the caller's generators stay as they were
         how = f"batch_size {config.batch_size} in {config.accumulation} part(s): raise accumulation or lower batch_size"
         with torch.random.fork_rng(devices), memory_advice(how):
-            torch.manual_seed(derived_seed(config.seed, STEP, self.accelerator.process_index, self.step))
+            torch.manual_seed(derived_seed(self.seed, STEP, self.accelerator.process_index, self.step))
             self.losses.append(self.accumulate())
             if config.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -131,7 +133,7 @@ class Training:
         """The next images and labels of this process; the set is shuffled anew at the start of an epoch."""
         epoch, batch = divmod(self.step, self.steps_per_epoch)
         if self.feed is None or epoch != self.feed_epoch:
-            seed = derived_seed(self.config.seed, ORDER, epoch)
+            seed = derived_seed(self.seed, ORDER, epoch)
             order = torch.randperm(len(self.train_set), generator=Generator().manual_seed(seed))
             order = order[: self.steps_per_epoch * self.config.batch_size].to(self.device)
             processes = self.accelerator.num_processes

@@ -10,7 +10,7 @@ import torch
 from posattn import cli
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.runs.folder import open_run
-from posattn.runs.page import Gallery, Lines, Pictures, Section, Table, to_plain
+from posattn.runs.page import Gallery, Lines, PictureRows, Section, Table, to_plain
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def finished(tmp_path: Path) -> Path:
     items = [
         Lines("A curve", "toy.x", {"a": "toy.y"}),
         Gallery("Maps", "toy:maps", ["head 1"]),
-        Pictures("Strips", "toy:pictures", ["before", "after"]),
+        PictureRows("Strips", "toy:pictures", ["before", "after"]),
         Table("A table", ["k", "accuracy"], [["1", "0.5 ± 0.1"]], "Two seeds."),
     ]
     page = to_plain([Section("Toy", "It is so.", items)])

@@ -18,7 +18,7 @@ from posattn.runs.page import (
     HeatMaps,
     Lines,
     Maps,
-    Pictures,
+    PictureRows,
     Section,
     Table,
     lookup,
@@ -122,7 +122,7 @@ def test_every_kind_of_item_is_rendered_and_text_is_escaped(tmp_path: Path) -> N
         Maps("Stepped", "maps:m", ["one", "two", "three"]),
         GridMaps("Grid", "maps:m", (2, 2), ["a", "b", "c"]),
         Gallery("Side by side", "maps:m", ["a", "b", "c"]),
-        Pictures("Photographs", "maps:p", ["before", "after"]),
+        PictureRows("Photographs", "maps:p", ["before", "after"]),
         HeatMaps("Heat", "toy.heat", "toy.x", "toy.y", ["left"], line=1.5),
         Table("Numbers", ["<b>", "value"], [["<script>alert(1)</script>", "1"]]),
     ]

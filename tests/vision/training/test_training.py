@@ -74,7 +74,7 @@ def test_the_first_loss_is_that_of_the_untrained_model() -> None:
 
 def test_a_seed_decides_everything() -> None:
     assert losses(tiny_vit(), few(), RICH) == losses(tiny_vit(), few(), RICH)
-    assert losses(tiny_vit(), few(), RICH) != losses(tiny_vit(), few(), replace(RICH, seed=1))
+    assert losses(tiny_vit(), few(), RICH) != losses(tiny_vit(), few(), RICH, seed=1)
 
 
 def test_the_callers_generator_is_left_alone() -> None:

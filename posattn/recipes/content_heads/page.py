@@ -1,0 +1,101 @@
+"""What the page of `posattn run content-heads` shows."""
+
+from typing import Any
+
+from posattn.recipes.content_heads.settings import ContentHeadsConfig
+from posattn.runs.page import Section, Table, mean_lines
+from posattn.runs.seeds import mean_std_text
+
+FIRST, LAST = "most positional first", "most content-based first"
+COSTS = {"loss": "rise of the test loss", "drop": "fall of the test accuracy"}
+Numbers = dict[str, Any]
+
+
+def ranking_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
+    """How much each head needs content."""
+    drops, seeds = numbers["mean"]["drop"], numbers["seeds"]
+    claim = (
+        f"Replacing a single head by its average map cost, in training accuracy, {100 * drops[0]:.1f} points for the "
+        f"most positional head and {100 * drops[-1]:.1f} for the one that needs content most "
+        f"(mean over {len(seeds)} trained ViTs)."
+    )
+    figure = mean_lines(
+        "Drop of accuracy when one head is replaced, by rank",
+        "rank",
+        {"drop": "drop"},
+        x_label="rank of the head within its ViT",
+        y_label="drop of accuracy",
+        caption=f"Mean and standard deviation over {len(seeds)} seeds, on training images.",
+    )
+    blocks = Table(
+        "Drop by block, points",
+        ["block", "drop"],
+        [
+            [block, f"{100 * mean:.2f} ± {100 * numbers['std']['block'][block]:.2f}"]
+            for block, mean in numbers["mean"]["block"].items()
+        ],
+        f"Mean over heads; ± std over {len(seeds)} seeds.",
+    )
+    heads = Table(
+        f"The heads of seed {config.seed}, most positional first",
+        ["rank", "block", "head", "drop, points", "positionality"],
+        [
+            [
+                f"{rank}",
+                f"{need['block'] + 1}",
+                f"{need['head'] + 1}",
+                f"{100 * need['drop']:.2f} ± {100 * need['stderr']:.2f}",
+                f"{need['positionality']:.3f}",
+            ]
+            for rank, need in enumerate(seeds[0]["ranked"], 1)
+        ],
+        "± standard error over the images, paired. Heads of other seeds have other places.",
+    )
+    return Section("Heads ranked", claim, [figure, blocks, heads], at="heads")
+
+
+def trace_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
+    """Test accuracy against the number of heads replaced."""
+    traces = [one["accuracy"] for one in numbers["seeds"]]
+    before, after = (mean_std_text([trace[FIRST][i] for trace in traces], 1, 100) for i in (0, -1))
+    count = len(numbers["rank"])
+    at_half = {way: 100 * line[count // 2] for way, line in numbers["mean"]["accuracy"].items()}
+    claim = (
+        f"Test accuracy was {before} % before and {after} % with every head replaced and nothing retrained; with "
+        f"{count // 2} of {count} heads replaced, {at_half[FIRST]:.1f} % if the most positional go first and "
+        f"{at_half[LAST]:.1f} % if those that need content do."
+    )
+    figure = mean_lines(
+        "Test accuracy against heads replaced",
+        "replaced",
+        {way: f"accuracy.{way}" for way in (FIRST, LAST)},
+        x_label="heads replaced by their average map",
+        y_label="test accuracy",
+        caption=f"Mean and standard deviation over {len(traces)} seeds on {config.data.data}; heads are ranked on "
+        "training images.",
+    )
+    return Section("Heads replaced", claim, [figure], at="heads")
+
+
+def positionality_section(numbers: Numbers) -> Section:
+    """Whether a head's positionality tells what its conversion costs in testing."""
+    found = numbers["rank_correlation"]
+    heads = sum(len(one["ranked"]) for one in numbers["seeds"])
+    claim = (
+        "Rank correlation of a head's positionality with the rise of the test loss when it alone is replaced: "
+        f"{found['loss']['all']:.2f} (95 % interval {found['loss']['low']:.2f} to {found['loss']['high']:.2f}, "
+        f"{heads} heads)."
+    )
+    rows = [
+        [
+            text,
+            f"{found[cost]['all']:.2f}",
+            f"{found[cost]['low']:.2f} to {found[cost]['high']:.2f}",
+            mean_std_text(found[cost]["by_seed"], 2),
+            ", ".join(f"{value:.2f}" for value in found[cost]["by_block"]),
+        ]
+        for cost, text in COSTS.items()
+    ]
+    columns = ["cost", "all heads", "95 %", "mean ± std over seeds", "within block 1, 2, ..."]
+    table = Table("Spearman's rank correlation with positionality", columns, rows)
+    return Section("Positionality and conversion", claim, [table])

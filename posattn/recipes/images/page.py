@@ -1,0 +1,94 @@
+"""What the page of the comparison on images shows."""
+
+from typing import Any
+
+from posattn.recipes.images.settings import ImagesConfig
+from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
+from posattn.runs.page import GridMaps, Section, Table, mean_lines
+from posattn.runs.seeds import mean_std, mean_std_text
+
+Numbers = dict[str, Any]
+
+
+def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Section:
+    """A table of the models, accuracy over epochs and over seconds, and where the positional model looks."""
+    speed, final = timing["images_per_second"], numbers["final_accuracy"]
+    percent = {name: mean_std_text(values, 1, 100) for name, values in final.items()}
+    ratio = speed[POSITIONAL][0] / speed[ORIGINAL][0]
+    claim = (
+        "On real images a ViT whose attention depends on positions alone does about as well as the original. "
+        f"Here it reached {percent[POSITIONAL]} % against {percent[ORIGINAL]} % on {config.data.data}, "
+        f"at {ratio:.2f} times the original's inference throughput."
+    )
+    curves, accuracy = {name: name for name in final}, {"over": "images.accuracy", "y_label": "test accuracy"}
+    over_epochs = mean_lines(
+        "Test accuracy over training",
+        "images.epoch",
+        curves,
+        **accuracy,
+        x_label="epoch",
+        caption=f"Mean and standard deviation over {config.seeds} seeds.",
+    )
+    over_seconds = mean_lines(
+        "Test accuracy over the seconds that training took",
+        {name: f"timing.elapsed.{name}" for name in final},
+        curves,
+        **accuracy,
+        x_label="seconds",
+        caption=f"The same, by the clock. {sharing_text(config)}",
+    )
+    looks = GridMaps(
+        "Learned positional attention over the image grid",
+        "attention:maps",
+        tuple(numbers["grid"]),
+        numbers["heads"],
+        caption="Each tile is one query patch, at its place in the image; within it, where that patch looks.",
+    )
+    return Section(
+        "Real images", claim, [models_table(config, numbers, timing), over_epochs, over_seconds, looks]
+    )
+
+
+def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Table:
+    """A row per model."""
+    seconds, reached = timing["training_seconds"], timing["seconds_to_original"]
+    original = mean_std(seconds[ORIGINAL])[0]
+    rows = [
+        [
+            name,
+            mean_std_text(final, 1, 100),
+            f"{numbers['parameters'][name]:,}",
+            f"{numbers['multiply_adds'][name] / 1e6:.1f}",
+            mean_std_text(seconds[name], 1),
+            "not reached" if reached[name] is None else f"{reached[name] / original:.2f}",
+            median_text(*timing["images_per_second"][name]),
+        ]
+        for name, final in numbers["final_accuracy"].items()
+    ]
+    return Table(
+        f"Models of one size, trained alike on {config.data.data}",
+        ["model", "accuracy, %", "parameters", "MACs, M", "training, s", f"to {ORIGINAL}'s", "images/s"],
+        rows,
+        caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {sharing_text(config)} "
+        f"MACs: multiply-adds per image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final "
+        f"one, as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the interquartile "
+        f"range, the models taking turns.{skipped_text(numbers['skipped'])}",
+    )
+
+
+def sharing_text(config: ImagesConfig) -> str:
+    """How the trainings ran, for captions."""
+    types = f" In bfloat16 autocast: {', '.join(config.autocast)}." if config.autocast else ""
+    return f"Trainings share the machine, a thread each.{types}"
+
+
+def skipped_text(skipped: dict[str, int]) -> str:
+    """How many pictures could not be decoded."""
+    if not any(skipped.values()):
+        return ""
+    return f" Pictures left out because they could not be decoded: {skipped['train']} training, {skipped['test']} test."
+
+
+def median_text(median: float, low: float, high: float) -> str:
+    """A median and half the interquartile range."""
+    return f"{median:,.0f} ± {(high - low) / 2:,.0f}"

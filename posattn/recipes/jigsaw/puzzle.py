@@ -1,0 +1,83 @@
+"""One puzzle: what the positional maps of a trained model tell of the layout of its images."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from posattn.shapes import Maps
+from posattn.structure.association import patch_association
+from posattn.structure.partition import Partition
+from posattn.vision.data.images import shuffle_patches
+from posattn.vision.jigsaw.assembly import assigned_layout, recover_layout
+from posattn.vision.jigsaw.layout import (
+    align,
+    neighbour_pairs_recovered,
+    neighbour_recall,
+    profile_similarity,
+)
+
+
+def piece_together(
+    maps: Float[Tensor, "layers h N N"],
+    permutation: Int[Tensor, " N"],
+    grid: tuple[int, int],
+    tile: int,
+    rounds: int = 400,
+) -> dict[str, Any]:
+    """The layout recovered from the maps of a model, and how much of it is right.
+
+    Args:
+        maps: of a model that was given patch ``permutation[j]`` at position j.
+        permutation: used to score the result only.
+        grid: (H, W) patches.
+        tile: side of the neighbourhoods for patch association.
+        rounds: of ``recover_layout``.
+    """
+    similarity = profile_similarity(maps)
+    layout = recover_layout(similarity, grid, rounds=rounds)
+    embedded = assigned_layout(similarity, grid)
+    tiles = Partition.tiles(grid, (tile, tile))
+    association = patch_association(in_true_order(maps, permutation), tiles)
+    likeness = patch_association(in_true_order(similarity, permutation), tiles)
+    return {
+        "pairs": neighbour_pairs_recovered(layout, permutation, grid),
+        "embedded_pairs": neighbour_pairs_recovered(embedded, permutation, grid),
+        "recall": neighbour_recall(similarity, permutation, grid),
+        "association": torch.as_tensor(association.top_c).mean().item(),
+        "profile_association": likeness.top_c,
+        "association_chance": association.chance,
+        "layout": align(layout, permutation, grid).tolist(),
+    }
+
+
+def in_true_order(maps: Maps, permutation: Int[Tensor, " N"]) -> Maps:
+    """Maps between positions as maps between the patches that they hold."""
+    holder = permutation.argsort()
+    return maps[..., holder, :][..., holder]
+
+
+def patch_brightness(images: Float[Tensor, "n c H W"], patch_size: int) -> Float[Tensor, "samples D"]:
+    """The mean of each patch over its pixels, image by image and channel by channel, centred over them."""
+    patches = F.avg_pool2d(images, patch_size).flatten(2).flatten(0, 1)
+    return patches - patches.mean(0)
+
+
+def puzzle_tensors(
+    maps: Float[Tensor, "layers h N N"],
+    permutation: Int[Tensor, " N"],
+    layout: Int[Tensor, " N"],
+    patch_size: int,
+    images: UInt8[Tensor, "n c H W"],
+) -> tuple[UInt8[Tensor, "stages n c H W"], Float[Tensor, "kinds N N"]]:
+    """What the page draws: images before, as the model saw them and put back; how positions are related.
+
+    The relations are, between patches in their true order, the likeness of profiles and the mean attention.
+    """
+    seen = shuffle_patches(images, patch_size, permutation)
+    restored = shuffle_patches(seen, patch_size, layout.argsort())
+    likeness = in_true_order(profile_similarity(maps), permutation).fill_diagonal_(0).clamp_(min=0)
+    attention = in_true_order(maps, permutation).double().mean((0, 1))
+    return torch.stack([images, seen, restored]), torch.stack([likeness, attention])

@@ -1,0 +1,63 @@
+"""Heads of trained ViTs converted one by one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from posattn import cli
+from posattn.recipes.content_heads.correlation import rank_correlation
+from posattn.recipes.content_heads.run import summary
+
+
+def seed(costs: list[float]) -> dict:
+    return {
+        "ranked": [
+            {"positionality": i / 10, "test_loss": cost, "block": i % 2, "drop": cost}
+            for i, cost in enumerate(costs)
+        ]
+    }
+
+
+def test_the_rank_correlation_and_its_interval() -> None:
+    found = rank_correlation([seed([9, 7, 5, 3, 1]), seed([8, 6, 4, 2, 0])], "loss")
+    assert found["by_seed"] == pytest.approx([-1, -1])
+    assert found["by_block"] == pytest.approx([-1, -1], abs=0.2)
+    assert found["all"] < -0.9
+    assert found["low"] <= found["all"] <= found["high"] < 0
+    assert rank_correlation([seed([1.0] * 5)], "loss")["all"] == 0
+
+
+def test_the_drop_is_averaged_by_block() -> None:
+    found = summary(seed([1.0, 10.0, 3.0, 30.0]) | {"accuracy": {}})
+    assert found["block"] == {"1": 2.0, "2": 20.0}
+    assert found["drop"] == [1.0, 10.0, 3.0, 30.0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("content-heads") / "run"
+    cli.main(["run", "content-heads", "--smoke", "--jobs", "1", "--out", str(out)])
+    return out
+
+
+def test_every_head_of_every_seed_is_converted_by_itself(run: Path) -> None:
+    heads = json.loads((run / "result.json").read_text())["heads"]
+    assert len(heads["seeds"]) == 2
+    for one in heads["seeds"]:
+        drops = [need["drop"] for need in one["ranked"]]
+        assert drops == sorted(drops)
+        assert {(need["block"], need["head"]) for need in one["ranked"]} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+        assert all(0 < need["positionality"] <= 1 for need in one["ranked"])
+        assert any(need["test_loss"] != 0 for need in one["ranked"])
+        first, last = one["accuracy"].values()
+        assert len(first) == len(last) == 5
+        assert first[0] == last[0] > 0.2  # it learned something
+        assert first[-1] == pytest.approx(last[-1])  # all heads, in either order
+    assert heads["mean"]["drop"] == sorted(heads["mean"]["drop"])
+
+
+def test_the_page_answers_both_questions(run: Path) -> None:
+    html = (run / "report.html").read_text()
+    assert "most content-based first" in html
+    assert "rank correlation with positionality" in html
