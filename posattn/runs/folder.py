@@ -7,7 +7,6 @@ unit of work is an event too, so that an interrupted run goes on where it was.
 import importlib.metadata
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -18,10 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from posattn.runs import device
 
 CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
 CHECKPOINTS = "checkpoints"  # a folder; trainings under way keep theirs below it
@@ -249,10 +249,8 @@ def git_commit() -> str | None:
 
 
 def device_name() -> str:
-    """The device that a run uses, in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    """GPU, processor, its instruction set and the threads of a run, in words."""
+    return device.device_name()
 
 
 def _version(name: str) -> str | None:

@@ -16,6 +16,7 @@ from posattn.runs.sweep import sweep
 from posattn.vision.convert.maps import average_maps
 from posattn.vision.convert.ranking import Need, accuracy_over_replaced, content_needs
 from posattn.vision.data.images import ImageSet, to_float
+from posattn.vision.training.logs import follow_trainings
 
 FIRST, LAST = "most positional first", "most content-based first"
 
@@ -50,7 +51,8 @@ def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> dict[
     settings = {
         f"seed={config.seed + i}": (config, config.seed + i, run.path) for i in range(config.images.seeds)
     }
-    seeds = list(sweep("content-heads", settings, convert_heads, run, progress).values())
+    with follow_trainings(run, progress, config.images.train):
+        seeds = list(sweep("content-heads", settings, convert_heads, run, progress).values())
     numbers = gather(seeds, config.images.depth)
     return {
         "title": "Heads that need content",

@@ -32,6 +32,7 @@ def compare_on_images(
     layers, heads, _, _ = maps.shape
     numbers = {
         **gather(runs),
+        "precision": runs[ORIGINAL][0]["precision"],
         "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
         "multiply_adds": costs,
@@ -108,7 +109,7 @@ def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> S
                 deviations,
                 x_label="seconds",
                 y_label="test accuracy",
-                caption=f"The same, by the clock. {sharing(config)}",
+                caption=f"The same, by the clock. {conditions(numbers)}",
             ),
             GridMaps(
                 "Learned positional attention over the image grid",
@@ -121,10 +122,9 @@ def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> S
     )
 
 
-def sharing(config: ImagesConfig) -> str:
+def conditions(numbers: Numbers) -> str:
     """How the trainings ran, for captions."""
-    types = f" In bfloat16 autocast: {', '.join(config.autocast)}." if config.autocast else ""
-    return f"Trainings share the machine, a thread each.{types}"
+    return f"Trainings share the machine, one thread each, in {numbers['precision']}."
 
 
 def comparison(config: ImagesConfig, numbers: Numbers, timing: Numbers, percent: dict[str, str]) -> Table:
@@ -147,9 +147,9 @@ def comparison(config: ImagesConfig, numbers: Numbers, timing: Numbers, percent:
         f"Models of one size, trained alike on {config.data}",
         ["model", "accuracy, %", "parameters", "MACs, M", "training, s", f"to {ORIGINAL}'s", "images/s"],
         rows,
-        caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {sharing(config)} MACs: "
-        f"multiply-adds of an image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final one, "
-        f"as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the distance of the "
+        caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {conditions(numbers)} "
+        f"MACs: multiply-adds of an image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final "
+        f"one, as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the distance of the "
         f"quartiles, the models taking turns.{skipped_text(numbers['skipped'])}",
     )
 

@@ -27,7 +27,6 @@ ON_A_CPU = ImagesConfig(
     train_images=20_000,
     patch_size=4,
     train=TrainConfig(epochs=6, batch_size=128, lr=2e-3, warmup_epochs=1.0),
-    autocast=(POSITIONAL, "relative"),
 )
 
 
@@ -49,7 +48,6 @@ ON_A_GPU = ImagesConfig(
         policy="trivial",
         mixup=0.8,
         cutmix=1.0,
-        bfloat16=True,
     ),
 )
 

@@ -72,7 +72,7 @@ def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> dict[str, A
     model: Any = build(config.images, MODEL, config.seed, test_set, **OPTIONS)
     grid = model.patch_embed.grid_size
     settings = {f"{order}/{seed}": (config, order, seed, run.path) for order, seed in seeds}
-    with follow_trainings(run, progress):
+    with follow_trainings(run, progress, config.images.train):
         trained = sweep("jigsaw", settings, train_maps, run, progress)
     solved = {
         key: one | run.unit(f"solve/{key}", partial(solve, config, maps_name(order, seed), grid, run))

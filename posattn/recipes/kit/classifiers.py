@@ -115,7 +115,7 @@ def train_all(
         for index in range(config.seeds)
         for name in config.models
     }
-    with follow_trainings(run, progress):
+    with follow_trainings(run, progress, config.train):
         done = sweep("images", settings, train_one, run, progress)
     return {name: [one for key, one in done.items() if key.split("/")[0] == name] for name in config.models}
 
@@ -146,7 +146,7 @@ def fit(
 ) -> dict[str, Any]:
     """``train_one`` of a model that was built; test accuracy ``after`` these epochs, None standing for every one."""
     run = RunFolder(folder)
-    settings = replace(config.train, seed=seed, bfloat16=config.train.bfloat16 or name in config.autocast)
+    settings = replace(config.train, seed=seed)
     train_set = load_split(config, "train")
     # an interrupted training goes on from its checkpoint: what was measured before it is in the log
     with TrainingLog(run, unit, config.tensorboard) as log:
@@ -159,6 +159,7 @@ def fit(
         "accuracy": [row["accuracy"] for row in ends],
         "elapsed": [row["seconds"] for row in ends],
         "seconds": record.seconds,
+        "precision": record.precision,
     }
 
 

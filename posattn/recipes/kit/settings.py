@@ -52,13 +52,11 @@ class ImagesConfig(DataConfig):
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=30, batch_size=64, lr=4e-3, warmup_epochs=3.0)
     )
-    autocast: tuple[str, ...] = ()
-    """Models trained in bfloat16 autocast, beside what train says of all: on CPUs it is faster for some only"""
     tensorboard: bool = False
     """Write TensorBoard's files beside metrics.jsonl"""
     speed_rounds: int = 30
     """Turns of the interleaved timing of inference"""
 
     def __post_init__(self) -> None:
-        for name in (*self.models, *self.autocast):
+        for name in self.models:
             checks.known("model", name, ARCHITECTURES)

@@ -24,7 +24,7 @@ class LoadingConfig:
     depth: int = 6
     num_heads: int = 4
     train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=128))
-    """Batch size and bfloat16; the augmentation is varied"""
+    """Batch size and precision; the augmentation is varied"""
     stream_batches: int = 4
     """Batches of pictures that are decoded in a turn, for which workers are started"""
     rounds: int = 10

@@ -19,6 +19,7 @@ from posattn.runs.sweep import sweep
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.inspect.inspection import inspect_attention
+from posattn.vision.training.logs import follow_trainings
 
 COSTS = {"loss": "rise of the test loss", "accuracy": "fall of the test accuracy"}
 
@@ -27,7 +28,8 @@ def run(config: PositionalityConfig, run: RunFolder, progress: Progress) -> dict
     """Train each seed, then convert every head by itself."""
     seeds = range(config.seed, config.seed + config.images.seeds)
     trainings = {f"{ORIGINAL}/{seed}": (config.images, ORIGINAL, seed, run.path) for seed in seeds}
-    sweep("images", trainings, train_one, run, progress)
+    with follow_trainings(run, progress, config.images.train):
+        sweep("images", trainings, train_one, run, progress)
     heads = {
         str(seed): run.unit(f"heads/{seed}", partial(cost_of_heads, config.images, seed, run))
         for seed in seeds

@@ -14,6 +14,7 @@ from posattn.runs.seeds import mean_std, mean_std_text
 from posattn.runs.sweep import sweep
 from posattn.vision.models.concentration import top_mass
 from posattn.vision.models.freeze import freeze_attention
+from posattn.vision.training.logs import follow_trainings
 from posattn.vision.training.loop import evaluate
 
 
@@ -37,7 +38,8 @@ def run(config: PrunedMapsConfig, run: RunFolder, progress: Progress) -> dict[st
     settings = {
         f"seed={config.seed + i}": (config, config.seed + i, run.path) for i in range(config.images.seeds)
     }
-    seeds = list(sweep("pruned-maps", settings, prune_one, run, progress).values())
+    with follow_trainings(run, progress, config.images.train):
+        seeds = list(sweep("pruned-maps", settings, prune_one, run, progress).values())
     numbers = gather(config, seeds)
     return {
         "title": "Pruned attention maps",

@@ -61,7 +61,7 @@ def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> Numbers:
     settings = {
         f"{start}/{seed}": (config, start, seed, run.path) for seed in seeds for start in config.starts
     }
-    with follow_trainings(run, progress):
+    with follow_trainings(run, progress, config.images.train):
         done = sweep("score-init", settings, train_start, run, progress)
     runs = {
         start: [

@@ -37,7 +37,7 @@ class ScoreInitConfig:
             models=(POSITIONAL,),
             patch_size=4,
             seeds=2,
-            train=TrainConfig(epochs=30, batch_size=128, lr=2e-3, warmup_epochs=1.0, bfloat16=True),
+            train=TrainConfig(epochs=30, batch_size=128, lr=2e-3, warmup_epochs=1.0),
         )
     )
     starts: tuple[str, ...] = tuple(STARTS)

@@ -29,7 +29,7 @@ def run(config: ShuffleConfig, run: RunFolder, progress: Progress) -> Numbers:
         for kind, images in sets.items()
         for name in config.images.models
     }
-    with follow_trainings(run, progress):
+    with follow_trainings(run, progress, config.images.train):
         done = sweep("shuffle", settings, train_one, run, progress)
     final = {
         kind: {name: accuracies(done, f"{kind}/{name}/") for name in config.images.models}

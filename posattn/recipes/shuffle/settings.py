@@ -21,7 +21,6 @@ class ShuffleConfig:
             models=(ORIGINAL, POSITIONAL, RESNET),
             patch_size=4,
             train=TrainConfig(epochs=6, batch_size=128, lr=2e-3, warmup_epochs=1.0),
-            autocast=(POSITIONAL,),
         )
     )
     seed: int = 0

@@ -35,7 +35,7 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
     for target in config.targets:
         target_set(config, target, "test")
     seeds = range(config.seed, config.seed + config.source.seeds)
-    with follow_trainings(run, progress):
+    with follow_trainings(run, progress, config.source.train):
         sources = {f"{seed}": (config.source, POSITIONAL, seed, run.path) for seed in seeds}
         learned = sweep("source", sources, train_one, run, progress)
     settings = {

@@ -18,7 +18,7 @@ class TransplantConfig:
             models=(POSITIONAL,),
             patch_size=4,
             train_images=20_000,
-            train=TrainConfig(epochs=5, batch_size=128, lr=2e-3, warmup_epochs=1.0, bfloat16=True),
+            train=TrainConfig(epochs=5, batch_size=128, lr=2e-3, warmup_epochs=1.0),
         )
     )
     """The set that maps are learned on, and the size of all models; its seeds are those of the curves"""
@@ -32,9 +32,7 @@ class TransplantConfig:
     """Of each training on a target; batches hold all of its images where these are fewer"""
     test_images: int = 5000
     """Of a target, drawn once"""
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(batch_size=64, lr=2e-3, warmup_epochs=0.0, bfloat16=True)
-    )
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=64, lr=2e-3, warmup_epochs=0.0))
     """On the targets; epochs follow from the steps"""
     tuning_lr: float = 5e-4
     """Learning rate of fine-tuning"""

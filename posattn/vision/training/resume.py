@@ -65,7 +65,7 @@ def restore(training: Training, folder: Path) -> None:
 
 def identity(training: Training) -> dict[str, Any]:
     """What must be equal for a training to go on from a checkpoint."""
-    return asdict(training.config) | {"data": f"{training.train_set!r}"}
+    return asdict(training.config) | {"precision": training.dtype, "data": f"{training.train_set!r}"}
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
