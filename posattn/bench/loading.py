@@ -9,8 +9,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from posattn import checks
-from posattn.bench.models import synchronize, training_step
+from posattn.bench.models import DTYPES, synchronize, training_step
 from posattn.bench.timing import interleaved
+from posattn.runs.device import choose_precision
 from posattn.vision.data.augment import derived_seed, make_mixer
 from posattn.vision.data.images import ImageSet
 from posattn.vision.data.streams import ImageStream
@@ -97,5 +98,5 @@ def stream_loading(stream: ImageStream, config: TrainConfig, num_batches: int, s
 def consumption(model: nn.Module, shape: tuple[int, int, int], config: TrainConfig) -> Work:
     """A training step of the model alone, on a batch of (c, H, W) images that lies ready on its device."""
     pixels = torch.zeros(config.batch_size, *shape, device=next(model.parameters()).device)
-    dtype = torch.bfloat16 if config.bfloat16 else torch.float32
+    dtype = DTYPES[choose_precision(config.precision, str(pixels.device)).dtype]
     return Work(training_step(model, pixels, dtype), config.batch_size)

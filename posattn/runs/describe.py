@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import platform
 import shlex
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from posattn.runs.device import device_name
 
 FORMAT = "posattn run, version 1"  # by this line of config.json a folder is known as a run
 VERSIONED = ("posattn", "torch", "timm", "numpy", "scipy", "scikit-learn", "accelerate")
@@ -60,15 +61,6 @@ def git_commit() -> str | None:
         return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def device_name() -> str:
-    """The device that a run uses, in words."""
-    import torch  # commands that only read a run start without it
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _version(name: str) -> str | None:

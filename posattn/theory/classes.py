@@ -85,7 +85,7 @@ class MultiClassTask(StructuredTask):
         return Batch(noise + signal @ self.feature.T, labels, informative, signal)
 
     def label(self, patches: Patches) -> Int[Tensor, " n"]:
-        """f* by class: the one of largest Σ_k Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>) over its features k; -1 where none is above 0."""
+        """f* by class: largest Σ_k Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>) over its features k; -1 where none is above 0."""
         sums = set_sums((self._checked(patches) @ self.feature).mT, self.partition)
         by_feature = counted(sums, self.partition).sum(-1)
         by_class = by_feature @ F.one_hot(self.classes, self.num_classes).to(by_feature)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Generator
 
 from posattn.bench.loading import Work, consumption, endless, memory_loading, rates, stream_loading
+from posattn.runs.device import Precision
 from posattn.vision.data.images import ImageSet, load_images, to_float
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
@@ -60,8 +61,9 @@ def test_a_training_step_of_the_model_is_what_is_timed() -> None:
         "vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, in_chans=1
     )
     before = [p.detach().clone() for p in model.parameters()]
-    for bfloat16 in (False, True):
-        work = consumption(model, (1, 8, 8), TrainConfig(batch_size=16, bfloat16=bfloat16))
+    precisions: list[Precision] = ["float32", "bfloat16"]
+    for precision in precisions:
+        work = consumption(model, (1, 8, 8), TrainConfig(batch_size=16, precision=precision))
         work.call()
         assert work.images == 16
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True) if b.ndim > 1)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
+from posattn.recipes.speed import run as speed
 from posattn.recipes.speed.page import better, ratios, share_of_peak
-from posattn.recipes.speed.run import batch_of, build, entered
+from posattn.recipes.speed.run import batch_of, build, entered, with_dtypes
 from posattn.recipes.speed.settings import CONTENDERS, SpeedConfig
 from posattn.runs.page import lookup
 
@@ -58,6 +59,19 @@ def test_models_have_the_form_they_are_timed_in() -> None:
     assert trained.score_kind == "relative"
     assert trained.patch_embed.patch_size == (4, 4)
     assert build(config, "vit", "inference", 224, "float32").blocks[0].attn.fused_attn
+
+
+def test_types_that_the_device_lacks_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "native_bfloat16", lambda device: False)
+    config, said = with_dtypes(SpeedConfig())
+    assert {dtype for _, _, dtype in config.cells} == {"float32"}
+    assert "bfloat16 is left out" in said
+    asked = SpeedConfig(dtypes=("bfloat16",))
+    assert with_dtypes(asked) == (asked, "")
+    monkeypatch.setattr(speed, "native_bfloat16", lambda device: True)
+    config, said = with_dtypes(SpeedConfig())
+    assert {dtype for _, _, dtype in config.cells} == {"float32", "bfloat16"}
+    assert said == ""
 
 
 def test_smoke_run_of_the_command(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> Numbe
     """Train and convert a ViT per seed."""
     check_models(config, [ORIGINAL])
     cells = {f"seed={seed}": (config, seed, run.path) for seed in config.all_seeds}
-    seeds = list(train_sweep("content-heads", cells, convert_heads, run, progress).values())
+    seeds = list(train_sweep("content-heads", cells, convert_heads, config.train, run, progress).values())
     count = len(seeds[0]["ranked"])
     numbers = {
         "seeds": seeds,

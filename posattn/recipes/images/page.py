@@ -35,7 +35,7 @@ def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> S
         curves,
         **accuracy,
         x_label="seconds",
-        caption=f"The same, by the clock. {sharing_text(config)}",
+        caption=f"The same, by the clock. {sharing_text(numbers)}",
     )
     looks = GridMaps(
         "Learned positional attention over the image grid",
@@ -69,17 +69,16 @@ def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Tab
         f"Models of one size, trained alike on {config.data.data}",
         ["model", "accuracy, %", "parameters", "MACs, M", "training, s", f"to {ORIGINAL}'s", "images/s"],
         rows,
-        caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {sharing_text(config)} "
+        caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {sharing_text(numbers)} "
         f"MACs: multiply-adds per image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final "
         f"one, as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the interquartile "
         f"range, the models taking turns.{skipped_text(numbers['skipped'])}",
     )
 
 
-def sharing_text(config: ImagesConfig) -> str:
+def sharing_text(numbers: Numbers) -> str:
     """How the trainings ran, for captions."""
-    types = f" In bfloat16 autocast: {', '.join(config.autocast)}." if config.autocast else ""
-    return f"Trainings share the machine, a thread each.{types}"
+    return f"Trainings share the machine, one thread each, in {numbers['precision']}."
 
 
 def skipped_text(skipped: dict[str, int]) -> str:

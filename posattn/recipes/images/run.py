@@ -1,7 +1,6 @@
 """The original ViT and models whose attention depends on positions, trained alike on one set."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def run(config: ImagesConfig, run: RunFolder, progress: Progress) -> Numbers:
 def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> tuple[Numbers, Numbers]:
     """Train each model with each seed. Returns the numbers and, apart from them, the timings."""
     cells = {f"{name}/{s}": (config, name, s, run.path) for s in config.all_seeds for name in config.models}
-    done = train_sweep("images", cells, train_model, run, progress)
+    done = train_sweep("images", cells, train_model, config.train, run, progress)
     seeds = [{name: done[f"{name}/{s}"] for name in config.models} for s in config.all_seeds]
     test_set = load_split(config, "test")
     models = {name: load_trained(config.size, name, config.seed, test_set, run) for name in config.models}
@@ -63,6 +62,7 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
         "epoch": list(range(1, 1 + len(accuracy[0][ORIGINAL]))),
         "accuracy": over_seeds(accuracy),
         "final_accuracy": {name: [one[name][-1] for one in accuracy] for name in config.models},
+        "precision": seeds[0][ORIGINAL]["precision"],
         "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
         "multiply_adds": {
@@ -80,9 +80,8 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
 def train_model(config: ImagesConfig, name: str, seed: int, folder: Path) -> Numbers:
     """Train one model."""
     train_set, test_set = (load_split(config, split) for split in ("train", "test"))
-    train = replace(config.train, bfloat16=True) if name in config.autocast else config.train
     model, unit = build(config.size, name, seed, test_set), weights_name(name, seed)
-    return fit(model, train_set, test_set, train, seed, folder, unit, tensorboard=config.tensorboard)
+    return fit(model, train_set, test_set, config.train, seed, folder, unit, tensorboard=config.tensorboard)
 
 
 def for_inference(model: Any) -> Any:

@@ -30,15 +30,13 @@ class ImagesConfig(ImageTraining):
     data: Annotated[DataConfig, arg(name="")] = field(default_factory=DataConfig)
     models: Several[str] = (ORIGINAL, POSITIONAL)
     """ViT, positional ViT, relative, table, hybrid, ResNet; the first two are needed"""
-    autocast: tuple[str, ...] = ()
-    """Models trained in bfloat16 autocast in addition to `--train.bfloat16`: on CPUs it is faster for some only"""
     tensorboard: bool = False
     """Write TensorBoard's files beside metrics.jsonl"""
     speed_rounds: Annotated[int, Ge(2), arg(metavar="INT>=2")] = 30
     """Timed rounds of inference, the models taking turns, after one warm-up"""
 
     def __post_init__(self) -> None:
-        check_names((*self.models, *self.autocast))
+        check_names(self.models)
         for needed in (ORIGINAL, POSITIONAL):
             if needed not in self.models:
                 raise ValueError(f"--models must hold {needed!r}, got {self.models}")
@@ -50,7 +48,6 @@ ON_A_CPU = ImagesConfig(
     train_images=20_000,
     size=ModelSize(patch_size=4),
     train=TrainConfig(epochs=6, batch_size=128, lr=2e-3, warmup_epochs=1.0),
-    autocast=(POSITIONAL, RELATIVE),
 )
 
 # ViT-Tiny on 32 x 32 pixels as small ViTs are usually trained; for a GPU

@@ -39,7 +39,7 @@ def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> Numbers:
     trainings = {f"{SHUFFLED}/{seed}": (SHUFFLED, seed) for seed in config.all_seeds}
     trainings |= {f"{PLAIN}/{s}": (PLAIN, s) for s in range(config.seed, config.seed + config.plain_seeds)}
     cells = {key: (config, *training, run.path) for key, training in trainings.items()}
-    trained = train_sweep("jigsaw", cells, train_maps, run, progress)
+    trained = train_sweep("jigsaw", cells, train_maps, config.train, run, progress)
     solved = {
         key: {"accuracy": trained[key]["accuracy"]}
         | run.unit(f"solve/{key}", partial(solve, config, maps_name(*training), grid, run))

@@ -44,7 +44,5 @@ def jigsaw(smoke: bool = False) -> JigsawConfig:
         data=MemoryDataConfig("cifar10"),
         train_images=40_000,
         size=ModelSize(patch_size=4, num_heads=8),
-        train=TrainConfig(
-            epochs=2, batch_size=64, lr=3e-3, warmup_epochs=0.2, clip=1.0, bfloat16=True, record_every=50
-        ),
+        train=TrainConfig(epochs=2, batch_size=64, lr=3e-3, warmup_epochs=0.2, clip=1.0, record_every=50),
     )

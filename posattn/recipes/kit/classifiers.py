@@ -102,11 +102,12 @@ def train_sweep(
     name: str,
     cells: Mapping[str, tuple[Any, ...]],
     compute: Any,
+    train: TrainConfig,
     run: RunFolder,
     progress: Progress,
 ) -> dict[str, Any]:
-    """``sweep`` with a progress bar for each training that the cells log."""
-    with follow_trainings(run, progress):
+    """``sweep`` with a line on the precision and a progress bar for each training that the cells log."""
+    with follow_trainings(run, progress, train):
         return sweep(name, cells, compute, run, progress)
 
 
@@ -143,7 +144,8 @@ def fit(
         tensorboard: write TensorBoard's files too.
 
     Returns:
-        ``accuracy`` and ``elapsed`` (seconds of training so far) at each test; ``seconds`` of the whole training.
+        ``accuracy`` and ``elapsed`` (seconds of training so far) at each test; ``seconds`` of the whole training;
+        ``precision``: float32 or bfloat16.
     """
     run = RunFolder(folder)
     with TrainingLog(run, unit, tensorboard) as log:
@@ -156,6 +158,7 @@ def fit(
         "accuracy": [row["accuracy"] for row in tests],
         "elapsed": [row["seconds"] for row in tests],
         "seconds": record.seconds,
+        "precision": record.precision,
     }
 
 

@@ -69,7 +69,7 @@ def measure_stream(config: LoadingConfig, folder: Path) -> Rates:
 
 def training(config: LoadingConfig, **augmentation: Any) -> TrainConfig:
     """The training that images are loaded for."""
-    return TrainConfig(batch_size=config.batch_size, bfloat16=config.bfloat16, **augmentation)
+    return TrainConfig(batch_size=config.batch_size, precision=config.precision, **augmentation)
 
 
 def training_steps(config: LoadingConfig, images: AnyImages) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from posattn import checks
 from posattn.recipes import recipe
+from posattn.runs.device import Precision
 from posattn.settings import Count, Seed
 
 
@@ -34,8 +35,8 @@ class LoadingConfig:
     """Heads per block"""
     batch_size: Count = 128
     """Images per batch"""
-    bfloat16: bool = False
-    """Time training steps in bfloat16 autocast"""
+    precision: Precision = "auto"
+    """Of the training steps; auto: bfloat16 autocast where the device multiplies bfloat16 natively, else float32"""
     rounds: Annotated[int, Ge(2), arg(metavar="INT>=2")] = 10
     """Timed rounds, after one warm-up"""
     device: str = "cpu"

@@ -22,7 +22,7 @@ def run(config: PrunedMapsConfig, run: RunFolder, progress: Progress) -> dict[st
     model: Any = build(config.size, POSITIONAL, config.seed, load_split(config, "test"))
     top_mass(model.attention_maps(), config.keeps)  # a k above N is an error before anything is trained
     cells = {f"seed={seed}": (config, seed, run.path) for seed in config.all_seeds}
-    seeds = list(train_sweep("pruned-maps", cells, prune_one, run, progress).values())
+    seeds = list(train_sweep("pruned-maps", cells, prune_one, config.train, run, progress).values())
     numbers = {"seeds": seeds, "keep": config.keeps, **over_seeds(seeds)}
     return {
         "title": "Pruned attention maps",

@@ -28,7 +28,7 @@ def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> dict[str
         for seed in config.all_seeds
         for start in config.starts
     }
-    done = train_sweep("score-init", cells, train_start, run, progress)
+    done = train_sweep("score-init", cells, train_start, config.train, run, progress)
     runs = {start: [done[f"{start}/{seed}"] for seed in config.all_seeds] for start in config.starts}
     means = {start: over_seeds(ones) for start, ones in runs.items()}
     return {

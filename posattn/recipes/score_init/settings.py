@@ -67,5 +67,5 @@ def score_init(smoke: bool = False) -> ScoreInitConfig:
         train_images=5_000,
         size=ModelSize(patch_size=4),
         seeds=2,
-        train=TrainConfig(epochs=30, batch_size=128, lr=2e-3, warmup_epochs=1.0, bfloat16=True),
+        train=TrainConfig(epochs=30, batch_size=128, lr=2e-3, warmup_epochs=1.0),
     )

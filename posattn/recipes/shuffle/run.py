@@ -1,6 +1,5 @@
 """Structure without locality built in: images whose patches, or pixels, are moved by one fixed permutation."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def run(config: ShuffleConfig, run: RunFolder, progress: Progress) -> dict[str, 
         for kind in ARRANGEMENTS
         for name in config.models
     }
-    done = train_sweep("shuffle", cells, train_arranged, run, progress)
+    done = train_sweep("shuffle", cells, train_arranged, config.train, run, progress)
     final = {
         kind: {name: [done[f"{kind}/{name}/{seed}"] for seed in config.all_seeds] for name in config.models}
         for kind in ARRANGEMENTS
@@ -57,7 +56,6 @@ def arranged(config: ShuffleConfig, split: str, kind: str) -> ImageSet:
 def train_arranged(config: ShuffleConfig, kind: str, name: str, seed: int, folder: Path) -> float:
     """Train one model on one arrangement; its final test accuracy."""
     train_set, test_set = (arranged(config, split, kind) for split in ("train", "test"))
-    train = replace(config.train, bfloat16=True) if name in config.autocast else config.train
     model, unit = build(config.size, name, seed, test_set), f"{kind}-{weights_name(name, seed)}"
-    done = fit(model, train_set, test_set, train, seed, folder, unit, after=[train.epochs])
+    done = fit(model, train_set, test_set, config.train, seed, folder, unit, after=[config.train.epochs])
     return done["accuracy"][-1]

@@ -23,13 +23,11 @@ class ShuffleConfig(ImageTraining):
 
     models: Several[str] = (ORIGINAL, POSITIONAL, RESNET)
     """Of ViT, positional ViT, relative, table, hybrid, ResNet"""
-    autocast: tuple[str, ...] = (POSITIONAL,)
-    """Models trained in bfloat16 autocast in addition to `--train.bfloat16`: on CPUs it is faster for some only"""
     shuffle_seed: Seed = 0
     """Seed of the permutation, one for all"""
 
     def __post_init__(self) -> None:
-        check_names((*self.models, *self.autocast))
+        check_names(self.models)
 
 
 @recipe

@@ -1,5 +1,6 @@
 """The speed of positional attention beside the models it would replace."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import posattn.vision.models.vision_transformer_posattn  # noqa: F401  (register
 from posattn.bench.models import DTYPES, TRAINING, own_compiler_cache, side_by_side
 from posattn.recipes.speed.page import ratios, speed_sections
 from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig, patch_size
+from posattn.runs.device import device_name, native_bfloat16, processor
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.vision.models.freeze import GATHERED, freeze_attention
@@ -60,8 +62,21 @@ def time_cell(config: SpeedConfig, mode: str, size: int, dtype: str) -> dict[str
     }
 
 
+def with_dtypes(config: SpeedConfig) -> tuple[SpeedConfig, str]:
+    """The config with its types named, and a sentence on those that are left out."""
+    if config.dtypes is not None:
+        return config, ""
+    if native_bfloat16(config.device):
+        return replace(config, dtypes=("float32", "bfloat16")), ""
+    left_out = f" bfloat16 is left out: {processor(config.device)} has none natively (--dtypes asks for it)."
+    return replace(config, dtypes=("float32",)), left_out
+
+
 def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every cell is a unit that a resumed run does not repeat."""
+    config, left_out = with_dtypes(config)
+    if left_out:
+        progress.console.print(f"posattn:{left_out}")
     cells: dict[str, Any] = {}
     with own_compiler_cache():
         for cell in progress.track(config.cells, description="speed: comparisons"):
@@ -70,7 +85,7 @@ def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, An
     numbers = {"threads": torch.get_num_threads(), "cells": cells, "ratios": ratios(config, cells)}
     return {
         "title": "Speed of positional attention",
-        "summary": f"Side by side in one run, taking turns, {config.rounds} turns, {torch.get_num_threads()} threads.",
+        "summary": f"Side by side in one run, taking turns: {config.rounds} rounds on {device_name()}.{left_out}",
         "timing": numbers,
         "page": to_plain(speed_sections(config, numbers)),
     }

@@ -50,8 +50,8 @@ class SpeedConfig:
     """Pixels; patches are of 4 at 32 px, else of 16"""
     modes: tuple[Literal["inference", "training"], ...] = ("inference", "training")
     """Training steps are timed up to 224 px"""
-    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-    """Training in bfloat16 is by autocast"""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] | None = None
+    """Training in bfloat16 uses autocast; default: those that the device multiplies natively"""
     executions: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
     batch: int | None = None
     """Images; left out, as many as make about 3,136 tokens"""
@@ -77,7 +77,7 @@ class SpeedConfig:
             (mode, size, dtype)
             for size in self.sizes
             for mode in self.modes
-            for dtype in self.dtypes
+            for dtype in self.dtypes or ("float32", "bfloat16")
             if mode == INFERENCE or size <= TRAINED_UP_TO
         ]
 

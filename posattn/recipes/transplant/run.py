@@ -31,7 +31,7 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
     """Learn maps on the source with every seed, then train each arm on each target at each size."""
     sizes = {target: available_sizes(config, target) for target in config.targets}
     sources = {f"{seed}": (config, POSITIONAL, seed, run.path) for seed in config.all_seeds}
-    learned = train_sweep("source", sources, train_one, run, progress)
+    learned = train_sweep("source", sources, train_one, config.train, run, progress)
     cells = {
         f"{target}/{arm}/{size}/{seed}": (config, target, arm, size, seed, run.path)
         for target in config.targets
@@ -39,7 +39,7 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
         for arm in ARMS
         for seed in config.all_seeds
     }
-    done = train_sweep("transplant", cells, train_arm, run, progress)
+    done = train_sweep("transplant", cells, train_arm, config.train, run, progress)
     numbers = {target: target_numbers(config, target, sizes[target], done) for target in config.targets}
     return {
         "title": "Structure that transfers",

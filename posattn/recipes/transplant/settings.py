@@ -67,5 +67,5 @@ def transplant(smoke: bool = False) -> TransplantConfig:
         data=MemoryDataConfig("cifar10"),
         train_images=20_000,
         size=ModelSize(patch_size=4),
-        train=TrainConfig(epochs=5, batch_size=128, lr=2e-3, warmup_epochs=1.0, bfloat16=True),
+        train=TrainConfig(epochs=5, batch_size=128, lr=2e-3, warmup_epochs=1.0),
     )

@@ -1,8 +1,10 @@
 """How a classifier is trained on images."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from posattn import checks
+from posattn.runs.device import Precision
 
 POLICIES = ("none", "trivial", "rand")
 
@@ -30,7 +32,7 @@ class TrainConfig:
     mixup: float = 0.0  # parameter of the Beta distribution, 0: off
     cutmix: float = 0.0
     ema_decay: float | None = None  # moving average of the weights
-    bfloat16: bool = False
+    precision: Precision = "auto"  # auto: bfloat16 autocast where the device multiplies bfloat16 natively
     compile: bool = False
     record_every: int = 10  # steps between records within an epoch
     checkpoint_every: int = 500  # steps
@@ -46,6 +48,7 @@ class TrainConfig:
 
             checks.known("optimizer", self.optimizer, list_optimizers())
         checks.known("policy", self.policy, POLICIES)
+        checks.known("precision", self.precision, get_args(Precision))
         if self.ema_decay is not None:
             checks.probability("ema_decay", self.ema_decay)
         if self.clip is not None:

@@ -10,7 +10,9 @@ from typing import Any
 from accelerate import PartialState
 from rich.progress import Progress, TaskID
 
+from posattn.runs.device import choose_precision
 from posattn.runs.folder import TENSORBOARD, RunFolder
+from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.state import TrainRecord
 
 FOLLOWED_EVERY = 0.5  # seconds
@@ -59,7 +61,7 @@ class TrainingLog:
         if self._writer is None:
             folder = self.run.path / TENSORBOARD / self.name
             self._writer = SummaryWriter(str(folder), purge_step=row["step"])
-        for key in row.keys() - {"step", "steps", "end_of_epoch"}:
+        for key in row.keys() - {"step", "steps", "end_of_epoch", "precision"}:
             self._writer.add_scalar(key, row[key], row["step"])
 
     def close(self) -> None:
@@ -102,12 +104,18 @@ def training_bar(records: Iterable[TrainRecord], progress: Progress, name: str) 
         yield record
 
 
-@contextmanager
-def follow_trainings(run: RunFolder, progress: Progress) -> Iterator[None]:
-    """While it lasts, a bar for every training that is logged into the run folder, by whatever process.
+def show_precision(config: TrainConfig, progress: Progress) -> None:
+    """Print one line on the precision of trainings that are about to start, and why it is that one."""
+    progress.console.print(f"posattn: {choose_precision(config.precision, str(PartialState().device))}")
 
-    It reads the lines that ``TrainingLog`` adds to metrics.jsonl.
+
+@contextmanager
+def follow_trainings(run: RunFolder, progress: Progress, config: TrainConfig) -> Iterator[None]:
+    """Within the context, show a bar for every training that any process logs into the run folder.
+
+    It reads the lines that ``TrainingLog`` adds to metrics.jsonl. The precision of the trainings is printed first.
     """
+    show_precision(config, progress)
     bars, stop = TrainingBars(progress), Event()
     _, start = run.added()
 

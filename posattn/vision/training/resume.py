@@ -65,7 +65,8 @@ def restore(training: Training, folder: Path) -> None:
 
 def identity(training: Training) -> dict[str, Any]:
     """What must be equal for a training to go on from a checkpoint."""
-    return asdict(training.config) | {"seed": training.seed, "data": f"{training.train_set!r}"}
+    decided = {"seed": training.seed, "precision": training.dtype, "data": f"{training.train_set!r}"}
+    return asdict(training.config) | decided
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,11 +17,13 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from posattn import checks
+from posattn.runs.device import choose_precision
 from posattn.vision.data.augment import Mixer, augment, derived_seed, make_mixer
 from posattn.vision.data.formats import Images
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.precision import attention_for
 
 Transform = Callable[[Tensor], Tensor]
 ORDER, STEP = 1, 2  # what a seed is derived for: the images' order in an epoch, the draws of a step
@@ -38,6 +40,7 @@ class TrainRecord(NamedTuple):
     images_per_second: float
     seconds: float  # spent training so far, an interrupted part included
     end_of_epoch: bool
+    precision: str  # float32 or bfloat16
     model: nn.Module  # to evaluate: the averaged weights where there is an average, else the model itself
 
     @property
@@ -69,6 +72,7 @@ class Training:
             )
         self.steps = config.epochs * self.steps_per_epoch
         self.device = accelerator.device
+        self.dtype = choose_precision(config.precision, str(self.device)).dtype
         self.model = model.to(self.device).train()
         self.train_set = train_set.to(self.device)
         check_fits(model, train_set)
@@ -148,7 +152,8 @@ class Training:
         pixels, targets = prepare(images, labels, config, self.mixer)
         if self.transform is not None:
             pixels = self.transform(pixels)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
+        kind, half = self.device.type, self.dtype == "bfloat16"
+        with attention_for(self.model, kind, self.dtype), torch.autocast(kind, torch.bfloat16, enabled=half):
             logits = self.runner(pixels)
         return F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
 
@@ -180,6 +185,7 @@ class Training:
             images_per_second=speed,
             seconds=self.seconds,
             end_of_epoch=self.step % self.steps_per_epoch == 0,
+            precision=self.dtype,
             model=self.averaged,
         )
         return self.last

@@ -94,7 +94,9 @@ def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.Monkey
 def made_up(steps: Iterator[int] | range, total: int = 40) -> Iterator[TrainRecord]:
     for step in steps:
         time.sleep(0.01)
-        yield TrainRecord(step, total, step / 10, 2.5 / step, 1e-3, 1234.5, 0.1 * step, False, nn.Identity())
+        yield TrainRecord(
+            step, total, step / 10, 2.5 / step, 1e-3, 1234.5, 0.1 * step, False, "float32", nn.Identity()
+        )
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def test_trainings_of_other_processes_are_followed(
     monkeypatch.setattr("posattn.vision.training.logs.FOLLOWED_EVERY", 0.01)
     run = RunFolder(tmp_path)
     TrainingLog(run, "old").write(next(made_up(range(3, 4))))
-    with progress, follow_trainings(run, progress):
+    with progress, follow_trainings(run, progress, TrainConfig(precision="bfloat16")):
         for name, step in (("one", 7), ("two", 9)):
             TrainingLog(RunFolder(tmp_path), name).write(next(made_up(range(step, step + 1))))
         run.keep("a unit of work", 1)
@@ -154,6 +156,7 @@ def test_trainings_of_other_processes_are_followed(
         until = time.monotonic() + 20
         while len(progress.tasks) < 2 and time.monotonic() < until:
             time.sleep(0.01)
+    assert "posattn: precision bfloat16: as set" in shown(progress)
     assert sorted((task.description.split(":")[0], task.completed) for task in progress.tasks) == [
         ("one", 7),
         ("two", 9),

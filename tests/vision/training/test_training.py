@@ -3,6 +3,7 @@
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -13,7 +14,9 @@ from posattn.vision.data.images import ImageSet, load_images
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.loop import evaluate, train
 
-SHORT = TrainConfig(epochs=3, batch_size=32, warmup_epochs=0.5, record_every=2, checkpoint_every=3)
+SHORT = TrainConfig(
+    epochs=3, batch_size=32, warmup_epochs=0.5, precision="float32", record_every=2, checkpoint_every=3
+)
 RICH = replace(
     SHORT,
     padding=1,
@@ -170,9 +173,34 @@ def test_the_average_is_what_is_evaluated_and_left() -> None:
 
 
 def test_bfloat16_stays_near_float32() -> None:
-    half = losses(tiny_vit(), few(), replace(SHORT, bfloat16=True))
+    half = losses(tiny_vit(), few(), replace(SHORT, precision="bfloat16"))
     assert half == pytest.approx(losses(tiny_vit(), few(), SHORT), rel=0.02)
     assert half != losses(tiny_vit(), few(), SHORT)
+
+
+def test_auto_is_what_the_device_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_hand = {
+        dtype: losses(tiny_vit(), few(), replace(SHORT, precision=dtype)) for dtype in ("float32", "bfloat16")
+    }
+    for native, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("posattn.runs.device.native_bfloat16", lambda device, native=native: native)
+        records = list(
+            train(tiny_vit(), few(), replace(SHORT, precision="auto"), checkpoints=tmp_path / dtype)
+        )
+        assert [record.loss for record in records] == by_hand[dtype]
+        assert {record.precision for record in records} == {dtype}
+    with pytest.raises(ValueError, match="precision='bfloat16', this run of 'float32'"):
+        train(tiny_vit(), few(), replace(SHORT, precision="auto"), checkpoints=tmp_path / "bfloat16")
+
+
+def test_attention_is_unfused_within_a_bfloat16_forward_alone() -> None:
+    for dtype, fused in (("float32", True), ("bfloat16", False)):
+        model: Any = tiny_vit()
+        seen: list[bool] = []
+        model.blocks[0].attn.register_forward_hook(lambda attn, *_, seen=seen: seen.append(attn.fused_attn))
+        next(train(model, few(), replace(SHORT, precision=dtype)))
+        assert model.blocks[0].attn.fused_attn
+        assert seen[1:] == [fused] * 2  # the first call checks that model and images fit
 
 
 def test_batch_norm_goes_on_where_it_was(tmp_path: Path) -> None:
