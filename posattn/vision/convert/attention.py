@@ -233,7 +233,8 @@ class ConvertedAttention(nn.Module):
 
     def attention_maps(self) -> MapsHNN:
         """S, the (p, N, N) maps of the converted heads, in the order of ``order``."""
-        return torch.cat([group.attention_maps() for group in self.groups.values()])
+        groups: Any = self.groups.values()
+        return torch.cat([group.attention_maps() for group in groups])
 
     def reparameterize(self) -> None:
         """Freeze in place, for timm's ``reparameterize_model``: tables become buffers, the rest stays as it is."""
