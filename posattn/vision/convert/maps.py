@@ -102,7 +102,7 @@ def map_statistics(
     def add(number: int, maps: Tensor, batch: Tensor) -> None:
         maps = maps.expand(len(batch), -1, -1, -1)
         sums[number] = sums.get(number, torch.zeros(())).to(maps) + maps.sum(0)
-        square = maps.flatten(2).norm(dim=2).double().square().sum(0)
+        square = (maps - 1 / maps.shape[-1]).flatten(2).norm(dim=2).double().square().sum(0)
         squares[number] = squares.get(number, torch.zeros(())).to(square) + square
 
     everything: Any = vit
@@ -117,13 +117,13 @@ def map_statistics(
 
 
 def statistics(mean: MapsHNN, square: Float[Tensor, " h"], count: int) -> MapStatistics:
-    """From the mean of the maps and of their squared norms."""
+    """From the mean of the maps and of their squared distance from the uniform one."""
     if count == 1:
         unknown = torch.full_like(square, torch.nan)
         return MapStatistics(mean, unknown, unknown)
-    spread = (square - mean.flatten(1).norm(dim=1).double().square()).clamp(min=0)
-    # rows sum to 1, so the squared distance of a map from the uniform one is its squared norm less 1
-    return MapStatistics(mean, spread * count / (count - 1), positionality(mean, square - 1, count))
+    explained = (mean - 1 / mean.shape[-1]).flatten(1).norm(dim=1).double().square()
+    spread = (square - explained).clamp(min=0) * count / (count - 1)
+    return MapStatistics(mean, spread, positionality(mean, square, count))
 
 
 def replace_heads(
