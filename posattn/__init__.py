@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from posattn.theory.simplified import SimplifiedViT
     from posattn.theory.task import StructuredTask
     from posattn.vision.convert.maps import to_positional
+    from posattn.vision.convert.saving import load, save
     from posattn.vision.inspect.inspection import inspect_attention
     from posattn.vision.models.attention import PositionalAttention
     from posattn.vision.models.freeze import freeze_attention
@@ -29,6 +30,8 @@ _HOMES = {
     "PopulationFlow": "theory.flow",
     "PositionalAttention": "vision.models.attention",
     "freeze_attention": "vision.models.freeze",
+    "load": "vision.convert.saving",
+    "save": "vision.convert.saving",
     "to_positional": "vision.convert.maps",
     "inspect_attention": "vision.inspect.inspection",
 }
@@ -41,7 +44,9 @@ __all__ = [
     "StructuredTask",
     "freeze_attention",
     "inspect_attention",
+    "load",
     "patch_association",
+    "save",
     "solutions",
     "to_positional",
 ]
@@ -62,3 +67,4 @@ def __dir__() -> list[str]:
 @wrapt.when_imported("timm")
 def _register_models(_: Any) -> None:
     importlib.import_module("posattn.vision.models")
+    importlib.import_module("posattn.vision.convert.entry")

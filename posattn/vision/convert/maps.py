@@ -2,191 +2,281 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, no_type_check
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import Attention
-from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from posattn import checks
+from posattn.vision.convert.attention import (
+    CONVOLUTION,
+    KINDS,
+    RELATIVE,
+    TABLE,
+    ConvertedAttention,
+    ConvolutionHeads,
+    DenseHeads,
+    OffsetAttentionMaps,
+    Place,
+    heads_of_kind,
+    linear,
+    reordered,
+)
+from posattn.vision.convert.offsets import OffsetMaps, fit_offsets
+from posattn.vision.convert.parts import attention_of, read_parts
+from posattn.vision.inspect.average import positionality
 from posattn.vision.inspect.watch import watch_attention
-from posattn.vision.models.attention import FrozenMaps, MapsHNN, PositionalAttention, mix_tokens
+from posattn.vision.models.attention import FrozenMaps, MapsHNN, PositionalAttention
+from posattn.vision.models.scores import Grid
 
 Heads = Mapping[int, Sequence[int]]  # block number to heads
+Kinds = Mapping[int, Mapping[int, str]]  # block number to heads, each with how it is kept
+ARCHITECTURE = "converted_vit"  # what timm builds a converted model by; see entry.py
+WINDOW = 9  # rows and columns of offsets of a convolution
+
+
+class MapStatistics(NamedTuple):
+    """The attention maps of a block over images."""
+
+    mean: MapsHNN  # in float32
+    variation: Float[Tensor, " h"]  # variance over images, summed over the entries of a map
+    positionality: Float[Tensor, " h"]  # see ``posattn.vision.inspect.average.positionality``
 
 
 def to_positional(
     vit: nn.Module,
     images: Tensor | Iterable[Any],
     blocks: Sequence[int] | None = None,
-    heads: Heads | Sequence[int] | None = None,
-) -> VisionTransformer:
-    """A copy of ``vit`` in which chosen heads attend by constant maps, their average attention over
-    ``images``.
+    heads: Heads | Kinds | Sequence[int] | None = None,
+    kind: str = TABLE,
+    window: int = WINDOW,
+) -> Any:
+    """A copy of ``vit`` in which chosen heads attend by constant maps, their average attention over ``images``.
 
-    The other heads stay content-based, in the same block where only some of it is replaced. Everything but
-    the maps trains further.
+    The other heads stay content-based, in the same block where only some of it is replaced. Everything but the maps
+    trains further; ``recover`` trains the maps too.
 
     Args:
-        vit: any timm VisionTransformer with timm's ``Attention``; its blocks that are positional already stay
-            so.
+        vit: a timm ViT, DeiT, EVA, BEiT or ViT with relative positions, CLIP's and SigLIP's image towers among them;
+            its blocks that are positional already stay so.
         images: (n, c, H, W), or an iterable of such batches, or of tuples that begin with one (a data
             loader). What is averaged is summed batch by batch, every image counting the same.
         blocks: numbers of the blocks to convert; None for all that are content-based.
         heads: numbers of the heads to convert in each of ``blocks``, None for all; or a mapping from block to
-            heads, in place of ``blocks``.
+            heads, in place of ``blocks``; or a mapping from block to a mapping from head to its kind.
+        kind: ``table`` (a map for the model's image size), ``relative`` (averaged over offsets, resampled when the
+            size changes) or ``convolution`` (by offset within ``window``, the rest spread evenly; linear in N).
+        window: rows and columns of offsets that a convolution holds, odd; those beyond the grid are left out.
 
     Raises:
-        TypeError: ``vit`` is no VisionTransformer, or a block has another attention than timm's.
-        ValueError: a block or head that does not exist, no images, or maps that are not finite.
+        TypeError: heads of ``vit`` cannot be replaced; the module is named.
+        ValueError: a block, head or kind that does not exist, no images, or maps that are not finite.
     """
-    if not isinstance(vit, VisionTransformer):
-        raise TypeError(f"vit must be a timm VisionTransformer, got {type(vit).__name__}")
-    chosen = chosen_heads(vit, blocks, heads)
-    return replace_heads(vit, average_maps(vit, images, list(chosen)), chosen)
+    layers = attention_of(vit)
+    chosen = chosen_heads(layers, blocks, heads, kind)
+    check_window(window)
+    return replace_heads(vit, average_maps(vit, images, list(chosen)), chosen, window)
 
 
-def average_maps(
-    vit: VisionTransformer, images: Tensor | Iterable[Any], blocks: Sequence[int]
-) -> dict[int, MapsHNN]:
+def average_maps(vit: nn.Module, images: Tensor | Iterable[Any], blocks: Sequence[int]) -> dict[int, MapsHNN]:
     """The mean attention map of every head of the named blocks over the images, in float32.
 
     Fused attention stays on: the maps come from Q and K recomputed out of each layer's own input.
     Arguments and errors are those of ``to_positional``.
     """
+    return {number: found.mean for number, found in map_statistics(vit, images, blocks).items()}
+
+
+def map_statistics(
+    vit: nn.Module, images: Tensor | Iterable[Any], blocks: Sequence[int]
+) -> dict[int, MapStatistics]:
+    """Mean, variation and positionality of the maps of every head of the named blocks; see ``average_maps``.
+
+    Variation and positionality are NaN for a single image.
+    """
     sums: dict[int, Tensor] = {}
+    squares: dict[int, Tensor] = {}
 
     def add(number: int, maps: Tensor, batch: Tensor) -> None:
+        maps = maps.expand(len(batch), -1, -1, -1)
         sums[number] = sums.get(number, torch.zeros(())).to(maps) + maps.sum(0)
+        square = (maps - 1 / maps.shape[-1]).flatten(2).norm(dim=2).double().square().sum(0)
+        squares[number] = squares.get(number, torch.zeros(())).to(square) + square
 
-    layers: dict[int, Any] = {number: vit.blocks[number].attn for number in blocks}
+    everything: Any = vit
+    layers = {number: everything.blocks[number].attn for number in blocks}
     count = watch_attention(vit, images, layers, add)
     if count == 0:
         raise ValueError("images is empty: average attention needs at least one image")
     for number, maps in sums.items():
         if not maps.isfinite().all():
             raise ValueError(f"the average attention of block {number} is not finite over {count} images")
-    return {number: maps / count for number, maps in sums.items()}
+    return {number: statistics(maps / count, squares[number] / count, count) for number, maps in sums.items()}
 
 
-def replace_heads(vit: VisionTransformer, maps: Mapping[int, MapsHNN], heads: Heads) -> VisionTransformer:
+def statistics(mean: MapsHNN, square: Float[Tensor, " h"], count: int) -> MapStatistics:
+    """From the mean of the maps and of their squared distance from the uniform one."""
+    if count == 1:
+        unknown = torch.full_like(square, torch.nan)
+        return MapStatistics(mean, unknown, unknown)
+    explained = (mean - 1 / mean.shape[-1]).flatten(1).norm(dim=1).double().square()
+    spread = (square - explained).clamp(min=0) * count / (count - 1)
+    return MapStatistics(mean, spread, positionality(mean, square, count))
+
+
+def replace_heads(
+    vit: nn.Module, maps: Mapping[int, MapsHNN], heads: Heads | Kinds, window: int = WINDOW
+) -> Any:
     """A copy of ``vit`` whose ``heads`` attend by ``maps``, the (h, N, N) maps of all heads of each block."""
     model: Any = copy.deepcopy(vit)
-    for number, chosen in heads.items():
-        if chosen:
-            attn = model.blocks[number].attn
-            model.blocks[number].attn = converted(attn, maps[number][list(chosen)], list(chosen))
-    return model.train(vit.training)
+    kinds = {number: with_kinds(chosen) for number, chosen in heads.items() if len(chosen)}
+    for number, of_block in kinds.items():
+        model.blocks[number].attn = replacement(model, number, of_block, maps[number], window)
+    record(model, kinds, grid_of(model), window)
+    return model
 
 
-def converted(attn: Attention, maps: Float[Tensor, "p N N"], heads: list[int]) -> nn.Module:
-    """A layer with constant ``maps`` for ``heads``, content-based for the others if there are any."""
-    others = [head for head in range(attn.num_heads) if head not in heads]
-    constant = FrozenMaps(maps.to(attn.qkv.weight))
-    layer = MixedAttention(attn, constant, heads, others) if others else positional(attn, constant, heads)
-    return layer.train(attn.training)
+def replacement(
+    model: Any, number: int, kinds: Mapping[int, str], maps: MapsHNN, window: int = WINDOW
+) -> nn.Module:
+    """A layer in place of the attention of a block, which is left as it is."""
+    grid = grid_of(model)
+    if maps.shape[-1] != grid.num_tokens:
+        raise ValueError(f"attention maps are of {maps.shape[-1]} tokens, the model has {grid.num_tokens}")
+    return converted(
+        copy.deepcopy(model.blocks[number].attn), maps, kinds, Place(model.patch_embed), grid, window
+    )
 
 
-def positional(attn: Attention, maps: FrozenMaps, heads: list[int]) -> PositionalAttention:
+def record(model: Any, kinds: Kinds, grid: Grid, window: int) -> None:
+    """Note in a converted model what timm rebuilds it from. Nothing where timm's factory did not make it."""
+    args = getattr(model, "_model_args", None)
+    if args is None or not kinds:
+        return
+    if "converted" not in args:
+        args = {"base": model.pretrained_cfg["architecture"], "base_args": args}
+    before = args.get("converted", {"heads": {}})["heads"]
+    now = {
+        str(number): {str(head): kind for head, kind in of_block.items()}
+        for number, of_block in kinds.items()
+    }
+    converted = {"heads": {**before, **now}, "grid": list(grid), "window": window}
+    model._model_args = {**args, "converted": converted}
+    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "architecture": ARCHITECTURE}
+
+
+def with_kinds(heads: Sequence[int] | Mapping[int, str], kind: str = TABLE) -> dict[int, str]:
+    """Each head with how it is kept: as a table where that is not said."""
+    return dict(sorted(heads.items())) if isinstance(heads, Mapping) else dict.fromkeys(sorted(heads), kind)
+
+
+def grid_of(model: Any) -> Grid:
+    """The tokens of a model at its own image size."""
+    height, width = model.patch_embed.grid_size
+    return Grid(height, width, model.num_prefix_tokens)
+
+
+def converted(
+    attn: Any, maps: MapsHNN | None, kinds: Mapping[int, str], place: Place, grid: Grid, window: int
+) -> nn.Module:
+    """A layer in place of ``attn``, whose parts it takes, with constant ``maps`` for the heads of ``kinds``.
+
+    Args:
+        maps: (h, N, N), of all heads; None for uniform ones, to load others into.
+    """
+    groups = {
+        kind: heads_module(
+            kind, None if maps is None else maps[of_kind], len(of_kind), place, grid, window, attn
+        )
+        for kind in KINDS
+        if (of_kind := heads_of_kind(kinds, kind))
+    }
+    if set(groups) == {TABLE} and len(kinds) == attn.num_heads and is_plain(attn):
+        return positional(attn, groups[TABLE].maps).train(attn.training)
+    return ConvertedAttention(attn, kinds, groups).train(attn.training)
+
+
+def heads_module(
+    kind: str, maps: MapsHNN | None, count: int, place: Place, grid: Grid, window: int, attn: Any
+) -> Any:
+    """The heads of one kind, by the maps that they attended by on average."""
+    like = attn.proj.weight
+    if kind == TABLE:
+        N = grid.num_tokens
+        maps = torch.full((count, N, N), 1 / N) if maps is None else maps
+        return DenseHeads(FrozenMaps(maps.to(like)), attn.attn_drop)
+    kernel = window_on(grid, window) if kind == CONVOLUTION else None
+    far = kind == CONVOLUTION
+    fitted = OffsetMaps(count, grid, kernel, far) if maps is None else fit_offsets(maps, grid, kernel, far)
+    fitted = fitted.to(like).requires_grad_(False)
+    if kind == RELATIVE:
+        return DenseHeads(OffsetAttentionMaps(fitted, place), attn.attn_drop)
+    return ConvolutionHeads(fitted, place, attn.attn_drop)
+
+
+def window_on(grid: Grid, window: int) -> tuple[int, int]:
+    """The part of a window that a grid has offsets for."""
+    return min(window, 2 * grid.height - 1), min(window, 2 * grid.width - 1)
+
+
+def is_plain(attn: Any) -> bool:
+    """Whether ``PositionalAttention`` can hold all that the layer has beside its attention."""
+    return type(attn) is Attention and attn.gate is None and attn.attn_dim == attn.proj.out_features
+
+
+def positional(attn: Any, maps: FrozenMaps) -> PositionalAttention:
     """Positional attention with the values and the output projection of ``attn``."""
+    heads = range(attn.num_heads)
     layer = PositionalAttention(attn.attn_dim, attn.num_heads, device="meta")
-    layer.v = rows(attn.qkv, channels(attn, heads, part=2))
+    layer.v = linear(read_parts(attn), [2], heads)
     layer.attn_drop, layer.proj_drop = attn.attn_drop, attn.proj_drop
-    layer.norm, layer.proj = permuted_output(attn, heads)
+    layer.norm = reordered(attn.norm, heads, attn.head_dim)
+    layer.proj = reordered(attn.proj, heads, attn.head_dim, dim=1)
     return layer.attach(maps)
 
 
-class MixedAttention(nn.Module):
-    """Attention whose first heads are positional, by constant ``maps``, and whose other heads are
-    content-based.
-
-    Heads are reordered to stand so, in the values as in the output projection.
-    """
-
-    def __init__(self, attn: Attention, maps: FrozenMaps, heads: list[int], others: list[int]) -> None:
-        super().__init__()
-        self.maps = maps
-        self.register_buffer("indices", None)  # of pruned maps
-        self.num_heads = attn.num_heads
-        self.head_dim, self.split = attn.head_dim, attn.head_dim * len(heads)
-        queries, keys = (channels(attn, others, part) for part in (0, 1))
-        self.qk = rows(attn.qkv, torch.cat([queries, keys]))
-        self.q_norm, self.k_norm = attn.q_norm, attn.k_norm
-        self.v = rows(attn.qkv, channels(attn, [*heads, *others], part=2))
-        self.attn_drop, self.proj_drop = attn.attn_drop, attn.proj_drop
-        self.norm, self.proj = permuted_output(attn, [*heads, *others])
-
-    @no_type_check  # traced and scripted
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        values = self.v(x)
-        maps = self.attn_drop(self.maps(None))
-        by_place = mix_tokens(maps, values[..., : self.split], self.indices, attn_mask, is_causal)
-        query, key = self.qk(x).unflatten(2, (2, -1, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
-        value = values[..., self.split :].unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-        dropout = self.attn_drop.p if self.training else 0.0
-        by_content = F.scaled_dot_product_attention(
-            self.q_norm(query), self.k_norm(key), value, dropout_p=dropout
-        )
-        x = torch.cat([by_place, by_content.transpose(1, 2).flatten(2)], 2)
-        return self.proj_drop(self.proj(self.norm(x)))
-
-    def attention_maps(self) -> MapsHNN:
-        """S, the (p, N, N) maps of the positional heads."""
-        return self.maps(None)
-
-
-def channels(attn: Attention, heads: Sequence[int], part: int) -> Tensor:
-    """The rows of ``qkv`` that hold these heads of Q (part 0), K (1) or V (2), in their order."""
-    of_heads = torch.arange(attn.attn_dim).view(attn.num_heads, attn.head_dim)[list(heads)]
-    return of_heads.flatten() + part * attn.attn_dim
-
-
-def rows(linear: nn.Linear, chosen: Tensor) -> nn.Linear:
-    """A linear layer of the chosen outputs of another."""
-    layer = nn.Linear(linear.in_features, len(chosen), linear.bias is not None, device="meta")
-    return with_parameters(layer, linear, lambda value: value[chosen])
-
-
-def permuted_output(attn: Attention, heads: Sequence[int]) -> tuple[nn.Module, nn.Linear]:
-    """The norm and projection of the concatenated heads, for heads in another order."""
-    order = channels(attn, heads, part=0)
-    norm = with_parameters(copy.deepcopy(attn.norm), attn.norm, lambda value: value[order])
-    proj = copy.deepcopy(attn.proj)
-    proj.weight = nn.Parameter(attn.proj.weight[:, order].detach(), attn.proj.weight.requires_grad)
-    return norm, proj
-
-
-def with_parameters(layer: Any, source: nn.Module, choose: Any) -> Any:
-    """``layer`` with what ``choose`` takes from the parameters of ``source``."""
-    for name, value in source.named_parameters(recurse=False):
-        setattr(layer, name, nn.Parameter(choose(value.detach()), value.requires_grad))
-    return layer
+def check_window(window: int) -> None:
+    """ValueError for a window that is not odd and positive."""
+    if checks.positive_int("window", window) % 2 == 0:
+        raise ValueError(f"window must be odd, got {window}")
 
 
 def chosen_heads(
-    vit: VisionTransformer, blocks: Sequence[int] | None, heads: Heads | Sequence[int] | None
-) -> dict[int, list[int]]:
-    """The heads to convert of every block to convert."""
+    layers: Mapping[int, Any],
+    blocks: Sequence[int] | None,
+    heads: Heads | Kinds | Sequence[int] | None,
+    kind: str = TABLE,
+) -> dict[int, dict[int, str]]:
+    """The heads to convert of every block to convert, each with how it is kept."""
     if isinstance(heads, Mapping):
         if blocks is not None:
             raise ValueError(f"heads names its blocks already, got blocks={list(blocks)} besides")
         blocks = list(heads)
-    if blocks is None:
-        blocks = [i for i, block in enumerate(vit.blocks) if not hasattr(block.attn, "maps")]
-    return {number: heads_of(vit, number, heads) for number in blocks}
+    blocks = list(layers) if blocks is None else blocks
+    return {number: heads_of(layers, number, heads, kind) for number in blocks}
 
 
-def heads_of(vit: VisionTransformer, number: int, heads: Heads | Sequence[int] | None) -> list[int]:
-    """The heads to convert of block ``number``, checked."""
-    if number not in range(len(vit.blocks)):
-        raise ValueError(f"block {number} does not exist: the model has blocks 0..{len(vit.blocks) - 1}")
-    attn = vit.blocks[number].attn
-    if type(attn) is not Attention or attn.gate is not None:
-        raise TypeError(f"block {number} has {type(attn).__name__}: timm's ungated Attention is needed")
+def heads_of(
+    layers: Mapping[int, Any], number: int, heads: Heads | Kinds | Sequence[int] | None, kind: str
+) -> dict[int, str]:
+    """The heads to convert of block ``number``, checked, each with how it is kept."""
+    if number not in layers:
+        raise ValueError(f"block {number} has no attention to convert: the model has blocks {listed(layers)}")
+    count = layers[number].num_heads
     wanted = heads[number] if isinstance(heads, Mapping) else heads
-    chosen = list(range(attn.num_heads)) if wanted is None else list(dict.fromkeys(wanted))
-    if missing := [head for head in chosen if head not in range(attn.num_heads)]:
-        raise ValueError(f"block {number} has heads 0..{attn.num_heads - 1}, got {missing}")
+    chosen = with_kinds(range(count) if wanted is None else wanted, kind)
+    for head, own in chosen.items():
+        if head not in range(count):
+            raise ValueError(f"block {number} has heads 0..{count - 1}, got {head}")
+        checks.known("kind", own, KINDS)
     return chosen
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Numbers in words."""
+    return ", ".join(map(str, numbers)) or "none"
+
+
+__all__ = ["CONVOLUTION", "KINDS", "RELATIVE", "TABLE", "average_maps", "replace_heads", "to_positional"]

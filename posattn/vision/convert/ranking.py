@@ -1,20 +1,22 @@
-"""How much each head of a trained ViT needs the content of the image: what is lost when its map is made constant."""
+"""How much each head of a classifier needs the content of the image, in accuracy: what its conversion alone costs."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from posattn.vision.convert.maps import replace_heads
+from posattn.vision.convert.attention import TABLE
+from posattn.vision.convert.maps import Kinds
+from posattn.vision.convert.needs import Head
+from posattn.vision.convert.parts import attention_of
+from posattn.vision.convert.quality import Outputs, estimate
+from posattn.vision.convert.reruns import Subject, outputs_of_choices
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.models.attention import MapsHNN
 
 BATCH = 512
-Head = tuple[int, int]  # block, head
 
 
 class Need(NamedTuple):
@@ -34,33 +36,38 @@ class Outcome(NamedTuple):
     loss: Float[Tensor, " n"]
 
 
-@torch.no_grad()
-def outcome(model: nn.Module, image_set: ImageSet) -> Outcome:
-    """Right or wrong, and the cross-entropy, image by image; the model is left in evaluation mode."""
-    model.eval()
-    parts = [model(to_float(images)) for images in image_set.images.split(BATCH)]
-    logits = torch.cat(parts)
-    loss = F.cross_entropy(logits, image_set.labels, reduction="none")
-    return Outcome(logits.argmax(-1) == image_set.labels, loss)
+def outcome(found: Outputs, image_set: ImageSet) -> Outcome:
+    """Right or wrong, and the cross-entropy, image by image."""
+    assert found.logits is not None
+    loss = F.cross_entropy(found.logits, image_set.labels, reduction="none")
+    return Outcome(found.logits.argmax(-1) == image_set.labels, loss)
 
 
-def content_needs(vit: VisionTransformer, maps: Mapping[int, MapsHNN], image_set: ImageSet) -> list[Need]:
-    """Every head of the blocks of ``maps``, replaced alone, the most positional first.
+def outcomes(
+    vit: nn.Module, maps: Mapping[int, MapsHNN], choices: list[Kinds], image_set: ImageSet
+) -> list[Outcome]:
+    """The outcome with the heads of each choice replaced by ``maps``."""
+    subject = Subject(vit, attention_of(vit), {TABLE: maps})
+    batches = to_float(image_set.images).split(BATCH)
+    return [outcome(found, image_set) for found in outputs_of_choices(subject, choices, batches)]
+
+
+def content_needs(vit: nn.Module, maps: Mapping[int, MapsHNN], image_set: ImageSet) -> list[Need]:
+    """Every head of the blocks of ``maps``, replaced alone, the cheapest to replace first.
 
     Ordered by the drop of accuracy, equal ones by the increase of the loss.
 
     Args:
-        vit: a trained ViT with content-based attention.
+        vit: a trained classifier with content-based attention.
         maps: of ``average_maps``: the (h, N, N) average attention of each block.
         image_set: what the loss is measured on.
     """
-    whole = outcome(vit, image_set)
+    heads = heads_of(maps)
+    whole, *alone = outcomes(vit, maps, [{}, *({block: {head: TABLE}} for block, head in heads)], image_set)
     needs = []
-    for block, head in heads_of(maps):
-        replaced = outcome(replace_heads(vit, maps, {block: [head]}), image_set)
-        lost = whole.correct.double() - replaced.correct.double()
-        increase = (replaced.loss - whole.loss).mean().item()
-        needs.append(Need(block, head, lost.mean().item(), (lost.std() / len(lost) ** 0.5).item(), increase))
+    for (block, head), replaced in zip(heads, alone, strict=True):
+        drop = estimate(whole.correct.double() - replaced.correct.double())
+        needs.append(Need(block, head, *drop, (replaced.loss - whole.loss).mean().item()))
     return sorted(needs, key=lambda need: (need.drop, need.loss))
 
 
@@ -70,13 +77,11 @@ def heads_of(maps: Mapping[int, MapsHNN]) -> list[Head]:
 
 
 def accuracy_over_replaced(
-    vit: VisionTransformer, maps: Mapping[int, MapsHNN], order: Iterable[Head], image_set: ImageSet
+    vit: nn.Module, maps: Mapping[int, MapsHNN], order: Iterable[Head], image_set: ImageSet
 ) -> list[float]:
     """Accuracy with no head replaced, with the first of ``order``, the first two, and so on to all of them."""
-    replaced: dict[int, list[int]] = {}
-    found = [outcome(vit, image_set).correct.double().mean().item()]
+    choices: list[dict[int, dict[int, str]]] = [{}]
     for block, head in order:
-        replaced.setdefault(block, []).append(head)
-        model = replace_heads(vit, maps, replaced)
-        found.append(outcome(model, image_set).correct.double().mean().item())
-    return found
+        before = choices[-1]
+        choices.append({**before, block: {**before.get(block, {}), head: TABLE}})
+    return [found.correct.double().mean().item() for found in outcomes(vit, maps, list(choices), image_set)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from posattn import checks
 from posattn.shapes import Maps
-from posattn.vision.models.attention import FrozenMaps, PositionalAttention, dense
+from posattn.vision.models.attention import FrozenMaps, dense
 from posattn.vision.models.scores import PositionEncodings
 
 # The largest k / N that is gathered on a CPU rather than multiplied densely. Measured at 384 and 512 px
@@ -34,10 +34,13 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
         TypeError, ValueError: no positional attention, maps that are not finite, or k not in 1..N.
     """
     frozen = copy.deepcopy(model)
-    for attn in [m for m in frozen.modules() if isinstance(m, PositionalAttention)]:
-        attn.reparameterize()
+    positional = [
+        m for m in frozen.modules() if hasattr(m, "attention_maps") and hasattr(m, "reparameterize")
+    ]
+    for attn in positional:
+        attn.reparameterize()  # type: ignore[operator]
     layers = [m for m in frozen.modules() if isinstance(getattr(m, "maps", None), FrozenMaps)]
-    if not layers:
+    if not positional:
         raise ValueError(f"{type(model).__name__} has no positional attention to freeze; see to_positional")
     for module in list(frozen.modules()):
         for name, child in list(module.named_children()):

@@ -8,7 +8,8 @@ import torch
 from timm.models import VisionTransformer
 from torch import nn
 
-from posattn.vision.convert.maps import MixedAttention, average_maps, to_positional
+from posattn.vision.convert.attention import ConvertedAttention
+from posattn.vision.convert.maps import average_maps, to_positional
 from posattn.vision.models.attention import PositionalAttention
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
@@ -128,7 +129,7 @@ def test_heads_that_stay_attend_by_content_as_before(kind: str) -> None:
             torch.testing.assert_close(model(images(1)), vit(images(1)), atol=1e-4, rtol=1e-4)
             assert not torch.allclose(model(images(4)), vit(images(4)), atol=1e-3)
             for number, block in enumerate(model.blocks):
-                assert isinstance(block.attn, MixedAttention) == (number in heads)
+                assert isinstance(block.attn, ConvertedAttention) == (number in heads)
 
 
 def test_the_original_is_left_alone_and_modes_are_kept() -> None:
@@ -213,12 +214,20 @@ def test_another_image_size_is_refused() -> None:
         ({"images": torch.zeros(0, 1, 8, 8)}, ValueError, "images is empty"),
         ({"images": iter([])}, ValueError, "images is empty"),
         ({"images": torch.zeros(1, 8, 8)}, ValueError, r"images must be \(n, c, H, W\), got \(1, 8, 8\)"),
-        ({"blocks": [3]}, ValueError, "block 3 does not exist: the model has blocks 0..2"),
-        ({"heads": [3]}, ValueError, r"block 0 has heads 0..2, got \[3\]"),
-        ({"heads": {1: [-1]}}, ValueError, r"block 1 has heads 0..2, got \[-1\]"),
+        ({"blocks": [3]}, ValueError, "block 3 has no attention to convert: the model has blocks 0, 1, 2"),
+        ({"heads": [3]}, ValueError, r"block 0 has heads 0..2, got 3"),
+        ({"heads": {1: [-1]}}, ValueError, r"block 1 has heads 0..2, got -1"),
         ({"heads": {1: [0]}, "blocks": [0]}, ValueError, r"heads names its blocks already, got blocks=\[0\]"),
-        ({"vit": nn.Linear(1, 1)}, TypeError, "vit must be a timm VisionTransformer, got Linear"),
-        ({"vit": make(attn_layer="diff", num_heads=2)}, TypeError, "block 0 has DiffAttention"),
+        (
+            {"vit": nn.Linear(1, 1)},
+            TypeError,
+            "model must be a timm ViT, with patch_embed and blocks; got Linear",
+        ),
+        (
+            {"vit": make(attn_layer="diff", num_heads=2)},
+            TypeError,
+            r"blocks.0.attn \(DiffAttention\) is not supported",
+        ),
         (
             {"images": torch.full((1, 1, 8, 8), torch.nan)},
             ValueError,

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from posattn.vision.convert.maps import average_maps
-from posattn.vision.convert.ranking import accuracy_over_replaced, content_needs, outcome
+from posattn.vision.convert.ranking import accuracy_over_replaced, content_needs, outcomes
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.models.concentration import top_mass
 
@@ -60,10 +60,10 @@ def test_accuracy_falls_where_the_head_falls(case: tuple) -> None:
     assert accuracy_over_replaced(vit, maps, order[::-1], image_set)[-1] == found[-1]
 
 
-def test_outcome_is_in_the_order_of_the_images(case: tuple) -> None:
+def test_outcomes_are_in_the_order_of_the_images(case: tuple) -> None:
     vit, image_set = case
-    half = outcome(vit, image_set.select(torch.arange(32, 64)))
-    assert torch.allclose(outcome(vit, image_set).loss[32:], half.loss, atol=1e-5)
+    half = outcomes(vit, {}, [{}], image_set.select(torch.arange(32, 64)))[0]
+    assert torch.allclose(outcomes(vit, {}, [{}], image_set)[0].loss[32:], half.loss, atol=1e-5)
 
 
 def test_top_mass_against_the_definition() -> None:

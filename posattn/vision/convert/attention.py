@@ -1,0 +1,293 @@
+"""Attention of which some heads, or all, attend by constant maps, kept as tables, by offset or as convolutions."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, no_type_check
+
+import torch
+import torch.nn.functional as F
+from timm.layers import apply_rot_embed_cat, register_notrace_function, register_notrace_module
+from torch import Tensor, nn
+
+from posattn.vision.convert.offsets import OffsetMaps
+from posattn.vision.convert.parts import Parts, read_parts
+from posattn.vision.models.attention import AttentionMaps, FrozenMaps, MapsHNN, mix_tokens
+from posattn.vision.models.scores import Grid, Start, TableScores
+
+TABLE, RELATIVE, CONVOLUTION = KINDS = ("table", "relative", "convolution")
+"""How a converted head is kept, in the order in which a layer holds them; its content-based heads come last."""
+
+
+class Place:
+    """The grid of tokens that a model has now, from its patch embedding, which stays the model's."""
+
+    def __init__(self, embed: nn.Module) -> None:
+        self.embed: Any = embed
+
+    def size(self) -> tuple[int, int]:
+        height, width = self.embed.grid_size
+        return height, width
+
+
+@register_notrace_module
+class OffsetAttentionMaps(AttentionMaps):
+    """Dense maps made of offset maps for the grid that ``place`` says; kept in evaluation while it stays."""
+
+    def __init__(self, scores: OffsetMaps, place: Place) -> None:
+        super().__init__(scores)
+        self.place = place
+
+    @no_type_check  # traced
+    def compute(self, positions: Tensor | None) -> MapsHNN:
+        return self.scores.dense(self.place.size())
+
+    def _state(self, positions: Tensor | None) -> list[Any] | None:
+        state = super()._state(positions)
+        return None if state is None else [(state[0], self.place.size()), *state[1:]]
+
+
+class DenseHeads(nn.Module):
+    """Heads that attend by dense maps, (h, N, N), whatever module gives them."""
+
+    indices: Tensor | None
+
+    def __init__(self, maps: nn.Module, attn_drop: nn.Dropout) -> None:
+        super().__init__()
+        self.maps, self.attn_drop = maps, attn_drop
+        self.register_buffer("indices", None)  # of pruned maps
+
+    @no_type_check  # traced and scripted
+    def forward(self, values: Tensor) -> Tensor:
+        return mix_tokens(self.attn_drop(self.maps(None)), values, self.indices)
+
+    def attention_maps(self) -> MapsHNN:
+        """S, the (h, N, N) maps."""
+        return self.maps(None)
+
+
+@register_notrace_module
+class ConvolutionHeads(nn.Module):
+    """Heads that attend by offset within a window: a depthwise convolution, of a cost linear in N."""
+
+    def __init__(self, maps: OffsetMaps, place: Place, attn_drop: nn.Dropout) -> None:
+        super().__init__()
+        self.maps, self.place, self.attn_drop = maps, place, attn_drop
+
+    @no_type_check  # traced
+    def forward(self, values: Tensor) -> Tensor:
+        size, prefix = self.place.size(), self.maps.own_grid.prefix
+        if values.shape[1] != prefix + size[0] * size[1]:
+            raise ValueError(f"attention maps are for a grid of {size}, got {values.shape[1]} tokens")
+        kernel, rows, shares = (part.to(values.dtype) for part in self.maps.on(size))
+        heads = values.unflatten(2, (kernel.shape[0], -1))  # (B, N, p, d)
+        patches = values[:, prefix:]
+        weight = self.attn_drop((kernel - kernel.amax((1, 2), keepdim=True)).exp())
+        pad = (kernel.shape[1] // 2, kernel.shape[2] // 2)
+        total = F.conv2d(
+            weight.new_ones(1, len(weight), *size), weight[:, None], padding=pad, groups=len(weight)
+        )
+        scale = shares[..., -1] / total.flatten(2)[0]  # (p, D)
+        image = patches.transpose(1, 2).unflatten(2, size)
+        filters = weight.repeat_interleave(heads.shape[3], 0)[:, None]
+        near = F.conv2d(image, filters, padding=pad, groups=patches.shape[2])
+        near = near.flatten(2).transpose(1, 2).unflatten(2, (kernel.shape[0], -1)) * scale.T[..., None]
+        others = heads[:, :prefix]
+        if self.maps.far:
+            others = torch.cat([others, heads[:, prefix:].mean(1, keepdim=True)], 1)  # (B, K, p, d)
+        near = near + torch.einsum("pdk,bkpc->bdpc", shares[..., :-1], others)
+        first = torch.einsum("pkn,bnpc->bkpc", rows, heads)
+        return torch.cat([first, near], 1).flatten(2)
+
+    def attention_maps(self) -> MapsHNN:
+        """S, the (p, N, N) maps that the convolution stands for."""
+        return self.maps.dense(self.place.size())
+
+
+class ContentHeads(nn.Module):
+    """The heads of a layer that attend by content as before: with its norms, rotation and relative biases."""
+
+    def __init__(self, attn: Any, parts: Parts, heads: Sequence[int]) -> None:
+        super().__init__()
+        self.heads, self.num_heads = list(heads), attn.num_heads
+        self.qk = linear(parts, [0, 1], heads)
+        self.q_norm, self.k_norm = (
+            copy.deepcopy(getattr(attn, name, nn.Identity())) for name in ("q_norm", "k_norm")
+        )
+        self.attn_drop = attn.attn_drop
+        self.prefix, self.rotate_half = (
+            getattr(attn, "num_prefix_tokens", 0),
+            bool(getattr(attn, "rotate_half", False)),
+        )
+        self.bias = parts.rel_pos
+
+    @no_type_check  # traced and scripted
+    def forward(self, x: Tensor, values: Tensor, rope: Tensor | None, shared_bias: Tensor | None) -> Tensor:
+        query, key = self.qk(x).unflatten(2, (2, len(self.heads), -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        value = values.unflatten(2, (len(self.heads), -1)).transpose(1, 2)
+        query, key = self.q_norm(query), self.k_norm(key)
+        if rope is not None:
+            query, key = self.rotated(query, rope).type_as(value), self.rotated(key, rope).type_as(value)
+        dropout = self.attn_drop.p if self.training else 0.0
+        bias: Tensor | None = None
+        if self.bias is not None or shared_bias is not None:
+            bias = self.biases(shared_bias)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        return mixed.transpose(1, 2).flatten(2)
+
+    @torch.jit.unused
+    @no_type_check
+    def rotated(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Queries or keys with the rotation of their place; it may differ by head."""
+        if rope.dim() > 2 and rope.shape[-3] == self.num_heads:
+            rope = rope[..., self.heads, :, :]
+        turned = apply_rot_embed_cat(x[:, :, self.prefix :], rope, half=self.rotate_half)
+        return torch.cat([x[:, :, : self.prefix], turned], 2)
+
+    @torch.jit.unused
+    @no_type_check
+    def biases(self, shared: Tensor | None) -> Tensor | None:
+        """The relative biases of these heads."""
+        own = None
+        if self.bias is not None:
+            own = (
+                self.bias._get_rel_pos_bias()
+                if hasattr(self.bias, "_get_rel_pos_bias")
+                else self.bias.get_bias()
+            )
+        if own is not None and shared is not None and hasattr(self.bias, "_get_rel_pos_bias"):
+            own = own + shared
+        found = shared if own is None else own
+        return None if found is None else found[..., self.heads, :, :]
+
+
+class ConvertedAttention(nn.Module):
+    """Stands where a timm attention stood: chosen heads attend by constant maps, the others by content.
+
+    Heads are reordered, in the values as in the output projection: by ``KINDS``, then the content-based ones. Q and K
+    of converted heads are gone.
+
+    Args:
+        attn: the layer to replace, one of ``parts.READERS``.
+        kinds: of each converted head, how it is kept.
+        groups: of each kind, the module of its heads, in increasing order of their numbers.
+    """
+
+    __jit_unused_properties__ = ("order", "rel_pos")
+
+    def __init__(self, attn: Any, kinds: Mapping[int, str], groups: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        parts = read_parts(attn)
+        self.num_heads, self.head_dim = attn.num_heads, parts.weight.shape[2]
+        self.kinds = dict(sorted(kinds.items()))
+        content = [head for head in range(attn.num_heads) if head not in kinds]
+        order = [*(head for kind in groups for head in heads_of_kind(kinds, kind)), *content]
+        counts = [len(heads_of_kind(kinds, kind)) for kind in groups] + [len(content)]
+        self.widths = [count * self.head_dim for count in counts]
+        self.groups = nn.ModuleDict(dict(groups))
+        self.content = ContentHeads(attn, parts, content) if content else None
+        self.v = linear(parts, [2], order)
+        self.norm = reordered(getattr(attn, "norm", nn.Identity()), order, self.head_dim)
+        gate = getattr(attn, "gate", None)
+        self.gate = None if gate is None else reordered(gate, order, self.head_dim)
+        self.proj = reordered(attn.proj, order, self.head_dim, dim=1)
+        self.proj_drop = attn.proj_drop
+
+    @property
+    def order(self) -> list[int]:
+        """The original numbers of the heads, in the order in which they are held."""
+        converted = [head for kind in self.groups for head in heads_of_kind(self.kinds, kind)]
+        return [*converted, *(self.content.heads if self.content is not None else [])]
+
+    @property
+    def rel_pos(self) -> nn.Module | None:
+        """The relative biases, for timm's ``set_input_size``."""
+        return None if self.content is None else self.content.bias
+
+    def set_window_size(self, window_size: tuple[int, int]) -> None:
+        """For timm's ``set_input_size``: resize the relative biases."""
+        bias: Any = self.rel_pos
+        if bias is not None:
+            bias.set_window_size(window_size)
+
+    @no_type_check  # traced and scripted
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        shared_rel_pos: Tensor | None = None,
+        shared_rel_pos_bias: Tensor | None = None,
+    ) -> Tensor:
+        values = unmasked(self.v(x), attn_mask, is_causal).split(self.widths, 2)
+        mixed: list[Tensor] = []
+        for i, group in enumerate(self.groups.values()):
+            mixed.append(group(values[i]))
+        if self.content is not None:
+            shared = shared_rel_pos if shared_rel_pos_bias is None else shared_rel_pos_bias
+            mixed.append(self.content(x, values[-1], rope, shared))
+        out = self.norm(torch.cat(mixed, 2))
+        if self.gate is not None:
+            out = out * self.gate(x).sigmoid()
+        return self.proj_drop(self.proj(out))
+
+    def attention_maps(self) -> MapsHNN:
+        """S, the (p, N, N) maps of the converted heads, in the order of ``order``."""
+        groups: Any = self.groups.values()
+        return torch.cat([group.attention_maps() for group in groups])
+
+    def reparameterize(self) -> None:
+        """Freeze in place, for timm's ``reparameterize_model``: tables become buffers, the rest stays as it is."""
+        for group in self.groups.values():
+            if isinstance(group, DenseHeads) and isinstance(getattr(group.maps, "scores", None), TableScores):
+                with torch.no_grad():
+                    group.maps = FrozenMaps(group.attention_maps())
+            group.requires_grad_(False)
+
+    def thaw(self) -> None:
+        """Make the maps trainable, in place: tables become the logarithms of their entries."""
+        for group in self.groups.values():
+            if isinstance(group, DenseHeads) and isinstance(group.maps, FrozenMaps):
+                maps = group.maps.maps
+                scores = TableScores(Grid(1, maps.shape[-1]), 0, len(maps), Start()).to(maps)
+                with torch.no_grad():
+                    scores.table.copy_(maps.clamp(min=1e-10).log())
+                group.maps = AttentionMaps(scores)
+            group.requires_grad_(True)
+
+
+@torch.fx.wrap
+@register_notrace_function
+@no_type_check  # traced and scripted
+def unmasked(values: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """The values. ValueError where a mask is given."""
+    if attn_mask is not None or is_causal:
+        raise ValueError("positional attention takes no mask: its maps are constants of the model")
+    return values
+
+
+def heads_of_kind(kinds: Mapping[int, str], kind: str) -> list[int]:
+    """The heads that are kept in that way."""
+    return sorted(head for head, own in kinds.items() if own == kind)
+
+
+def linear(parts: Parts, which: Sequence[int], heads: Sequence[int]) -> nn.Linear:
+    """A linear layer that makes Q (0), K (1) and V (2), those that are asked for, of these heads in their order."""
+    weight = parts.weight[list(which)][:, list(heads)].flatten(0, 2)
+    layer = nn.Linear(weight.shape[1], len(weight), parts.bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.clone(), parts.trainable)
+    if parts.bias is not None:
+        bias = parts.bias[list(which)][:, list(heads)].flatten()
+        layer.bias = nn.Parameter(bias.clone(), parts.trainable)
+    return layer
+
+
+def reordered(layer: nn.Module, order: Sequence[int], head_dim: int, dim: int = 0) -> Any:
+    """A copy of a layer on the concatenated heads, which come in another order: its rows (dim 0) or columns (1)."""
+    layer = copy.deepcopy(layer)
+    index = (torch.tensor(order)[:, None] * head_dim + torch.arange(head_dim)).flatten()
+    for name, value in list(layer.named_parameters(recurse=False)):
+        if dim < value.ndim:
+            chosen = value.detach().index_select(dim, index.to(value.device))
+            setattr(layer, name, nn.Parameter(chosen, value.requires_grad))
+    return layer

@@ -1,0 +1,137 @@
+"""A model run with other heads converted each time; blocks before the first change are not run again."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from posattn.vision.convert.attention import KINDS, TABLE, Place
+from posattn.vision.convert.maps import Kinds, converted, grid_of, heads_module
+from posattn.vision.convert.parts import attention_of
+from posattn.vision.convert.quality import Outputs, joined, outputs
+from posattn.vision.models.attention import MapsHNN
+
+Advance = Callable[[int], None]  # called with the number of runs over a batch that are done
+
+
+class Subject(NamedTuple):
+    """A model, the attention of its blocks and, of each way to keep a head, the maps that each block's heads get."""
+
+    model: nn.Module
+    layers: Mapping[int, nn.Module]
+    maps: Mapping[str, Mapping[int, MapsHNN]]
+
+
+@torch.no_grad()
+def subject_of(
+    model: Any, averages: Mapping[int, MapsHNN], window: int, kinds: Sequence[str] = KINDS
+) -> Subject:
+    """The maps of every way to keep a head, from the average ones."""
+    grid, place = grid_of(model), Place(model.patch_embed)
+
+    def kept(kind: str, number: int, maps: MapsHNN) -> MapsHNN:
+        attn = model.blocks[number].attn
+        return heads_module(kind, maps, len(maps), place, grid, window, attn).attention_maps()
+
+    found = {kind: {n: kept(kind, n, maps) for n, maps in averages.items()} for kind in kinds}
+    return Subject(model, attention_of(model), found)
+
+
+@torch.no_grad()
+def outputs_of_choices(
+    subject: Subject,
+    choices: Sequence[Kinds],
+    batches: Sequence[Tensor],
+    base: Kinds | None = None,
+    advance: Advance = lambda _: None,
+) -> list[Outputs]:
+    """The outputs of a model with the heads of each choice converted, on all batches.
+
+    Args:
+        subject: the model, in evaluation mode while this runs, and the maps to convert by.
+        choices: of each block to change, all heads that are converted in it.
+        batches: images as the model takes them.
+        base: what is converted in all choices, but for the blocks that a choice names.
+        advance: called after each run over a batch.
+    """
+    model: Any = subject.model
+    mode = model.training
+    model.eval()
+    parts: list[list[Outputs]] = [[] for _ in choices]
+    try:
+        with swapped(model, {n: layer_of(subject, n, kinds) for n, kinds in (base or {}).items() if kinds}):
+            for batch in batches:
+                inputs = block_inputs(model, batch)
+                for own, choice in zip(parts, choices, strict=True):
+                    own.append(rerun(subject, batch, inputs, choice))
+                    advance(1)
+    finally:
+        model.train(mode)
+    return [joined(own) for own in parts]
+
+
+def rerun(subject: Subject, batch: Tensor, inputs: Mapping[int, Tensor], choice: Kinds) -> Outputs:
+    """The outputs on a batch, from the first changed block on."""
+    model: Any = subject.model
+    changed = {number: kinds for number, kinds in choice.items() if kinds}
+    if not changed:
+        return outputs(model, batch)
+    layers = {number: layer_of(subject, number, kinds) for number, kinds in changed.items()}
+    first = min(layers)
+    with swapped(model, layers), resumed(model, first, inputs[first]):
+        return outputs(model, batch)
+
+
+def layer_of(subject: Subject, number: int, kinds: Mapping[int, str]) -> nn.Module:
+    """The attention of a block with converted heads, all by dense maps."""
+    model: Any = subject.model
+    attn, maps = subject.layers[number], subject.maps[TABLE][number].clone()
+    for head, kind in kinds.items():
+        maps[head] = subject.maps[kind][number][head]
+    tables = dict.fromkeys(kinds, TABLE)
+    return converted(attn, maps, tables, Place(model.patch_embed), grid_of(model), 1).eval()
+
+
+def block_inputs(model: Any, batch: Tensor) -> dict[int, Tensor]:
+    """What reaches each block."""
+    found: dict[int, Tensor] = {}
+
+    def keep(number: int) -> Any:
+        return lambda _, inputs: found.update({number: inputs[0]})
+
+    with ExitStack() as stack:
+        for number, block in enumerate(model.blocks):
+            stack.callback(block.register_forward_pre_hook(keep(number)).remove)
+        outputs(model, batch)
+    return found
+
+
+@contextmanager
+def swapped(model: Any, layers: Mapping[int, nn.Module]) -> Iterator[None]:
+    """While it lasts, some blocks have another attention."""
+    before = {number: model.blocks[number].attn for number in layers}
+    try:
+        for number, layer in layers.items():
+            model.blocks[number].attn = layer
+        yield
+    finally:
+        for number, layer in before.items():
+            model.blocks[number].attn = layer
+
+
+@contextmanager
+def resumed(model: Any, first: int, tokens: Tensor) -> Iterator[None]:
+    """While it lasts, blocks before ``first`` are passed by, and that one is given ``tokens``."""
+
+    def pass_by(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return x
+
+    with ExitStack() as stack:
+        for block in model.blocks[:first]:
+            block.forward = pass_by
+            stack.callback(delattr, block, "forward")
+        hook = model.blocks[first].register_forward_pre_hook(lambda _, inputs: (tokens, *inputs[1:]))
+        stack.callback(hook.remove)
+        yield
