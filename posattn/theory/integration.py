@@ -45,7 +45,7 @@ class Trajectory:
     def of_rows(cls, rows: list[tuple[float, ...]], stopped: str = "") -> "Trajectory":
         """The trajectory of one row of numbers per time."""
         columns = np.array(rows).reshape(-1, len(fields(cls)) - 1).T
-        return cls(*columns, stopped)  # type: ignore[arg-type]
+        return cls(*columns, stopped)  # type: ignore[call-arg, arg-type]
 
 
 class SampleExhaustedWarning(UserWarning):

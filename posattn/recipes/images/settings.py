@@ -65,7 +65,6 @@ ON_A_GPU = ImagesConfig(
         policy="trivial",
         mixup=0.8,
         cutmix=1.0,
-        bfloat16=True,
     ),
 )
 
