@@ -35,6 +35,6 @@ def content_heads(smoke: bool = False) -> ContentHeadsConfig:
     return ContentHeadsConfig(
         size=ModelSize(embed_dim=16, depth=2, num_heads=2),
         seeds=2,
-        train=TrainConfig(epochs=8, batch_size=64, lr=1e-2, warmup_epochs=0.5),
+        train=TrainConfig(epochs=8, batch_size=64, lr=1e-2, warmup_epochs=0.5, precision="float32"),
         calibration=256,
     )

@@ -76,7 +76,7 @@ def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, An
     """Every cell is a unit that a resumed run does not repeat."""
     config, left_out = with_dtypes(config)
     if left_out:
-        progress.console.print(f"posattn:{left_out}")
+        progress.console.print(f"posattn:{left_out}", soft_wrap=True, highlight=False)
     cells: dict[str, Any] = {}
     with own_compiler_cache():
         for cell in progress.track(config.cells, description="speed: comparisons"):

@@ -46,7 +46,7 @@ torch.manual_seed(0)
 sizes = dict(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=2, in_chans=1, num_classes=10)
 model = timm.create_model("vit_tiny_patch16_224", **sizes)
 data = load_images("digits").select(torch.arange(200))
-sizes = dict(epochs=2, batch_size=32, accumulation=2)
+sizes = dict(epochs=2, batch_size=32, accumulation=2, precision="float32")
 config = TrainConfig(**sizes, warmup_epochs=0.5, clip=1.0, ema_decay=0.9, record_every=1, checkpoint_every=5)
 folder = Path(sys.argv[1] + ".checkpoints")
 losses = [record.loss for record in train(model, data, config, checkpoints=folder)]
