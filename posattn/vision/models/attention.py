@@ -76,8 +76,16 @@ class AttentionMaps(nn.Module):
         self.scores = scores
         self._kept: tuple[list[Any], Tensor] | None = None
 
-    @no_type_check  # traced
+    @no_type_check  # traced, and scripted by timm as a leaf of an fx graph
     def forward(self, positions: Tensor | None = None) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.compute(positions)
+        else:  # TorchScript compiles what follows an if, but not its else
+            return self._kept_or_computed(positions)
+
+    @torch.jit.unused
+    @no_type_check
+    def _kept_or_computed(self, positions: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self.compute(positions)
         if self.training or torch.is_grad_enabled():
@@ -89,8 +97,8 @@ class AttentionMaps(nn.Module):
         return self._kept[1]
 
     @no_type_check
-    def compute(self, positions: Tensor | None) -> MapsHNN:
-        """The softmax in float32, in the type of the scores."""
+    def compute(self, positions: Tensor | None) -> Tensor:
+        """The (h, N, N) softmax in float32, in the type of the scores."""
         scores = self.scores(positions)
         return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 

@@ -110,13 +110,16 @@ class EncodingScores(OnGrid):
 
     init_weights = reset_parameters
 
-    @no_type_check  # traced
-    def forward(self, positions: Tensor) -> Tensor:
-        query, key = (
-            F.linear(positions, weight).view(-1, self.num_heads, self.head_dim).transpose(0, 1)
-            for weight in (self.query, self.key)
-        )
+    @no_type_check  # traced and scripted
+    def forward(self, positions: Tensor | None) -> Tensor:
+        assert positions is not None  # said for TorchScript
+        query, key = self.split(F.linear(positions, self.query)), self.split(F.linear(positions, self.key))
         return self.q_norm(query) @ self.k_norm(key).transpose(1, 2) * self.head_dim**-0.5
+
+    @no_type_check
+    def split(self, x: Tensor) -> Tensor:
+        """(N, D) as (h, N, d_h)."""
+        return x.view(-1, self.num_heads, self.head_dim).transpose(0, 1)
 
 
 class RelativeScores(OnGrid):
@@ -147,9 +150,9 @@ class RelativeScores(OnGrid):
 
     init_weights = reset_parameters
 
-    @no_type_check  # traced
+    @no_type_check  # traced and scripted
     def forward(self, positions: Tensor | None = None) -> Tensor:
-        height, width = self.grid.size
+        height, width, _ = self.grid
         windows = self.table.unfold(1, height, 1).unfold(2, width, 1)  # [h, a, b, k, l] = T[h, a + k, b + l]
         scores = windows.flip(1, 2).reshape(-1, height * width, height * width)
         if self.prefix_rows is None:
@@ -180,7 +183,7 @@ class TableScores(OnGrid):
 
     init_weights = reset_parameters
 
-    @no_type_check  # traced
+    @no_type_check  # traced and scripted
     def forward(self, positions: Tensor | None = None) -> Tensor:
         return self.table
 

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from timm.layers import get_notrace_functions, get_notrace_modules
 from timm.models import _hub as hub
 from timm.models._features import FeatureGetterNet
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3, freeze
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from posattn.vision.models.attention import PositionalAttention
 from posattn.vision.models.checkpoint import checkpoint_filter_fn
@@ -235,6 +237,41 @@ def test_torchscript(options: dict[str, object], dtype: torch.dtype) -> None:
         assert torch.equal(torch.jit.script(model)(x), model(x))
         assert torch.equal(torch.jit.trace(model, x)(x), model(x))
     assert before.keys() == model.state_dict().keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_fx_features_are_scripted_as_timms_tests_do(options: dict[str, object], qk_norm: bool) -> None:
+    """timm traces in training and evaluation mode, with its leaves, and scripts the graph; nothing is frozen."""
+    model = make(**options, **PREFIX, qk_norm=qk_norm, scriptable=True)
+    how = {
+        "leaf_modules": get_notrace_modules(),
+        "autowrap_functions": get_notrace_functions(),
+        "param_shapes_constant": True,
+    }
+    (*_, train), (*_, evaluation) = get_graph_node_names(model, tracer_kwargs=how)
+    nodes = {"train_return_nodes": [train], "eval_return_nodes": [evaluation]}
+    traced = create_feature_extractor(model, **nodes, tracer_kwargs=how).eval()
+    scripted = torch.jit.script(traced)
+    x = images()
+    with torch.no_grad():
+        assert torch.equal(*scripted(x).values(), model(x))
+        for parameter in model.positional_layers()[0].maps.parameters():
+            parameter.add_(torch.randn_like(parameter))
+        assert torch.equal(*scripted(x).values(), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("name", ["tiny_patch16_224", "hybrid_tiny_patch16_224", "small_patch4_32"])
+def test_fx_features_of_named_models_are_scripted(name: str) -> None:
+    model = timm.create_model(
+        f"vit_posattn_{name}", depth=2, features_only=True, feature_cls="fx", out_indices=(1,)
+    )
+    model.eval()
+    size = int(name.split("_")[-1])
+    x = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(*torch.jit.script(model)(x), *model(x))
 
 
 def test_meta_construction_then_init_is_an_ordinary_start(options: dict[str, object]) -> None:
