@@ -1,6 +1,7 @@
 """The pages of docs: their Python runs as written, their commands parse, timm's script finds the model they name."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -8,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from PIL import Image
 
 from posattn import cli
 from posattn.vision.data.config import DataConfig
 
 ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
@@ -60,16 +64,38 @@ def test_commands_of_the_package_parse(command: list[str]) -> None:
     assert not debug
 
 
-def test_timms_script_finds_the_model() -> None:
-    """What ``--device-modules`` does is importlib.import_module of the name, in a process of its own."""
-    (command,) = (c for c in COMMANDS if c[0] == "python")
-    module, model = (command[command.index(flag) + 1] for flag in ("--device-modules", "--model"))
-    code = (
-        "import importlib, sys; importlib.import_module(sys.argv[1])\n"
-        "from timm.models import create_model\n"
-        "print(type(create_model(sys.argv[2], num_classes=10, drop_rate=0.0)).__name__)"
-    )
+SCRIPT = """
+import argparse
+from timm.data import create_dataset, create_loader, resolve_data_config
+from timm.models import create_model, load_checkpoint
+
+parser = argparse.ArgumentParser()
+for flag in ("--data-dir", "--model", "--checkpoint", "--device"):
+    parser.add_argument(flag)
+args = parser.parse_args()
+model = create_model(args.model, num_classes=2).to(args.device).eval()
+load_checkpoint(model, args.checkpoint)
+config = resolve_data_config(vars(args), model=model)
+dataset = create_dataset("", root=args.data_dir, split="validation")
+size = config["input_size"]
+loader = create_loader(dataset, size, batch_size=3, use_prefetcher=False, num_workers=1, device=args.device)
+outputs = [model(images).shape for images, _ in loader]
+print(type(model).__name__, [tuple(shape) for shape in outputs])
+"""
+
+
+def test_timms_scripts_find_the_model(tmp_path: Path) -> None:
+    """PyPI's timm has no scripts: this one takes validate.py's arguments and reads an ImageFolder as it does."""
+    training, validation = (c for c in COMMANDS if c[0] == "python")
+    assert training[training.index("--device-modules") + 1] == "posattn"  # train.py imports it as the other line does
+    (tmp_path / "validate.py").write_text(SCRIPT)
+    for name in ("cats", "dogs"):
+        (tmp_path / "DIR" / "val" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.effect_noise((40, 30), 50).save(tmp_path / "DIR" / "val" / name / f"{i}.png")
+    model = timm.create_model(validation[validation.index("--model") + 1], num_classes=2)
+    torch.save(model.state_dict(), tmp_path / "FILE")
     done = subprocess.run(
-        [sys.executable, "-c", code, module, model], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, *validation[1:]], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
     )
-    assert done.stdout.strip() == "VisionTransformerPosAttn", done.stderr
+    assert done.stdout.strip() == "VisionTransformerPosAttn [(3, 2), (1, 2)]", done.stderr
