@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,46 @@ def test_what_a_config_file_cannot_be_combined_with(
     assert "--smoke and --config" in fails(["run", "toy", "--smoke", "--config", str(file)], capsys)
     assert "no.json" in fails(["run", "--config", str(tmp_path / "no.json")], capsys)
     assert "config.json: not JSON" in fails(["run", "--config", str(broken)], capsys)
+
+
+def completed(script: str, line: str) -> list[str]:
+    """What bash offers for the last word of a line, once the script is sourced."""
+    words = line.split(" ")
+    code = (
+        f"{script}\nCOMP_WORDS=({' '.join(words[:-1])} '{words[-1]}'); COMP_CWORD={len(words) - 1}\n"
+        "$(complete -p posattn | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash"], input=code, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def completion(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit, match=r"^$"):
+        cli.main(["completion", shell])
+    return capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_commands_recipes_flags_and_values(capsys: pytest.CaptureFixture[str]) -> None:
+    script = completion("bash", capsys)
+    assert completed(script, "posattn re") == ["report"]
+    assert {"run", "inspect", "bench", "list"} <= set(completed(script, "posattn "))
+    assert completed(script, "posattn run images-c") == [
+        "images-cifar10",
+        "images-cifar10-long",
+        "images-cifar100",
+    ]
+    assert set(completed(script, "posattn run images --train.ep")) == {"--train.epochs"}
+    assert "--resume" in completed(script, "posattn run demo --smoke --")
+    assert completed(script, "posattn bench --dtypes b") == ["bfloat16"]
+    assert "--images" in completed(script, "posattn inspect --")
+
+
+def test_zsh_completion_knows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    script = completion("zsh", capsys)
+    assert script.startswith("#compdef posattn")
+    assert all(word in script for word in ("images-cifar10-long", "--train.epochs", "bfloat16"))
 
 
 def test_text_in_square_brackets_is_printed_as_it_is(

@@ -40,8 +40,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Completion:
-    """Print a shell's completion script: put `eval "$(posattn completion bash)"` into ~/.bashrc, or the same with zsh
-    into ~/.zshrc after compinit."""
+    """Print a completion script. For bash, put `eval "$(posattn completion bash)"` into ~/.bashrc; for zsh, write it to
+    a file _posattn in a folder of $fpath."""
 
     shell: Positional[Literal["bash", "zsh"]]
     """The shell."""

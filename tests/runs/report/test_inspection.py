@@ -227,7 +227,8 @@ def test_a_page_of_144_heads_at_224_pixels_stays_under_10_mb() -> None:
         "reference": {},
         "recovered": {},
     }
-    data = inspection.page_data(table, maps, result, ["entropy"])
+    arrays = {name: tensor.numpy() for name, tensor in maps.items()}
+    data = inspection.page_data(table, arrays, result, ["entropy"])
     assert data["stride"] == 1
     assert len(inspection.to_script(data)) < 9.5e6  # the rest of the page is some 200 kB
     assert len(data["examples"]) == 2
