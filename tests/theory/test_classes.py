@@ -125,7 +125,12 @@ def test_they_are_learned_transferred_and_refused_in_law(generator: Generator) -
         check_in_law(model, StructuredTask(PARTITION, dim=8, noise_rate=0.2))
 
 
-def test_bad_classes() -> None:
+def test_bad_classes(generator: Generator) -> None:
+    three = MultiClassTask(PARTITION, torch.eye(3, 8), noise_rate=0.2)
+    with pytest.raises(
+        ValueError, match=r"a logit per label, got logits and labels of shapes \(3, 3\) and \(3,\)"
+    ):
+        list(descend(MultiClassViT(12, 8, 3), lambda: three.sample(3, generator=generator), 1, 0.1))
     with pytest.raises(
         ValueError, match=r"hold each of 0\.\.M-1, M at least 2, one per feature, got \[0, 2\]"
     ):
