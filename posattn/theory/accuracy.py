@@ -5,8 +5,8 @@ from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
 from posattn import checks
-from posattn.theory.descent import Labelled
 from posattn.theory.in_law import check_in_law, draw, project
+from posattn.theory.protocols import Labelled
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 

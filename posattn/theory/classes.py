@@ -54,11 +54,10 @@ class MultiClassTask(StructuredTask):
         self.feature: Float[Tensor, "d K"] = (features / norms).T
         self.classes = torch.arange(len(features)) if classes is None else torch.as_tensor(classes)
         self.num_classes = int(self.classes.max()) + 1
-        if sorted(set(self.classes.tolist())) != list(range(self.num_classes)) or len(self.classes) != len(
-            features
-        ):
+        found = sorted(set(self.classes.tolist()))
+        if found != list(range(max(2, len(found)))) or len(self.classes) != len(features):
             raise ValueError(
-                f"classes must hold each of 0..M-1, one per feature, got {self.classes.tolist()[:20]}"
+                f"classes must hold each of 0..M-1, M at least 2, one per feature, got {self.classes.tolist()[:20]}"
             )
 
     def draw_labels(self, n: int, *, generator: Generator | None = None) -> Int[Tensor, " n"]:
@@ -85,11 +84,13 @@ class MultiClassTask(StructuredTask):
         return Batch(noise + signal @ self.feature.T, labels, informative, signal)
 
     def label(self, patches: Patches) -> Int[Tensor, " n"]:
-        """f* by class: largest Σ_k Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>) over its features k; -1 where none is above 0."""
+        """The class with the largest Σ_k Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>), k its features; -1 where none is ahead."""
         sums = set_sums((self._checked(patches) @ self.feature).mT, self.partition)
         by_feature = counted(sums, self.partition).sum(-1)
         by_class = by_feature @ F.one_hot(self.classes, self.num_classes).to(by_feature)
-        return torch.where(by_class.amax(-1) > 0, by_class.argmax(-1), -1)
+        first, second = by_class.topk(2).values.unbind(-1)
+        ahead = first - second.clamp(min=0) > self.rounding
+        return torch.where(ahead, by_class.argmax(-1), -1)
 
     def downstream(self, *, generator: Generator | None = None) -> "MultiClassTask":
         """The transfer twin: a copy of this task with its features rotated at random, all together."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,22 +11,11 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
 from posattn import checks
-from posattn.shapes import Patches
+from posattn.theory.protocols import Labelled
 from posattn.theory.simplified import SimplifiedViT, logistic_loss
 from posattn.theory.task import Batch
 
 Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]  # of (logits, labels)
-
-
-@runtime_checkable
-class Labelled(Protocol):
-    """A batch to descend on."""
-
-    @property
-    def patches(self) -> Patches: ...
-
-    @property
-    def labels(self) -> Tensor: ...
 
 
 class Step(NamedTuple):

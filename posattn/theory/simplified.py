@@ -13,12 +13,17 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
 from posattn import checks
-from posattn.shapes import Labels, Logits, Patches, Scores
+from posattn.shapes import Patches, Scores
 from posattn.theory.task import StructuredTask
 
 
-def logistic_loss(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
-    """The mean of log(1 + exp(-y F(X)))."""
+def logistic_loss(logits: Float[Tensor, "..."], labels: Tensor) -> Float[Tensor, ""]:
+    """The mean of log(1 + exp(-y F(X))). ValueError where the shapes differ, as for the logits of several classes."""
+    if logits.shape != labels.shape:
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise ValueError(
+            f"the logistic loss needs a logit per label, got logits and labels of shapes {shapes}"
+        )
     return F.softplus(-labels * logits).mean()
 
 

@@ -16,6 +16,7 @@ from posattn.shapes import Feature, Labels, Patches, Signal
 from posattn.structure.partition import Cover
 
 LABEL_THRESHOLD = 0.9  # f* counts a set whose sum reaches this share of C in absolute value
+ROUNDING = 1e-5  # of the size of a set
 
 
 class SignalBatch(NamedTuple):
@@ -100,7 +101,7 @@ class StructuredTask:
         inside = self.partition.membership.to(labels.device)[informative]
         return torch.where(inside, labels[:, None], noise)
 
-    def observe(self, labels: Labels, *, generator: Generator | None = None) -> Labels:
+    def observe(self, labels: Tensor, *, generator: Generator | None = None) -> Tensor:
         """(n,) the labels that a learner sees of those that the samples carry: the same."""
         return labels
 
@@ -129,10 +130,12 @@ class StructuredTask:
     def label(self, patches: Patches) -> Labels:
         """The sign of f*(X) = Σ_ℓ T(Σ_{j in S_ℓ} <w*, X_j>), T(z) = z if |z| >= 0.9 C else 0.
 
-        C is the size of S_ℓ. 0 where no set counts. Raises ValueError where the patches are not (n, D, d).
+        C is the size of S_ℓ. 0 where no set counts, or those that do cancel. Raises ValueError where the patches are
+        not (n, D, d).
         """
         sums = set_sums(self._checked(patches) @ self.feature, self.partition)
-        return counted(sums, self.partition).sum(-1).sign()
+        total = counted(sums, self.partition).sum(-1)
+        return torch.where(total.abs() > self.rounding, total, 0.0).sign()
 
     def downstream(self, *, generator: Generator | None = None) -> "StructuredTask":
         """The transfer twin: a copy of this task with a new feature, uniform on the sphere."""
@@ -140,6 +143,11 @@ class StructuredTask:
         feature = torch.randn(self.dim, generator=generator, dtype=self.feature.dtype).to(self.feature.device)
         twin.feature = feature / feature.norm()
         return twin
+
+    @property
+    def rounding(self) -> float:
+        """What a sum over a set may be off by: it has as many rounded products as the set has patches."""
+        return ROUNDING * int(self.partition.sizes.max())
 
     def _checked(self, patches: Patches) -> Patches:
         expected = (self.partition.num_patches, self.dim)
@@ -158,5 +166,5 @@ def set_sums(values: Float[Tensor, "*n D"], partition: Cover) -> Float[Tensor, "
 
 def counted(sums: Float[Tensor, "*n L"], partition: Cover) -> Float[Tensor, "*n L"]:
     """T of the sum of every set: 0 where it is below 0.9 of the size of the set in absolute value."""
-    threshold = (LABEL_THRESHOLD - 1e-5) * partition.sizes.to(sums)  # C sums of rounded products
+    threshold = (LABEL_THRESHOLD - ROUNDING) * partition.sizes.to(sums)
     return torch.where(sums.abs() >= threshold, sums, 0.0)

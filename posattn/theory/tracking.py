@@ -4,41 +4,39 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from posattn import checks
 from posattn.runs.seeds import mean_std
-from posattn.shapes import Maps, Scores
+from posattn.shapes import Maps
 from posattn.structure.association import is_attention, patch_association
 from posattn.structure.partition import Cover
 from posattn.theory.accuracy import correct
-from posattn.theory.descent import Labelled, Loss, Step, value_parameters
-from posattn.theory.simplified import SimplifiedViT, logistic_loss
-from posattn.theory.task import StructuredTask
+from posattn.theory.descent import Loss, Step, value_parameters
+from posattn.theory.protocols import Labelled, Model, Task
+from posattn.theory.simplified import logistic_loss
 
 History = dict[str, list[float]]
 
 
 @torch.no_grad()
-def describe(
-    model: Any, task: StructuredTask, test: Labelled, loss: Loss = logistic_loss
-) -> dict[str, float]:
+def describe(model: Model, task: Task, test: Labelled, loss: Loss = logistic_loss) -> dict[str, float]:
     """Loss and accuracy on ``test``, patch association, exact rows, attention inside the sets, cos(v, w*).
 
-    Means over heads or classes where there are several. The attention inside the sets is NaN where S is not a
-    distribution over patches. ValueError where sets overlap, for which association is not defined.
+    Means over heads or classes where there are several. NaN: the attention inside the sets where S is not a
+    distribution over patches, the cosine where the task has no feature or the model no value. ValueError where
+    sets overlap, for which association is not defined.
     """
     logits, attention = model(test.patches), model.attention()
     found = patch_association(held_scores(model), task.partition)
     mass = patch_association(attention, task.partition).mass if is_attention(attention) else torch.nan
-    cosines = [torch.cosine_similarity(v, task.feature, dim=0).mean() for v in value_parameters(model)]
     return {
         "loss": loss(logits, test.labels).item(),
         "accuracy": correct(logits, test.labels),
         "association": mean(found.top_c),
         "exact": mean(found.exact),
         "mass": mean(mass),
-        "alignment": torch.stack(cosines).mean().item(),
+        "alignment": alignment(model, task),
     }
 
 
@@ -47,19 +45,35 @@ def mean(figure: float | Tensor) -> float:
     return torch.as_tensor(figure).mean().item()
 
 
-def held_scores(model: Any) -> Maps:
-    """A as the model reads it: A_ii = σ_A, whatever parametrises the rest."""
-    return model.held_scores().detach().clone()
+def alignment(model: Model, task: Task) -> float:
+    """cos(v, w*), NaN without a v or a w*."""
+    feature = getattr(task, "feature", None)
+    values = value_parameters(model) if isinstance(model, nn.Module) else []
+    if feature is None or not values:
+        return float("nan")
+    return torch.stack([torch.cosine_similarity(v, feature, dim=0).mean() for v in values]).mean().item()
 
 
-def by_set(map_: Scores, partition: Cover) -> Scores:
+def held_scores(model: Model) -> Maps:
+    """A as the model reads it: A_ii = σ_A, whatever parametrises the rest; S of a model without scores."""
+    scores = model.held_scores() if hasattr(model, "held_scores") else model.attention()
+    return scores.detach().clone()
+
+
+def by_set(map_: Maps, partition: Cover) -> Maps:
     """The map with the patches of each set side by side."""
-    return map_[partition.order][:, partition.order]
+    return map_[..., partition.order, :][..., partition.order]
+
+
+def off_diagonal(map_: Maps) -> Maps:
+    """The map with 0 on its diagonal, in place."""
+    map_.diagonal(dim1=-2, dim2=-1).zero_()
+    return map_
 
 
 def track(
-    model: SimplifiedViT,
-    task: StructuredTask,
+    model: Model,
+    task: Task,
     test: Labelled,
     training: Iterable[Step],
     at: Sequence[int],
@@ -85,7 +99,7 @@ def track(
         watch(row)
         for name, value in row.items():
             history.setdefault(name, []).append(value)
-        maps.append(by_set(held_scores(model).fill_diagonal_(0.0), task.partition))
+        maps.append(by_set(off_diagonal(held_scores(model)), task.partition))
 
     measure(0)
     for updates, _ in training:
