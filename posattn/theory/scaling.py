@@ -56,9 +56,10 @@ def power_law(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) 
     fit = linregress(np.log(x), np.log(y))
     margin = t.ppf((1 + checks.probability("confidence", confidence)) / 2, len(x) - 2) * fit.stderr
     low, high = fit.slope - margin, fit.slope + margin
-    figures = map(float, (fit.slope, low, high, np.exp(fit.intercept), fit.rvalue**2))
+    prefactor, r_squared = float(np.exp(fit.intercept)), float(fit.rvalue**2)
     p_value = _lack_of_fit(np.log(x), np.log(y), fit.intercept + fit.slope * np.log(x))
-    return PowerLaw(*figures, p_value, p_value is not None and p_value < SIGNIFICANCE)
+    rejected = p_value is not None and p_value < SIGNIFICANCE
+    return PowerLaw(float(fit.slope), float(low), float(high), prefactor, r_squared, p_value, rejected)
 
 
 def _lack_of_fit(x: ndarray, y: ndarray, fitted: ndarray) -> float | None:

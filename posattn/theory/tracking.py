@@ -54,11 +54,28 @@ def held_scores(model: Any) -> Maps:
 
 
 def association_of_others(scores: Scores, partition: Cover) -> float:
-    """The share of each row's C - 1 largest entries off the diagonal that lie in the own set."""
+    """The share of each row's C - 1 largest entries off the diagonal that lie in the own set.
+
+    ValueError for sets of a single patch, which have no others.
+    """
+    check_sets(partition)
     others = scores.detach().clone()
     top_c = patch_association(others.fill_diagonal_(float(others.abs().max()) + 1), partition).top_c
     C = partition.set_size
     return float((C * top_c - 1) / (C - 1))
+
+
+def check_sets(partition: Cover) -> None:
+    """ValueError for sets of a single patch: association off the diagonal is not defined."""
+    if partition.set_size < 2:
+        message = "association off the diagonal needs sets of at least two patches"
+        raise ValueError(f"{message}, got {partition.set_size}")
+
+
+def chance_below_diagonal(partition: Cover) -> float:
+    """The association of random scores under a diagonal that lies on top: one place of C is always right."""
+    C, D = partition.set_size, partition.num_patches
+    return (1 + (C - 1) ** 2 / max(1, D - 1)) / C
 
 
 def by_set(map_: Scores, partition: Cover) -> Scores:

@@ -10,7 +10,7 @@ from posattn.recipes.boundaries.settings import BoundariesConfig
 from posattn.runs.page import HeatMaps, Section, Table, to_plain
 
 FOUND = 0.9  # from this association on the sets count as found
-AXES = {"x": "ratios", "y": "diagonals", "x_label": "q·D / C²", "y_label": "σ_A", "line": 1.0}
+AXES: dict[str, Any] = {"x": "ratios", "y": "diagonals", "x_label": "q·D / C²", "y_label": "σ_A", "line": 1.0}
 
 
 def sections(config: BoundariesConfig, numbers: dict[str, Any]) -> list[dict[str, Any]]:

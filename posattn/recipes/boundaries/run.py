@@ -20,12 +20,13 @@ from posattn.theory.in_law import descend_in_law
 from posattn.theory.integration import SampleExhaustedWarning
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
-from posattn.theory.tracking import association_of_others
+from posattn.theory.tracking import association_of_others, check_sets
 
 
 def run(config: BoundariesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The diagram by descent at every σ, and by the flow."""
-    for ratio in config.ratios:  # checked before anything is trained
+    check_sets(Partition.contiguous(config.num_patches, config.set_size))  # before anything is trained
+    for ratio in config.ratios:
         config.noise_rate(ratio)
     seeds = range(config.seed, config.seed + config.seeds)
     cells = {
@@ -64,10 +65,13 @@ def descend_at(config: BoundariesConfig, ratio: float, std: float, seed: int) ->
     for diagonal in config.diagonals:
         generator = Generator().manual_seed(seed)
         partition = Partition.random(config.num_patches, config.set_size, generator=generator)
-        noise = {"noise_rate": config.noise_rate(ratio), "noise_std": std}
+        noise: dict[str, Any] = {"noise_rate": config.noise_rate(ratio), "noise_std": std}
         task = StructuredTask(partition, dim=config.dim, generator=generator, **noise)
         model = SimplifiedViT(config.num_patches, config.dim, diagonal=diagonal, generator=generator)
-        rates = {"rate": config.rate * math.sqrt(config.num_patches), "value_rate": config.value_rate}
+        rates: dict[str, Any] = {
+            "rate": config.rate * math.sqrt(config.num_patches),
+            "value_rate": config.value_rate,
+        }
         sizes = (config.batch_size, config.steps)
         for _ in descend_in_law(model, task, *sizes, **rates, normalize=True, generator=generator):
             pass

@@ -14,7 +14,7 @@ SYMBOLS = {
     "diagonal": "exp(σ_A) − 1",
     "scale": "κ",
 }
-TIME = {"x_label": "time (rate times steps)", "x_log": True}
+TIME: dict[str, Any] = {"x_label": "time (rate times steps)", "x_log": True}
 
 
 def sections(config: PhasesConfig, numbers: dict[str, Any]) -> list[dict[str, Any]]:
@@ -34,8 +34,9 @@ def flow_section(numbers: dict[str, Any], setting: FlowSetting) -> Section:
     claim = (
         f"The loss stays at {numbers['plateau']:.3f}, the least that v alone reaches, until the sets are found: the "
         f"transition {when}. At t = {numbers['t'][-1]:.3g} γ is {numbers['gamma'][-1]:.2f}, "
-        f"ρ {numbers['rho'][-1]:.2f}, the loss {numbers['loss'][-1]:.2g} and the accuracy {numbers['accuracy'][-1]:.4f} "
-        f"(D = {setting.num_patches}, C = {setting.set_size}, q = {setting.noise_rate:g})."
+        f"ρ {numbers['rho'][-1]:.2f}, the loss {numbers['loss'][-1]:.2g} and the accuracy "
+        f"{numbers['accuracy'][-1]:.4f} (D = {setting.num_patches}, C = {setting.set_size}, "
+        f"q = {setting.noise_rate:g})."
     )
     caption = "Loss and accuracy are those of the population, estimated on samples that the flow does not descend on."
     if numbers["stopped"]:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -101,10 +102,12 @@ def summarise(name: str, values: list[float], rows: list[list[float | None]]) ->
     Values at which some seed has no transition play no part: its time is longer than what was tried.
     """
     axis = [math.expm1(value) if name == "diagonal" else float(value) for value in values]
-    seen = {x: row for x, row in zip(axis, rows, strict=True) if None not in row}
-    means = {x: float(np.exp(np.mean(np.log(row)))) for x, row in seen.items()}
-    points = [(x, t) for x, row in seen.items() for t in row]
-    law = power_law(*map(list, zip(*points, strict=True))) if len(seen) > 2 else None
+    seen: dict[float, list[float]] = {
+        x: [t for t in row if t is not None] for x, row in zip(axis, rows, strict=True) if None not in row
+    }
+    means = {x: geometric_mean(row) for x, row in seen.items()}
+    xs, times = [x for x, row in seen.items() for _ in row], [t for row in seen.values() for t in row]
+    law = power_law(xs, times) if len(seen) > 2 else None
     logs = np.log(list(means.items())).reshape(-1, 2)
     return {
         "values": values,
@@ -162,7 +165,7 @@ def descend_once(descent: Descent, seed: int) -> dict[str, list[float]]:
     training = descend_in_law(model, task, descent.batch_size, steps, descent.rate, generator=generator)
     history = track(
         training,
-        np.geomspace(1, steps, descent.measurements).astype(int),
+        np.geomspace(1, steps, descent.measurements).astype(int).tolist(),
         lambda step: {**describe(model, task, test), **four_numbers(model, task)},
     )
     return {"t": [descent.rate * updates for updates in history.pop("step")], **history}

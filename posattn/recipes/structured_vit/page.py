@@ -44,7 +44,7 @@ def sections(config: StructuredVitConfig, numbers: dict[str, Any]) -> list[dict[
             f"{name}: P Pᵀ and the average attention at the end",
             f"structured:{name}",
             ["P Pᵀ", "average attention"],
-            caption="First seed, patches reordered by their set; mean over layers and heads; each map on its own scale.",
+            caption="First seed, patches reordered by their set; mean over layers and heads; each on its own scale.",
         )
         for name in models
     ]

@@ -1,4 +1,4 @@
-"""timm's ViT and the positional ViT trained on the structured data, and how much of the sets each part of them holds."""
+"""timm's ViT and the positional ViT trained on the structured data, and where in them the sets show."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from rich.progress import Progress
 from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor, nn
 
+from posattn import checks
 from posattn.recipes.structured_vit import page
 from posattn.recipes.structured_vit.settings import StructuredVitConfig
 from posattn.runs.folder import RunFolder
@@ -17,7 +18,7 @@ from posattn.structure.partition import Partition
 from posattn.theory.descent import descend
 from posattn.theory.simplified import logistic_loss
 from posattn.theory.task import Batch, StructuredTask
-from posattn.theory.tracking import association_of_others, by_set, evenly, rounded, track
+from posattn.theory.tracking import association_of_others, by_set, check_sets, evenly, rounded, track
 from posattn.vision.inspect.average import profile_association
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
 
@@ -26,6 +27,8 @@ MODELS = {page.VIT: VisionTransformer, page.POSITIONAL: VisionTransformerPosAttn
 
 def run(config: StructuredVitConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every model, every seed; the maps of the first."""
+    check_sets(Partition.contiguous(config.task.num_patches, config.task.set_size))  # before anything is trained
+    checks.divides("num_heads", config.model.num_heads, "embed_dim", config.model.embed_dim)
     seeds = range(config.seed, config.seed + config.seeds)
     settings = {f"{name}, seed={seed}": (config, name, seed) for name in MODELS for seed in seeds}
     found = sweep("structured-vit", settings, train_one, run, progress)
@@ -50,7 +53,7 @@ class TokenViT(nn.Module):
     def __init__(self, kind: type[VisionTransformer], config: StructuredVitConfig) -> None:
         super().__init__()
         task, size = config.task, config.model
-        self.vit = kind(
+        self.vit: Any = kind(
             img_size=(1, task.num_patches),  # type: ignore[arg-type]
             patch_size=1,
             in_chans=task.dim,
