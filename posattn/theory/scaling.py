@@ -1,17 +1,20 @@
-"""Power laws fitted on log-log axes, and the time at which a training leaves its plateau."""
+"""Power laws on log-log axes and whether they hold, and the time at which a training leaves its plateau."""
 
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import linregress, t
+from scipy.stats import f, linregress, t
 
 from posattn import checks
 from posattn.theory.flow import PopulationFlow
 from posattn.theory.integration import SampleExhaustedWarning
+
+SIGNIFICANCE = 0.01  # below this p-value a power law is rejected
 
 
 class PowerLaw(NamedTuple):
@@ -22,6 +25,8 @@ class PowerLaw(NamedTuple):
     high: float
     prefactor: float
     r_squared: float
+    p_value: float | None  # of so much lack of fit, were it a power law; None without scatter to compare with
+    rejected: bool  # whether it is below 1%
 
     def __call__(self, x: float) -> float:
         """y at x."""
@@ -29,10 +34,18 @@ class PowerLaw(NamedTuple):
 
 
 def power_law(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> PowerLaw:
-    """The power law through positive points, with Student's interval of the exponent.
+    """The power law through positive points, with Student's interval of the exponent, and whether it holds.
 
-    The interval covers the scatter about the line; where the points bend on log-log axes, it says little of the
-    slope elsewhere. ValueError for fewer than three points, a number not above 0, or a single x.
+    It is tested by the F test for lack of fit: the distance of the means at each x from the line against the scatter
+    of the points at one x. Where it is rejected the exponent and its interval are an average over the range only.
+
+    Args:
+        x: where some x come more than once, their scatter is what the line is tested against.
+        y: as many.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: fewer than three points, a number not above 0, or a single x.
     """
     if len(x) != len(y) or len(x) < 3:
         raise ValueError(f"a power law needs at least three points, got {len(x)} x and {len(y)} y")
@@ -43,8 +56,21 @@ def power_law(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) 
     fit = linregress(np.log(x), np.log(y))
     margin = t.ppf((1 + checks.probability("confidence", confidence)) / 2, len(x) - 2) * fit.stderr
     low, high = fit.slope - margin, fit.slope + margin
-    figures = (fit.slope, low, high, np.exp(fit.intercept), fit.rvalue**2)
-    return PowerLaw(*map(float, figures))
+    prefactor, r_squared = float(np.exp(fit.intercept)), float(fit.rvalue**2)
+    p_value = _lack_of_fit(np.log(x), np.log(y), fit.intercept + fit.slope * np.log(x))
+    rejected = p_value is not None and p_value < SIGNIFICANCE
+    return PowerLaw(float(fit.slope), float(low), float(high), prefactor, r_squared, p_value, rejected)
+
+
+def _lack_of_fit(x: ndarray, y: ndarray, fitted: ndarray) -> float | None:
+    """The p-value of the F test for lack of fit of a line; None without repeated x or with fewer than three."""
+    _, group = np.unique(x, return_inverse=True)
+    means = (np.bincount(group, y) / np.bincount(group))[group]
+    between, within = group.max() - 1, len(x) - group.max() - 1
+    scatter = float(((y - means) ** 2).sum())
+    if between < 1 or within < 1 or scatter <= 1e-24 * len(x):
+        return None
+    return float(f.sf((((means - fitted) ** 2).sum() / between) / (scatter / within), between, within))
 
 
 def plateau_loss(flow: PopulationFlow) -> float:

@@ -1,14 +1,15 @@
-"""What a simplified ViT knows, measured along its training: shared by the recipes of the theory."""
+"""What a simplified ViT has learned, measured along its training: shared by the recipes of the theory."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from posattn import checks
-from posattn.runs.seeds import mean_std
-from posattn.shapes import Maps
+from posattn.shapes import Maps, Scores
 from posattn.structure.association import is_attention, patch_association
 from posattn.structure.partition import Cover
 from posattn.theory.accuracy import correct
@@ -60,68 +61,68 @@ def held_scores(model: Model) -> Maps:
     return scores.detach().clone()
 
 
+def association_of_others(scores: Scores, partition: Cover) -> float:
+    """The share of each row's C - 1 largest entries off the diagonal that lie in the own set.
+
+    ValueError for sets of a single patch, which have no others.
+    """
+    check_sets(partition)
+    others = scores.detach().clone()
+    top_c = patch_association(others.fill_diagonal_(float(others.abs().max()) + 1), partition).top_c
+    C = partition.set_size
+    return float((C * top_c - 1) / (C - 1))
+
+
+def check_sets(partition: Cover) -> None:
+    """ValueError for sets of a single patch: association off the diagonal is not defined."""
+    if partition.set_size < 2:
+        message = "association off the diagonal needs sets of at least two patches"
+        raise ValueError(f"{message}, got {partition.set_size}")
+
+
+def chance_below_diagonal(partition: Cover) -> float:
+    """The association of random scores under a diagonal that lies on top: one place of C is always right."""
+    C, D = partition.set_size, partition.num_patches
+    return (1 + (C - 1) ** 2 / max(1, D - 1)) / C
+
+
 def by_set(map_: Maps, partition: Cover) -> Maps:
     """The map with the patches of each set side by side."""
     return map_[..., partition.order, :][..., partition.order]
 
 
-def off_diagonal(map_: Maps) -> Maps:
-    """The map with 0 on its diagonal, in place."""
-    map_.diagonal(dim1=-2, dim2=-1).zero_()
-    return map_
-
-
 def track(
-    model: Model,
-    task: Task,
-    test: Labelled,
-    training: Iterable[Step],
-    at: Sequence[int],
-    watch: Callable[[dict[str, float]], None] = lambda row: None,
-) -> tuple[History, list[Tensor]]:
-    """``describe`` over training and, at each measurement, the scores off the diagonal with the sets side by side.
+    training: Iterable[Step], steps: Iterable[int], measure: Callable[[Step], dict[str, float]]
+) -> History:
+    """What ``measure`` gives after each of the ``steps`` of a training, which is run to its end.
 
     Args:
-        model: what ``training`` trains.
-        task, test: as in ``describe``.
-        training: run to its end.
-        at: the numbers of updates after which it is measured; 0 is the start.
-        watch: told of each row as it is measured.
+        training: the updates; nothing has happened before it is advanced.
+        steps: numbers of updates; 0 is the start, at which ``measure`` is given a step of NaN loss.
+        measure: row by row, each of the same names.
+
+    Returns:
+        One list per name, and the numbers of updates as ``step``.
     """
-    history: History = {}
-    maps: list[Tensor] = []
-    wanted = set(at)
+    wanted = {int(step) for step in steps}
+    rows = [
+        {"step": step.updates, **measure(step)}
+        for step in chain([Step(0, math.nan)], training)
+        if step.updates in wanted
+    ]
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
-    def measure(step: int) -> None:
-        if step not in wanted:
-            return
-        row = {"step": step, **describe(model, task, test)}
-        watch(row)
-        for name, value in row.items():
-            history.setdefault(name, []).append(value)
-        maps.append(by_set(off_diagonal(held_scores(model)), task.partition))
 
-    measure(0)
-    for updates, _ in training:
-        measure(updates)
-    return history, maps
+def off_diagonal(model: Model, partition: Cover) -> Maps:
+    """A off the diagonal, the patches of each set side by side, as a page shows it."""
+    scores = held_scores(model)
+    scores.diagonal(dim1=-2, dim2=-1).zero_()
+    return by_set(scores, partition)
 
 
 def evenly(steps: int, count: int) -> list[int]:
     """About ``count`` numbers of updates from 0 to ``steps``, both included."""
     return sorted({*range(0, steps, max(1, steps // checks.positive_int("measurements", count))), steps})
-
-
-def over_seeds(histories: Sequence[History]) -> dict[str, History]:
-    """The mean and the standard deviation of every measure at every step."""
-    spread = {
-        name: [mean_std(column) for column in zip(*(h[name] for h in histories), strict=True)]
-        for name in histories[0]
-    }
-    return {
-        "mean": {name: [mean for mean, _ in pairs] for name, pairs in spread.items()},
-        "std": {name: [std for _, std in pairs] for name, pairs in spread.items()},
-    }
 
 
 def rounded(map_: Tensor) -> list[list[float]]:

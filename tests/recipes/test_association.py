@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Generator
 
 from posattn import cli
-from posattn.recipes.association.run import ENCODED, FREE, start
+from posattn.recipes.association.page import ENCODED, FREE
+from posattn.recipes.association.run import start
 from posattn.recipes.association.settings import ANALYSIS, Setting
 from posattn.structure.partition import Partition
 

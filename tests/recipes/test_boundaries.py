@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from posattn import cli
-from posattn.recipes.boundaries.run import association_of_others, least_diagonal
+from posattn.recipes.boundaries.page import least_diagonal
 from posattn.recipes.boundaries.settings import BoundariesConfig
 from posattn.structure.partition import Partition
+from posattn.theory.tracking import association_of_others
 
 
 def test_boundaries_at_their_smoke_setting(tmp_path: Path) -> None:

@@ -10,11 +10,9 @@ import torch
 from torch import Generator
 
 from posattn import cli
-from posattn.recipes.phases.descent import four_numbers
-from posattn.recipes.phases.flows import make_flow, transition_time
-from posattn.recipes.phases.settings import FlowSetting, Scan
-from posattn.recipes.phases.transitions import fit_scan, scan_section
-from posattn.runs.page import Table
+from posattn.recipes.phases.page import scan_row
+from posattn.recipes.phases.run import four_numbers, make_flow, summarise, time_of_transition
+from posattn.recipes.phases.settings import FlowSetting
 from posattn.structure.partition import Partition
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
@@ -31,6 +29,7 @@ def test_the_smoke_run_shows_plateau_transition_and_descent(tmp_path: Path) -> N
     scan = result["scans"]["num_patches"]
     assert scan["mean"] == sorted(scan["mean"])
     assert scan["law"]["exponent"] > 1.5
+    assert not scan["law"]["rejected"]
     descent = result["descent"]
     for history in descent["seeds"].values():
         assert history["alpha"][-1] == pytest.approx(descent["flow"]["alpha"][-1], rel=0.15)
@@ -38,35 +37,38 @@ def test_the_smoke_run_shows_plateau_transition_and_descent(tmp_path: Path) -> N
         assert history["association"][-1] > 0.95
 
 
-def test_a_scan_fits_what_was_seen() -> None:
-    fitted = fit_scan("num_patches", [2, 4, 8, 16], [[4.0, 4.0], [16.0, None], [64.0, 64.0], [None, None]])
-    assert fitted["law"]["exponent"] == pytest.approx(2.0)
-    assert fitted["x"] == [2.0, 4.0, 8.0]
-    assert fitted["local"] == pytest.approx([2.0, 2.0])
+def test_a_power_that_bends_is_rejected_and_its_local_powers_are_given() -> None:
+    rng = np.random.default_rng(0)
+    values = [2.0, 4.0, 8.0, 16.0]
+    straight = [[x**2 * math.exp(0.05 * e) for e in rng.standard_normal(4)] for x in values]
+    bent = [
+        [x**2 * math.exp(math.log(x) ** 2 / 2 + 0.05 * e) for e in rng.standard_normal(4)] for x in values
+    ]
+    kept, rejected = summarise("num_patches", values, straight), summarise("num_patches", values, bent)
+    assert kept["law"]["exponent"] == pytest.approx(2, abs=0.1)
+    assert len(kept["fit"]) == 4
+    assert scan_row("num_patches", kept)[-1].startswith(f"{kept['law']['exponent']:.2f} (")
+    assert rejected["fit"] == []
+    assert scan_row("num_patches", rejected)[-1] == "rejected"
+    assert np.diff(rejected["local"]).min() > 0.4
 
 
-def test_a_scan_without_enough_transitions_has_no_law_and_is_still_shown() -> None:
-    rows = [[1.0], [2.0], [None]]
-    scan = {"times": rows, **fit_scan("set_size", [2, 4, 8], rows)}
-    assert scan["law"] is None
-    section = scan_section({"set_size": scan}, FlowSetting(), Scan())
-    assert isinstance(table := section.items[-1], Table)
-    assert table.rows == [["C", *["too few seen"] * 6, "2 of 3"]]
-    assert fit_scan("set_size", [2, 4, 8], [[None]] * 3)["x"] == []
+def test_a_value_without_a_transition_in_some_seed_plays_no_part() -> None:
+    found = summarise("num_patches", [2, 4, 8, 16], [[4.0, 4.0], [16.0, 16.0], [64.0, None], [None, None]])
+    assert found["x"] == [2.0, 4.0]
+    assert found["local"] == pytest.approx([2.0])
+    assert found["law"] is None
+    assert scan_row("num_patches", found)[-1] == "too few seen"
+    assert scan_row("set_size", summarise("set_size", [2, 4], [[None], [None]]))[1] == "none"
 
 
 def test_the_diagonal_is_scanned_by_what_it_adds_to_an_even_row() -> None:
     rows = [[math.expm1(value) ** -0.5] for value in (0.5, 1.0, 2.0)]
-    assert fit_scan("diagonal", [0.5, 1.0, 2.0], rows)["law"]["exponent"] == pytest.approx(-0.5)
+    assert summarise("diagonal", [0.5, 1.0, 2.0], rows)["law"]["exponent"] == pytest.approx(-0.5)
 
 
-def test_the_scale_of_the_readings_leaves_the_time_as_it_is() -> None:
-    times = [
-        transition_time(FlowSetting(num_patches=160, samples=100, scale=scale, t_end=1e5, rtol=1e-4), 0, 0.75)
-        for scale in (1.0, None)
-    ]
-    assert times[0] == pytest.approx(times[1], rel=1e-2)  # α starts farther from its plateau
-    assert transition_time(FlowSetting(num_patches=80, samples=200, t_end=10.0), 0, 0.75) is None
+def test_no_transition_before_the_end_is_none() -> None:
+    assert time_of_transition(FlowSetting(num_patches=80, samples=200, t_end=10.0), 0, 0.75) is None
 
 
 def test_a_setting_makes_its_flow() -> None:

@@ -18,7 +18,7 @@ from posattn.theory.heads import Heads
 from posattn.theory.in_law import backward_in_law, check_in_law, descend_in_law, draw, unit_residue
 from posattn.theory.simplified import SimplifiedViT, encode_positions, logistic_loss
 from posattn.theory.task import StructuredTask
-from posattn.theory.tracking import describe, track
+from posattn.theory.tracking import describe, off_diagonal, track
 from posattn.theory.transfer import fit, fresh_start, frozen_attention, held_attention, transferred_attention
 
 D, DIM = 9, 5
@@ -381,8 +381,9 @@ def test_heads_add_up_and_are_refused_in_law(generator: Generator) -> None:
     frozen = frozen_attention(model)
     assert [p.requires_grad for p in frozen.parameters()] == [False, True] * 3
     assert not torch.equal(fresh_start(model, generator=generator).held_scores(), model.held_scores())
-    _, maps = track(model, task, batch, descend(model, lambda: batch, 2, 0.1), [0, 2])
-    assert maps[1].shape == (3, D, D)
+    history = track(descend(model, lambda: batch, 2, 0.1), [0, 2], lambda step: describe(model, task, batch))
+    assert len(history["loss"]) == 2
+    assert off_diagonal(model, task.partition).shape == (3, D, D)
     with pytest.raises(ValueError, match=r"one \(D, d\), got \[\(4, 3\), \(5, 3\)\]"):
         Heads([SimplifiedViT(4, 3), SimplifiedViT(5, 3)])
 
@@ -424,7 +425,8 @@ def test_any_object_with_the_methods_is_a_task_and_a_model(generator: Generator)
 
     task, model = Majority(), Averaging()
     test = task.sample(200, generator=generator)
-    history, _ = track(model, task, test, descend(model, lambda: task.sample(64), 60, 3.0), [0, 60])
+    training = descend(model, lambda: task.sample(64), 60, 3.0)
+    history = track(training, [0, 60], lambda step: describe(model, task, test))
     assert history["loss"][1] < history["loss"][0]
     assert history["association"][0] == pytest.approx(1 / 3)
     assert all(math.isnan(cosine) for cosine in history["alignment"])

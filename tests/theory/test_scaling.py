@@ -24,6 +24,18 @@ def test_the_interval_holds_the_true_power_as_often_as_it_says() -> None:
     assert abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 1000)
 
 
+def test_a_true_power_is_rejected_as_seldom_as_it_says_and_a_bent_one_nearly_always() -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat(np.geomspace(1, 10, 5), 4)
+    noise = 0.1 * rng.standard_normal((500, len(x)))
+    straight = [power_law(list(x), list(x**1.5 * np.exp(e))).rejected for e in noise]
+    bent = [power_law(list(x), list(x**1.5 * np.exp(0.3 * np.log(x) ** 2 + e))).rejected for e in noise]
+    assert abs(np.mean(straight) - 0.01) < 4 * np.sqrt(0.01 * 0.99 / 500)
+    assert np.mean(bent) > 0.95
+    once = power_law([1.0, 2.0, 3.0], [1.0, 9.0, 2.0])
+    assert (once.p_value, once.rejected) == (None, False)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [

@@ -1,6 +1,7 @@
 """Measurements along a training are those of the measures, at the steps that were asked for."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -47,22 +48,26 @@ def test_encoded_scores_are_measured_with_the_diagonal_that_the_model_reads(gene
 
 def test_a_training_is_measured_where_it_is_asked_to_be(generator: Generator) -> None:
     task, model = task_and_model(generator)
-    test = task.sample(20, generator=generator)
     before = model.scores.detach().clone()
 
-    def training():  # type: ignore[no-untyped-def]
+    def training() -> Iterator[Step]:
         for step in range(1, 6):
             model.scores.data += 1.0
-            yield Step(step, 0.0)
+            yield Step(step, step / 10)
 
-    seen: list[float] = []
-    history, maps = tracking.track(
-        model, task, test, training(), [0, 2, 5], lambda row: seen.append(row["step"])
+    history = tracking.track(
+        training(), [0, 2, 5], lambda step: {"loss": step.loss, "first": model.scores[0, 3].item()}
     )
-    assert history["step"] == seen == [0, 2, 5]
+    assert history["step"] == [0, 2, 5]
+    assert math.isnan(history["loss"][0])
+    assert history["loss"][1:] == [0.2, 0.5]
+    assert history["first"] == pytest.approx([before[0, 3].item() + moved for moved in (0, 2, 5)], rel=1e-6)
     # patches 0 and 3 are the first set, 1 and 4 the second
-    assert maps[1][0, 1] == pytest.approx(before[0, 3].item() + 2, rel=1e-6)
-    assert maps[2][2, 0] == pytest.approx(before[1, 0].item() + 5, rel=1e-6)
+    map_ = tracking.off_diagonal(model, task.partition)
+    assert map_[0, 1] == model.scores[0, 3]
+    assert map_[2, 0] == model.scores[1, 0]
+    assert (map_.diagonal() == 0).all()
+    assert tracking.track(training(), [9], lambda step: {}) == {}
 
 
 @pytest.mark.parametrize(("steps", "count"), [(100, 7), (3, 10), (30, 30)])
@@ -70,12 +75,6 @@ def test_even_steps_hold_both_ends(steps: int, count: int) -> None:
     at = tracking.evenly(steps, count)
     assert (at[0], at[-1]) == (0, steps)
     assert at == sorted(set(at))
-
-
-def test_seeds_are_averaged_measure_by_measure() -> None:
-    spread = tracking.over_seeds([{"loss": [1.0, 4.0]}, {"loss": [3.0, 4.0]}])
-    assert spread["mean"] == {"loss": [2.0, 4.0]}
-    assert spread["std"]["loss"] == pytest.approx([math.sqrt(2), 0.0])
 
 
 def test_the_first_full_step_is_the_first() -> None:

@@ -3,42 +3,43 @@
 from dataclasses import dataclass, field, replace
 
 from posattn.recipes import recipe
+from posattn.settings import Count, NonNegative, Positive, Probability, Seed
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A task, a model and its training, every assumption a number; the defaults are the paper's small experiments."""
+    """A task, a model and its training; the defaults are the paper's small experiments."""
 
-    num_patches: int = 64
+    num_patches: Count = 64
     """D"""
-    set_size: int = 4
+    set_size: Count = 4
     """C"""
-    dim: int = 128
+    dim: Count = 128
     """d"""
-    noise_rate: float | None = None
-    """q; left out, log(d) / D"""
-    noise_std: float | None = None
-    """σ; left out, 1/√d"""
-    power: int = 5
+    noise_rate: Probability | None = None
+    """q; default: log(d) / D"""
+    noise_std: NonNegative | None = None
+    """σ; default: 1/√d"""
+    power: Count = 5
     """p"""
-    linear: float = 0.03
+    linear: NonNegative = 0.03
     """ν"""
     diagonal: float | None = None
-    """σ_A; left out, log log d"""
-    scale: float | None = 1.0
-    """κ; left out, D"""
-    init_std: float = 1e-3
+    """σ_A; default: log log d"""
+    scale: Positive | None = 1.0
+    """κ; None: D"""
+    init_std: Positive = 1e-3
     """Of the Gaussian start of v and of A off the diagonal"""
-    encoding_dim: int = 64
+    encoding_dim: Count = 64
     """m, where A = P Pᵀ"""
-    batch_size: int = 512
-    steps: int = 600
-    rate: float = 1.0
+    batch_size: Count = 512
+    steps: Count = 600
+    rate: Positive = 1.0
     """η"""
-    value_rate: float | None = None
-    """The rate of v; left out, η"""
+    value_rate: NonNegative | None = None
+    """The rate of v; default: η"""
     normalize: bool = False
-    """Steps of unit norm times the rate, for A and for v, which cross the plateau"""
+    """Scale the gradients of A and of v to unit norm, which crosses the plateau"""
 
 
 ANALYSIS = Setting(
@@ -64,12 +65,12 @@ class AssociationConfig:
 
     small: Setting = field(default_factory=Setting)
     analysis: Setting = field(default_factory=lambda: ANALYSIS)
-    seeds: int = 10
-    measurements: int = 30
-    frames: int = 10
-    """Maps of A kept of the first seed"""
-    test_samples: int = 1024
-    seed: int = 0
+    seeds: Count = 10
+    measurements: Count = 30
+    frames: Count = 10
+    """Maps of A that are kept, of the first seed"""
+    test_samples: Count = 1024
+    seed: Seed = 0
 
 
 @recipe

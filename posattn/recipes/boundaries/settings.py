@@ -4,36 +4,37 @@ from dataclasses import dataclass
 
 from posattn import checks
 from posattn.recipes import recipe
+from posattn.settings import Count, NonNegative, Positive, Seed, Several
 
 
 @dataclass(frozen=True)
 class BoundariesConfig:
-    """A grid over q·D/C², σ_A and σ; descent has unit-norm steps on fresh samples, the flow is the population's."""
+    """A grid over q·D/C², σ_A and σ: descent in unit-norm steps on fresh samples, and the population flow."""
 
-    num_patches: int = 128
+    num_patches: Count = 128
     """D"""
-    set_size: int = 4
+    set_size: Count = 4
     """C"""
-    dim: int = 64
+    dim: Count = 64
     """d"""
-    ratios: tuple[float, ...] = tuple(2.0 ** (k / 2) for k in range(-4, 5))
+    ratios: Several[NonNegative] = tuple(2.0 ** (k / 2) for k in range(-4, 5))
     """q·D / C², in increasing order"""
-    diagonals: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+    diagonals: Several[float] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
     """σ_A"""
-    noise_stds: tuple[float, ...] = (0.125, 1.0, 4.0)
+    noise_stds: Several[NonNegative] = (0.125, 1.0, 4.0)
     """σ; 0.125 is 1/√d at d = 64"""
-    seeds: int = 3
-    steps: int = 300
-    batch_size: int = 128
-    rate: float = 0.12
+    seeds: Count = 3
+    steps: Count = 300
+    batch_size: Count = 128
+    rate: Positive = 0.12
     """Length of a step of A, in units of √D"""
-    value_rate: float = 0.0003
+    value_rate: NonNegative = 0.0003
     """Length of a step of v"""
-    test_samples: int = 2048
-    flow_samples: int = 2000
-    flow_times: tuple[float, ...] = (1e4, 1e5, 1e6)
-    """Rates times number of steps at which the population flow is read; it starts at α = 0.005, β = γ = ρ = 0"""
-    seed: int = 0
+    test_samples: Count = 2048
+    flow_samples: Count = 2000
+    flow_times: Several[Positive] = (1e4, 1e5, 1e6)
+    """Times (rate times number of steps) at which the population flow is read; it starts at α = 0.005, β = γ = ρ = 0"""
+    seed: Seed = 0
 
     def noise_rate(self, ratio: float) -> float:
         """q at a value of q·D / C²."""

@@ -10,16 +10,16 @@ from posattn import checks
 from posattn.recipes.demo.settings import StructureConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Maps, Section, Table
-from posattn.structure.partition import Cover, Partition
+from posattn.structure.partition import Partition
 from posattn.theory import solutions
-from posattn.theory.descent import descend
+from posattn.theory.descent import Step, descend
 from posattn.theory.simplified import SimplifiedViT, small_noise_rate
 from posattn.theory.task import StructuredTask
-from posattn.theory.tracking import describe, evenly, first_full, track
+from posattn.theory.tracking import chance_below_diagonal, describe, evenly, first_full, off_diagonal, track
 
 
 def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress: Progress) -> dict[str, Any]:
-    """Train, measure on the way, and set constructed solutions beside what was learned."""
+    """Train, measure on the way, and compare with constructed solutions."""
     generator = Generator().manual_seed(seed)
     set_size = checks.divides("num_sets", config.num_sets, "num_patches", config.num_patches)
     partition = Partition.random(config.num_patches, set_size, generator=generator)
@@ -27,17 +27,20 @@ def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress:
     task = StructuredTask(partition, dim=config.dim, noise_rate=noise_rate, generator=generator)
     model = SimplifiedViT.small(config.num_patches, config.dim, generator=generator)
     test = task.sample(config.test_samples, generator=generator)
-    bar = progress.add_task("structure: steps", total=config.steps)
+    bar, maps = progress.add_task("structure: steps", total=config.steps), []
 
-    def watch(row: dict[str, float]) -> None:
-        run.log("structure", **row)
-        progress.update(bar, completed=row["step"])
+    def measure(step: Step) -> dict[str, float]:
+        row = describe(model, task, test)
+        run.log("structure", step=step.updates, **row)
+        progress.update(bar, completed=step.updates)
+        maps.append(off_diagonal(model, partition))
+        return row
 
     training = descend(
         model, lambda: task.sample(config.batch_size, generator=generator), config.steps, config.rate
     )
     try:
-        history, maps = track(model, task, test, training, evenly(config.steps, config.measurements), watch)
+        history = track(training, evenly(config.steps, config.measurements), measure)
     except FloatingPointError:  # the model holds the last parameters whose loss was finite
         run.save_tensors("structure-last-good", model.state_dict())
         raise
@@ -53,12 +56,6 @@ def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress:
     return {"history": history, "solutions": found, "chance": chance_below_diagonal(partition)}
 
 
-def chance_below_diagonal(partition: Cover) -> float:
-    """The association of random scores under a diagonal that lies on top: one place of C is always right."""
-    C, D = partition.set_size, partition.num_patches
-    return (1 + (C - 1) ** 2 / (D - 1)) / C
-
-
 def structure_section(numbers: dict[str, Any]) -> Section:
     """What act one shows."""
     history, found = numbers["history"], numbers["solutions"]
@@ -72,7 +69,7 @@ def structure_section(numbers: dict[str, Any]) -> Section:
         f"the solution with the sets permuted has accuracy {permuted['accuracy']:.2f} and association "
         f"{permuted['association']:.2f}."
     )
-    curves = {name: f"structure.history.{name}" for name in ("accuracy", "association")}
+    curves = {name: f"history.{name}" for name in ("accuracy", "association")}
     rows = [
         [name, *(f"{v[k]:.3f}" for k in ("accuracy", "association", "mass"))] for name, v in found.items()
     ]
@@ -83,7 +80,7 @@ def structure_section(numbers: dict[str, Any]) -> Section:
         [
             Lines(
                 "Accuracy and patch association over training",
-                "structure.history.step",
+                "history.step",
                 curves,
                 x_label="gradient step",
                 caption="Association: the share of each row's C largest scores that lie in the patch's own set. "
@@ -91,8 +88,8 @@ def structure_section(numbers: dict[str, Any]) -> Section:
             ),
             Lines(
                 "Loss over training",
-                "structure.history.step",
-                {"loss": "structure.history.loss"},
+                "history.step",
+                {"loss": "history.loss"},
                 x_label="gradient step",
                 y_label="test loss",
             ),
@@ -100,8 +97,9 @@ def structure_section(numbers: dict[str, Any]) -> Section:
                 "Scores A over training, patches reordered by their set",
                 "structure:maps",
                 [f"step {step}" for step in history["step"]],
-                caption="Each frame on its own colour scale; the fixed diagonal is left out. Sets become squares.",
+                caption="Each frame on its own colour scale, without the fixed diagonal. Sets become squares.",
             ),
             Table("Three solutions", columns, rows),
         ],
+        at="structure",
     )

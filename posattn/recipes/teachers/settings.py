@@ -3,33 +3,34 @@
 from dataclasses import dataclass
 
 from posattn.recipes import recipe
+from posattn.settings import Count, NonNegative, Positive, Seed
 
 
 @dataclass(frozen=True)
 class TeachersConfig:
-    """Plain gradient descent on fresh samples, alike for every teacher."""
+    """Plain gradient descent on fresh samples, the same for every teacher."""
 
-    num_patches: int = 32
+    num_patches: Count = 32
     """D"""
-    dim: int = 16
+    dim: Count = 16
     """d"""
-    outputs: int = 8
+    outputs: Count = 8
     """k, the filters; the classifier has one output"""
-    set_size: int = 4
+    set_size: Count = 4
     """C, patches of a pooling window"""
-    degree: int = 4
+    degree: Count = 4
     """Of the graph, even"""
-    selected: int = 3
+    selected: Count = 3
     """s, tokens of a subset"""
-    seeds: int = 10
-    steps: int = 1500
-    batch_size: int = 256
-    rate: float = 5.0
-    """η of A, a query: times Q, for the loss is their mean"""
-    value_rate: float = 1.0
+    seeds: Count = 10
+    steps: Count = 1500
+    batch_size: Count = 256
+    rate: Positive = 5.0
+    """η of A per query: the loss is a mean over Q queries, so A moves at Q times this"""
+    value_rate: NonNegative = 1.0
     """η of V"""
-    measurements: int = 20
-    seed: int = 0
+    measurements: Count = 20
+    seed: Seed = 0
 
 
 @recipe

@@ -1,16 +1,16 @@
-"""Act two: with the learned attention frozen, another feature is learned from few samples."""
+"""Downstream accuracy against the number of samples, with the learned attention, without it, and denied any."""
 
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from rich.progress import Progress
 from torch import Generator
 
-from posattn import checks
 from posattn.recipes.transfer.settings import TransferConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Section, Table
-from posattn.runs.seeds import mean_std, mean_std_text
+from posattn.runs.seeds import mean_std_text, over_seeds
 from posattn.runs.sweep import sweep
 from posattn.structure.association import patch_association
 from posattn.structure.partition import Partition
@@ -21,9 +21,12 @@ from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 from posattn.theory.transfer import fit, fresh_start, frozen_attention, transferred_attention
 
-FROZEN, SCRATCH = "learned attention, frozen", "from scratch"
-TUNED, ORACLE = "learned attention, fine-tuned", "attention by hand, frozen"
+FROZEN, TUNED = "learned attention, frozen", "learned attention, fine-tuned"
+ORACLE, PERMUTED = "attention by hand, frozen", "sets permuted by hand, frozen"
+SCRATCH = "from scratch"
+EVEN, START = "v alone, attention held even", "v alone, attention held at its start"
 WAYS = (FROZEN, TUNED, SCRATCH, ORACLE)
+DENIED = (PERMUTED, EVEN, START)  # held away from the structure; sets permuted still read whole sets
 
 
 class Lesson:
@@ -35,62 +38,56 @@ class Lesson:
         task = StructuredTask(
             partition, dim=config.dim, noise_rate=config.noise_rate, generator=self.generator
         )
-        blank = SimplifiedViT(config.num_patches, config.dim)
-        self.learned = fresh_start(blank, generator=self.generator)
-        for _ in descend_in_law(
-            self.learned,
-            task,
-            config.batch_size,
-            config.steps,
-            self.rate,
-            value_rate=config.value_rate,
-            normalize=True,
-            decay=True,
-            generator=self.generator,
-        ):
+        self.learned = fresh_start(SimplifiedViT(config.num_patches, config.dim), generator=self.generator)
+        for _ in descend_in_law(self.learned, task, config.batch_size, config.steps, **self.crossing()):
             pass
         self.association = patch_association(self.learned.scores, partition).top_c
-        self.accuracy = accuracy_in_law(
-            self.learned, task, config.test_samples, generator=self.generator
-        )  # from scratch on samples without end
+        self.accuracy = self.test(self.learned, task)  # from scratch, on fresh samples at every step
         self.downstream = task.downstream(generator=self.generator)
 
-    @property
-    def rate(self) -> float:
-        """The length of a step of A."""
-        return self.config.rate * self.config.num_patches**0.5
+    def crossing(self) -> dict[str, Any]:
+        """Options of training from scratch: unit-norm gradients cross the plateau, on which plain descent waits."""
+        rate = self.config.rate * self.config.num_patches**0.5
+        rates = {"rate": rate, "value_rate": self.config.value_rate}
+        return {**rates, "normalize": True, "decay": True, "generator": self.generator}
 
-    def start(self, way: str) -> tuple[SimplifiedViT, float]:
-        """The downstream model before training, and the length of a step of its A."""
-        partition, generator = self.downstream.partition, self.generator
-        if way == SCRATCH:
-            return fresh_start(self.learned, generator=generator), self.rate
+    def plain(self) -> dict[str, Any]:
+        """Options of plain gradient descent at one rate."""
+        return {"rate": self.config.plain_rate, "generator": self.generator}
+
+    def test(self, model: SimplifiedViT, task: StructuredTask) -> float:
+        """Accuracy on fresh samples."""
+        return accuracy_in_law(model, task, self.config.test_samples, generator=self.generator)
+
+    def start(self, way: str) -> SimplifiedViT:
+        """The downstream model before training."""
+        task, generator = self.downstream, self.generator
+        if way in (SCRATCH, START):
+            model = fresh_start(self.learned, generator=generator)
+            model.scores.requires_grad_(way == SCRATCH)
+            return model
         if way == TUNED:
-            model = transferred_attention(self.learned, generator=generator)
-            return model, self.rate * self.config.tuning
-        learned = solutions.associated(partition, self.downstream) if way == ORACLE else self.learned
-        return frozen_attention(learned, generator=generator), self.rate
+            return transferred_attention(self.learned, generator=generator)
+        shift = torch.arange(task.partition.num_sets).roll(1)
+        held = {
+            FROZEN: lambda: self.learned,
+            ORACLE: lambda: solutions.associated(task.partition, task),
+            PERMUTED: lambda: solutions.permuted(task.partition, task, shift),
+            EVEN: lambda: solutions.even(task.partition, task),
+        }
+        return frozen_attention(held[way](), generator=generator)
 
     def accuracies(self, size: int, ways: tuple[str, ...]) -> Iterator[float]:
         """Test accuracy after training each way on the same ``size`` samples."""
-        config, generator = self.config, self.generator
-        few = self.downstream.sample(size, generator=generator)
+        config = self.config
+        few = self.downstream.sample(size, generator=self.generator)
         for way in ways:
-            model, rate = self.start(way)
-            for _ in fit(
-                model,
-                few,
-                config.batch_size,
-                config.steps,
-                rate,
-                value_rate=config.value_rate,
-                normalize=True,
-                decay=True,
-                tolerance=config.tolerance,
-                generator=generator,
-            ):
+            model, options = self.start(way), self.crossing()
+            if way in (FROZEN, TUNED, ORACLE, PERMUTED):
+                model.scale, options = 1.0, self.plain()
+            for _ in fit(model, few, config.batch_size, config.steps, tolerance=config.tolerance, **options):
                 pass
-            yield accuracy_in_law(model, self.downstream, config.test_samples, generator=generator)
+            yield self.test(model, self.downstream)
 
 
 def transfer_curves(
@@ -101,17 +98,13 @@ def transfer_curves(
     ways: tuple[str, ...] = (FROZEN, SCRATCH),
 ) -> dict[str, Any]:
     """Accuracy against N, each way, for every seed, with mean and standard deviation."""
-    checks.positive_int("seeds", config.seeds)
-    settings = {f"seed={seed + index}": (config, seed + index, ways) for index in range(config.seeds)}
+    settings = {f"seed={each}": (config, each, ways) for each in range(seed, seed + config.seeds)}
     seeds = list(sweep("transfer", settings, one_seed, run, progress).values())
-    by_size = {way: list(zip(*(each[way] for each in seeds), strict=True)) for way in ways}
-    spread = {way: [mean_std(column) for column in columns] for way, columns in by_size.items()}
     return {
         "samples": list(config.sizes),
         "association": [each["association"] for each in seeds],
-        "by_size": by_size,
-        "mean": {way: [mean for mean, _ in pairs] for way, pairs in spread.items()},
-        "std": {way: [std for _, std in pairs] for way, pairs in spread.items()},
+        "by_size": {way: list(zip(*(each[way] for each in seeds), strict=True)) for way in ways},
+        **over_seeds([{way: each[way] for way in ways} for each in seeds]),
     }
 
 
@@ -119,21 +112,19 @@ def one_seed(config: TransferConfig, seed: int, ways: tuple[str, ...]) -> dict[s
     """Learn upstream, then downstream from each N each way."""
     lesson = Lesson(config, seed)
     by_size = [list(lesson.accuracies(size, ways)) for size in config.sizes]
-    return {
-        "association": lesson.association,
-        **dict(zip(ways, map(list, zip(*by_size, strict=True)), strict=True)),
-    }
+    columns = map(list, zip(*by_size, strict=True))
+    return {"association": lesson.association, **dict(zip(ways, columns, strict=True))}
 
 
 def transfer_section(numbers: dict[str, Any]) -> Section:
-    """What act two shows."""
+    """The curves."""
     samples, mean = numbers["samples"], numbers["mean"]
-    count, ways = len(numbers["association"]), list(mean)
+    count = len(numbers["association"])
     claim = (
         "The learned attention transfers to a task with another feature from few samples. "
-        f"Here {samples[0]} {'sample' if samples[0] == 1 else 'samples'} gave accuracy {mean[FROZEN][0]:.2f} "
-        f"with the attention frozen; from scratch the same gave {mean[SCRATCH][0]:.2f} and {samples[-1]} samples "
-        f"gave {mean[SCRATCH][-1]:.2f}."
+        f"Here {samples[0]} {'sample gives' if samples[0] == 1 else 'samples give'} accuracy {mean[FROZEN][0]:.2f} "
+        f"with the attention frozen; from scratch the same {'gives' if samples[0] == 1 else 'give'} "
+        f"{mean[SCRATCH][0]:.2f}, and {samples[-1]} samples {mean[SCRATCH][-1]:.2f}."
     )
     rows = [[way, *map(mean_std_text, columns)] for way, columns in numbers["by_size"].items()]
     return Section(
@@ -142,9 +133,9 @@ def transfer_section(numbers: dict[str, Any]) -> Section:
         [
             Lines(
                 "Downstream accuracy against the number of samples",
-                "transfer.samples",
-                {way: f"transfer.mean.{way}" for way in ways},
-                {way: f"transfer.std.{way}" for way in ways},
+                "samples",
+                {way: f"mean.{way}" for way in mean},
+                {way: f"std.{way}" for way in mean},
                 x_label="downstream samples N",
                 y_label="test accuracy",
                 x_log=True,
@@ -154,4 +145,5 @@ def transfer_section(numbers: dict[str, Any]) -> Section:
                 f"Test accuracy, mean ± std over {count} seeds", ["", *(f"N = {n}" for n in samples)], rows
             ),
         ],
+        at="transfer",
     )
