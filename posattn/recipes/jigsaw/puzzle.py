@@ -47,8 +47,9 @@ def piece_together(
         "embedded_pairs": neighbour_pairs_recovered(embedded, permutation, grid),
         "recall": neighbour_recall(similarity, permutation, grid),
         "association": torch.as_tensor(association.top_c).mean().item(),
+        "association_chance": torch.as_tensor(association.chance).mean().item(),
         "profile_association": likeness.top_c,
-        "association_chance": association.chance,
+        "profile_chance": likeness.chance,
         "layout": align(layout, permutation, grid).tolist(),
     }
 
