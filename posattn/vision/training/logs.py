@@ -106,7 +106,9 @@ def training_bar(records: Iterable[TrainRecord], progress: Progress, name: str) 
 
 def show_precision(config: TrainConfig, progress: Progress) -> None:
     """Print one line on the precision of trainings that are about to start, and why it is that one."""
-    progress.console.print(f"posattn: {choose_precision(config.precision, str(PartialState().device))}")
+    progress.console.print(
+        f"posattn: {choose_precision(config.precision, str(PartialState().device))}", soft_wrap=True
+    )
 
 
 @contextmanager
