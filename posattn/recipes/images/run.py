@@ -12,6 +12,7 @@ from torch import nn
 from posattn.bench.cost import multiply_adds
 from posattn.bench.timing import interleaved, spread
 from posattn.recipes.images.page import images_section
+from posattn.recipes.images.positions import gram_gallery
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit.classifiers import (
     build,
@@ -56,6 +57,9 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
     speed = run.unit("images/speed", lambda: throughput(models, pixels, config.speed_rounds))
     maps = models[POSITIONAL].attention_maps().detach()
     run.save_tensors("attention", {"maps": maps.flatten(0, 1)})
+    initial = {name: build(config.size, name, config.seed, test_set) for name in config.models}
+    grams, gram_labels = gram_gallery(initial, models)
+    run.save_tensors("positions", {"grams": grams})
     layers, heads, _, _ = maps.shape
     accuracy = [{name: one["accuracy"] for name, one in models.items()} for models in seeds]
     numbers: Numbers = {
@@ -69,6 +73,7 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
             name: multiply_adds(for_inference(model), pixels[:1]) for name, model in models.items()
         },
         "grid": list(models[POSITIONAL].patch_embed.grid_size),
+        "grams": gram_labels,
         "heads": [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)],
     }
     return numbers, {
