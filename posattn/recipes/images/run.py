@@ -21,7 +21,7 @@ from posattn.recipes.kit.classifiers import (
     fit,
     load_split,
     load_trained,
-    train_sweep,
+    train_grid,
     weights_name,
 )
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
@@ -48,9 +48,9 @@ def run(config: ImagesConfig, run: RunFolder, progress: Progress) -> Numbers:
 
 def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> tuple[Numbers, Numbers]:
     """Train each model with each seed. Returns the numbers and, apart from them, the timings."""
-    cells = {f"{name}/{s}": (config, name, s, run.path) for s in config.all_seeds for name in config.models}
-    done = train_sweep("images", cells, train_model, config.train, run, progress)
-    seeds = [{name: done[f"{name}/{s}"] for name in config.models} for s in config.all_seeds]
+    cells = [(name, seed) for seed in config.all_seeds for name in config.models]
+    done = train_grid("images", train_model, config, cells, run, progress)
+    seeds = [{name: done[name, seed] for name in config.models} for seed in config.all_seeds]
     test_set = load_split(config, "test")
     models = {name: load_trained(config.size, name, config.seed, test_set, run) for name in config.models}
     pixels = first_images(test_set, 512)
