@@ -11,7 +11,7 @@ from layouts import encoded, noise, write_cifar, write_folder, write_svhn
 
 from posattn import cli
 from posattn.recipes.images.run import training_times
-from posattn.recipes.kit.classifiers import build, load_split, patch_permutation, shuffled
+from posattn.recipes.kit.classifiers import build, load_split, patch_permutation, rearranged
 from posattn.recipes.kit.settings import ARCHITECTURES, ImageTraining, ModelSize
 from posattn.recipes.transplant.locality import local_maps
 from posattn.recipes.transplant.page import ARMS
@@ -101,7 +101,7 @@ def test_both_splits_are_rearranged_alike(size: int) -> None:
     assert len(train_set) == 50
     order = patch_permutation(train_set, size, seed=3)
     for images in (train_set, test_set):
-        moved = shuffled(images, size, seed=3).images
+        moved = rearranged(images, size, order).images
         assert torch.equal(shuffle_patches(moved, size, order.argsort()), images.images)
         assert not torch.equal(moved, images.images)
 

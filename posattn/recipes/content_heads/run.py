@@ -15,7 +15,7 @@ from posattn.recipes.content_heads.page import (
     trace_section,
 )
 from posattn.recipes.content_heads.settings import ContentHeadsConfig
-from posattn.recipes.kit.classifiers import check_models, load_split, load_trained, train_one, train_sweep
+from posattn.recipes.kit.classifiers import check_models, load_split, load_trained, train_grid, train_one
 from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
@@ -31,8 +31,8 @@ Numbers = dict[str, Any]
 def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Train and convert a ViT per seed."""
     check_models(config, [ORIGINAL])
-    cells = {f"seed={seed}": (config, seed, run.path) for seed in config.all_seeds}
-    seeds = list(train_sweep("content-heads", cells, convert_heads, config.train, run, progress).values())
+    done = train_grid("content-heads", convert_heads, config, zip(config.all_seeds), run, progress)
+    seeds = list(done.values())
     count = len(seeds[0]["ranked"])
     numbers = {
         "seeds": seeds,

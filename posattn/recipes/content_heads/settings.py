@@ -29,6 +29,8 @@ def content_heads(smoke: bool = False) -> ContentHeadsConfig:
     Expected (seeds 0-4, 2 CPU cores): test accuracy 93.7 ± 1.7 % before; with 8 of 16 heads replaced 90.1 % if the
     most positional go first, 59.7 % if the others do; 44.8 ± 14.9 % with all. One head costs 0.0 points for the most
     positional and 6.9 for the last, most of it in the first block (3.5 ± 3.7 a head there, 0.1 in the last two).
+    With --seeds 3 --calibration 1437: rank correlation of positionality with the rise of the test loss 0.53 (95 % 0.27
+    to 0.72), with the fall of the test accuracy 0.34 (0.05 to 0.59); 48 heads.
     """
     if not smoke:
         return ContentHeadsConfig()

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from posattn.recipes.images.positions import THRESHOLD
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
-from posattn.runs.page import GridMaps, Section, Table, mean_lines
+from posattn.runs.page import Gallery, GridMaps, Section, Table, mean_lines
 from posattn.runs.seeds import mean_std, mean_std_text
 
 Numbers = dict[str, Any]
@@ -44,8 +45,16 @@ def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> S
         numbers["heads"],
         caption="Each tile is one query patch, at its place in the image; within it, where that patch looks.",
     )
+    grams = Gallery(
+        "P Pᵀ before and after training",
+        "positions:grams",
+        numbers["grams"],
+        caption="Positional encodings P of the patches: what positional attention reads, else the embedding added to "
+        f"the patches. Divided by the largest absolute entry; entries below {THRESHOLD:g} in absolute value are 0. "
+        f"Seed {config.seed}.",
+    )
     return Section(
-        "Real images", claim, [models_table(config, numbers, timing), over_epochs, over_seconds, looks]
+        "Real images", claim, [models_table(config, numbers, timing), over_epochs, over_seconds, looks, grams]
     )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from posattn.bench.cost import multiply_adds
 from posattn.bench.timing import interleaved, spread
 from posattn.recipes.images.page import images_section
+from posattn.recipes.images.positions import gram_gallery
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit.classifiers import (
     build,
@@ -20,7 +21,7 @@ from posattn.recipes.kit.classifiers import (
     fit,
     load_split,
     load_trained,
-    train_sweep,
+    train_grid,
     weights_name,
 )
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
@@ -47,15 +48,18 @@ def run(config: ImagesConfig, run: RunFolder, progress: Progress) -> Numbers:
 
 def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> tuple[Numbers, Numbers]:
     """Train each model with each seed. Returns the numbers and, apart from them, the timings."""
-    cells = {f"{name}/{s}": (config, name, s, run.path) for s in config.all_seeds for name in config.models}
-    done = train_sweep("images", cells, train_model, config.train, run, progress)
-    seeds = [{name: done[f"{name}/{s}"] for name in config.models} for s in config.all_seeds]
+    cells = [(name, seed) for seed in config.all_seeds for name in config.models]
+    done = train_grid("images", train_model, config, cells, run, progress)
+    seeds = [{name: done[name, seed] for name in config.models} for seed in config.all_seeds]
     test_set = load_split(config, "test")
     models = {name: load_trained(config.size, name, config.seed, test_set, run) for name in config.models}
     pixels = first_images(test_set, 512)
     speed = run.unit("images/speed", lambda: throughput(models, pixels, config.speed_rounds))
     maps = models[POSITIONAL].attention_maps().detach()
     run.save_tensors("attention", {"maps": maps.flatten(0, 1)})
+    initial = {name: build(config.size, name, config.seed, test_set) for name in config.models}
+    grams, gram_labels = gram_gallery(initial, models)
+    run.save_tensors("positions", {"grams": grams})
     layers, heads, _, _ = maps.shape
     accuracy = [{name: one["accuracy"] for name, one in models.items()} for models in seeds]
     numbers: Numbers = {
@@ -69,6 +73,7 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
             name: multiply_adds(for_inference(model), pixels[:1]) for name, model in models.items()
         },
         "grid": list(models[POSITIONAL].patch_embed.grid_size),
+        "grams": gram_labels,
         "heads": [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)],
     }
     return numbers, {

@@ -1,5 +1,6 @@
 """What the page of `posattn run jigsaw` shows."""
 
+from statistics import fmean
 from typing import Any
 
 from posattn.recipes.jigsaw.settings import JigsawConfig
@@ -65,13 +66,14 @@ def row(label: str, one: Numbers) -> list[str]:
 
 def scores_section(config: JigsawConfig, numbers: Numbers) -> Section:
     """What of the grid is in the scores, and what is not."""
-    chance = numbers["seeds"][f"{SHUFFLED}/{config.seed}"]["association_chance"]
+    chances = (fmean(per_seed(numbers, SHUFFLED, name)) for name in ("profile_chance", "association_chance"))
+    by_profile, by_attention = (f"chance {chance:.3f}" for chance in chances)
     claim = (
         "Neighbours are known by their profiles, not by attending to each other: "
         f"{mean_std_text(per_seed(numbers, SHUFFLED, 'recall'), 1, 100)} % of true neighbours are among the four "
         f"positions of most similar profile. Patch association with {config.tile}x{config.tile} neighbourhoods is "
-        f"{by_order_text(numbers, 'profile_association')} for the likeness of profiles, and "
-        f"{by_order_text(numbers, 'association')} for the attention maps (chance {chance:.4f})."
+        f"{by_order_text(numbers, 'profile_association')} for the likeness of profiles ({by_profile}), and "
+        f"{by_order_text(numbers, 'association')} for the attention maps ({by_attention})."
     )
     relations = GridMaps(
         "Which patches are related",

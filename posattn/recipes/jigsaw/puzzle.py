@@ -47,8 +47,9 @@ def piece_together(
         "embedded_pairs": neighbour_pairs_recovered(embedded, permutation, grid),
         "recall": neighbour_recall(similarity, permutation, grid),
         "association": torch.as_tensor(association.top_c).mean().item(),
+        "association_chance": torch.as_tensor(association.chance).mean().item(),
         "profile_association": likeness.top_c,
-        "association_chance": association.chance,
+        "profile_chance": likeness.chance,
         "layout": align(layout, permutation, grid).tolist(),
     }
 
@@ -69,15 +70,19 @@ def puzzle_tensors(
     maps: Float[Tensor, "layers h N N"],
     permutation: Int[Tensor, " N"],
     layout: Int[Tensor, " N"],
-    patch_size: int,
+    size: int,
     images: UInt8[Tensor, "n c H W"],
-) -> tuple[UInt8[Tensor, "stages n c H W"], Float[Tensor, "kinds N N"]]:
-    """What the page draws: images before, as the model saw them and put back; how positions are related.
+) -> dict[str, Tensor]:
+    """What the page draws.
 
-    The relations are, between patches in their true order, the likeness of profiles and the mean attention.
+    ``pictures`` (stages, n, c, H, W): images before shuffling, as the model saw them, and put back together.
+    ``similarity`` (2, N, N): likeness of profiles and mean attention between patches in true order.
     """
-    seen = shuffle_patches(images, patch_size, permutation)
-    restored = shuffle_patches(seen, patch_size, layout.argsort())
+    seen = shuffle_patches(images, size, permutation)
+    restored = shuffle_patches(seen, size, layout.argsort())
     likeness = in_true_order(profile_similarity(maps), permutation).fill_diagonal_(0).clamp_(min=0)
     attention = in_true_order(maps, permutation).double().mean((0, 1))
-    return torch.stack([images, seen, restored]), torch.stack([likeness, attention])
+    return {
+        "pictures": torch.stack([images, seen, restored]),
+        "similarity": torch.stack([likeness, attention]),
+    }

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from posattn.recipes.jigsaw.page import PLAIN, SHUFFLED, puzzle_section, scores_section
 from posattn.recipes.jigsaw.puzzle import patch_brightness, piece_together, puzzle_tensors
 from posattn.recipes.jigsaw.settings import JigsawConfig
-from posattn.recipes.kit.classifiers import build, fit, load_split, patch_permutation, shuffled, train_sweep
+from posattn.recipes.kit.classifiers import build, fit, load_split, patch_permutation, rearranged, train_grid
 from posattn.recipes.kit.settings import TABLE
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
@@ -32,64 +32,54 @@ Numbers = dict[str, Any]
 
 
 def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> Numbers:
-    """Train every seed, then put each one's positions together."""
+    """Train every seed and put its positions together, then solve the puzzle without training."""
     test_set = load_split(config, "test")
     model: Any = build(config.size, TABLE, config.seed, test_set, **OPTIONS)
     grid = model.patch_embed.grid_size
-    trainings = {f"{SHUFFLED}/{seed}": (SHUFFLED, seed) for seed in config.all_seeds}
-    trainings |= {f"{PLAIN}/{s}": (PLAIN, s) for s in range(config.seed, config.seed + config.plain_seeds)}
-    cells = {key: (config, *training, run.path) for key, training in trainings.items()}
-    trained = train_sweep("jigsaw", cells, train_maps, config.train, run, progress)
-    solved = {
-        key: {"accuracy": trained[key]["accuracy"]}
-        | run.unit(f"solve/{key}", partial(solve, config, maps_name(*training), grid, run))
-        for key, training in trainings.items()
-    }
-    baselines = run.unit("baselines", partial(solve_untrained, config, grid))
+    cells = [(SHUFFLED, seed) for seed in config.all_seeds]
+    cells += [(PLAIN, config.seed + i) for i in range(config.plain_seeds)]
+    done = train_grid("jigsaw", train_and_solve, config, cells, run, progress)
+    solved = {f"{order}/{seed}": one for (order, seed), one in done.items()}
+    seconds = {key: one.pop("seconds") for key, one in solved.items()}
+    first = run.load_tensors(maps_name(SHUFFLED, config.seed))
     layout = torch.tensor(solved[f"{SHUFFLED}/{config.seed}"]["layout"])
-    kept = run.load_tensors(maps_name(SHUFFLED, config.seed))
     shown = test_set.images[: config.pictures]
-    pictures, similarity = puzzle_tensors(
-        kept["maps"], kept["permutation"], layout, config.size.patch_size, shown
+    run.save_tensors(
+        "jigsaw", puzzle_tensors(**first, layout=layout, size=config.size.patch_size, images=shown)
     )
-    run.save_tensors("jigsaw", {"pictures": pictures, "similarity": similarity})
+    baselines = run.unit("baselines", partial(solve_untrained, config, grid))
     numbers = {"seeds": solved, "baselines": baselines, "grid": list(grid)}
     return {
         "title": "The jigsaw",
         "summary": "Where the patches of an image belong, from positional scores learned on shuffled patches alone.",
         "jigsaw": numbers,
-        "timing": {"training_seconds": {key: one["seconds"] for key, one in trained.items()}},
+        "timing": {"training_seconds": seconds},
         "page": to_plain([puzzle_section(config, numbers), scores_section(config, numbers)]),
     }
 
 
-def train_maps(config: JigsawConfig, order: str, seed: int, folder: Path) -> Numbers:
-    """Train one model and save its maps: test accuracy, and the seconds that training took."""
+def train_and_solve(config: JigsawConfig, order: str, seed: int, folder: Path) -> Numbers:
+    """Train one model, save its maps and put its positions together."""
     train_set, test_set = (load_split(config, split) for split in ("train", "test"))
-    permutation = patch_permutation(test_set, config.size.patch_size, seed)
-    if order == SHUFFLED:
-        train_set, test_set = (
-            shuffled(images, config.size.patch_size, seed) for images in (train_set, test_set)
-        )
-    else:
-        permutation = torch.arange(len(permutation))
+    size, unit = config.size.patch_size, f"jigsaw-{order}-{seed}"
+    permutation = patch_permutation(test_set, size, seed)
+    if order == PLAIN:
+        permutation = permutation.sort().values
+    train_set, test_set = (rearranged(images, size, permutation) for images in (train_set, test_set))
     model: Any = build(config.size, TABLE, seed, test_set, **OPTIONS)
-    epochs, unit = config.train.epochs, f"jigsaw-{order}-{seed}"
-    done = fit(model, train_set, test_set, config.train, seed, folder, unit, after=[epochs])
+    done = fit(model, train_set, test_set, config.train, seed, folder, unit, after=[config.train.epochs])
     kept = {"maps": model.attention_maps().detach(), "permutation": permutation}
     RunFolder(folder).save_tensors(maps_name(order, seed), kept)
-    return {"accuracy": done["accuracy"][-1], "seconds": done["seconds"]}
+    return {
+        "accuracy": done["accuracy"][-1],
+        "seconds": done["seconds"],
+        **piece_together(**kept, grid=model.patch_embed.grid_size, tile=config.tile, rounds=config.rounds),
+    }
 
 
 def maps_name(order: str, seed: int) -> str:
     """The file of a trained model's maps."""
     return f"maps-{order}-{seed}"
-
-
-def solve(config: JigsawConfig, name: str, grid: tuple[int, int], run: RunFolder) -> Numbers:
-    """The numbers of one trained model."""
-    kept = run.load_tensors(name)
-    return piece_together(kept["maps"], kept["permutation"], grid, config.tile, config.rounds)
 
 
 def solve_untrained(config: JigsawConfig, grid: tuple[int, int]) -> dict[str, Numbers]:

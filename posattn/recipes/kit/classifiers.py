@@ -1,6 +1,6 @@
 """Classifiers on images: the sets they are trained on, building, training and loading them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -56,22 +56,15 @@ def patch_permutation(images: ImageSet, patch_size: int, seed: int) -> Int[Tenso
     return torch.randperm(count, generator=Generator().manual_seed(seed))
 
 
-def shuffled(images: ImageSet, patch_size: int, seed: int) -> ImageSet:
-    """The images with their patches in the order of ``patch_permutation``, the same for every image and split."""
-    order = patch_permutation(images, patch_size, seed)
-    return replace(images, images=shuffle_patches(images.images, patch_size, order))
+def rearranged(images: ImageSet, patch_size: int, permutation: Int[Tensor, " D"]) -> ImageSet:
+    """The images with their patches moved by one permutation."""
+    return replace(images, images=shuffle_patches(images.images, patch_size, permutation))
 
 
 def build(size: ModelSize, name: str, seed: int, images: AnyImages, **options: Any) -> nn.Module:
     """A new timm model for the images, initialised with the seed.
 
-    Args:
-        size: of ViTs; the ResNet has its own.
-        name: one of ``ARCHITECTURES``.
-        seed: of the initial weights.
-        images: their shape and classes.
-        options: passed to ``timm.create_model``.
-
+    ``size`` is that of ViTs; the ResNet has its own. ``options`` are passed to ``timm.create_model``.
     Raises ValueError where the patch size does not divide the images or the heads the width.
     """
     architecture, (channels, height, width) = ARCHITECTURES[name], images.shape
@@ -98,17 +91,20 @@ def check_models(config: ImageTraining, names: Sequence[str]) -> None:
         build(config.size, name, 0, test_set)
 
 
-def train_sweep(
+def train_grid(
     name: str,
-    cells: Mapping[str, tuple[Any, ...]],
-    compute: Any,
-    train: TrainConfig,
+    compute: Callable[..., Any],
+    config: ImageTraining,
+    cells: Iterable[tuple[Any, ...]],
     run: RunFolder,
     progress: Progress,
-) -> dict[str, Any]:
-    """``sweep`` with a line on the precision and a progress bar for each training that the cells log."""
-    with follow_trainings(run, progress, train):
-        return sweep(name, cells, compute, run, progress)
+) -> dict[tuple[Any, ...], Any]:
+    """``compute(config, *cell, folder)`` for every cell: a sweep, with a progress bar for each training in it."""
+    keys = {"/".join(map(str, cell)): cell for cell in cells}
+    arguments = {key: (config, *cell, run.path) for key, cell in keys.items()}
+    with follow_trainings(run, progress, config.train):
+        done = sweep(name, arguments, compute, run, progress)
+    return {cell: done[key] for key, cell in keys.items()}
 
 
 def train_one(config: ImageTraining, name: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -132,20 +128,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train a model and save its weights as ``unit``; an interrupted training continues from its checkpoint.
 
-    Args:
-        model: trained in place.
-        train_set: what it is trained on.
-        test_set: what it is tested on.
-        config: of the training.
-        seed: of the training.
-        folder: the run folder.
-        unit: the name of the training in the run folder.
-        after: the epochs after which it is tested; None: every epoch.
-        tensorboard: write TensorBoard's files too.
-
-    Returns:
-        ``accuracy`` and ``elapsed`` (seconds of training so far) at each test; ``seconds`` of the whole training;
-        ``precision``: float32 or bfloat16.
+    It is tested ``after`` these epochs, or (None) after every one. Returns ``accuracy`` and ``elapsed`` (seconds of
+    training so far) at each test, ``seconds`` of the whole training, and ``precision``, float32 or bfloat16.
     """
     run = RunFolder(folder)
     with TrainingLog(run, unit, tensorboard) as log:

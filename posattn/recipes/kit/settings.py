@@ -54,6 +54,10 @@ class ModelSize:
     num_heads: Count = 4
     """Heads per block"""
 
+    def validate(self) -> None:
+        """ValueError where the heads do not divide the width."""
+        checks.divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
+
 
 SMALL = ModelSize(embed_dim=16, depth=1, num_heads=2)  # for smoke runs
 
@@ -73,6 +77,9 @@ class ImageTraining:
     """Number of seeds: each is a training of its own"""
     seed: Seed = 0
     """The first seed"""
+
+    def validate(self) -> None:
+        """ValueError where settings do not go together; recipes add theirs."""
 
     @property
     def all_seeds(self) -> range:

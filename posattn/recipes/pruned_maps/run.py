@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from posattn.recipes.kit.classifiers import build, load_split, load_trained, train_one, train_sweep
+from posattn.recipes.kit.classifiers import build, load_split, load_trained, train_grid, train_one
 from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.pruned_maps.page import accuracy_section, mass_section
 from posattn.recipes.pruned_maps.settings import PrunedMapsConfig
@@ -21,8 +21,8 @@ def run(config: PrunedMapsConfig, run: RunFolder, progress: Progress) -> dict[st
     """Train and prune a model per seed."""
     model: Any = build(config.size, POSITIONAL, config.seed, load_split(config, "test"))
     top_mass(model.attention_maps(), config.keeps)  # a k above N is an error before anything is trained
-    cells = {f"seed={seed}": (config, seed, run.path) for seed in config.all_seeds}
-    seeds = list(train_sweep("pruned-maps", cells, prune_one, config.train, run, progress).values())
+    done = train_grid("pruned-maps", prune_one, config, zip(config.all_seeds), run, progress)
+    seeds = list(done.values())
     numbers = {"seeds": seeds, "keep": config.keeps, **over_seeds(seeds)}
     return {
         "title": "Pruned attention maps",

@@ -1,12 +1,13 @@
 """How scores start: what it does to accuracy, and to how much structure can be read from the learned attention."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import Progress
 
-from posattn.recipes.kit.classifiers import build, check_models, fit, load_split, train_sweep
+from posattn.recipes.kit.classifiers import build, check_models, fit, load_split, train_grid
 from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.score_init.page import starts_section
 from posattn.recipes.score_init.settings import STARTS, ScoreInitConfig
@@ -23,13 +24,9 @@ TINY = 1e-30  # below it an entry of a map may be 0 in float32
 def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Train a model per start and seed."""
     check_models(config, [POSITIONAL])
-    cells = {
-        f"{start}/{seed}": (config, start, seed, run.path)
-        for seed in config.all_seeds
-        for start in config.starts
-    }
-    done = train_sweep("score-init", cells, train_start, config.train, run, progress)
-    runs = {start: [done[f"{start}/{seed}"] for seed in config.all_seeds] for start in config.starts}
+    cells = product(config.starts, config.all_seeds)
+    done = train_grid("score-init", train_start, config, cells, run, progress)
+    runs = {start: [done[start, seed] for seed in config.all_seeds] for start in config.starts}
     means = {start: over_seeds(ones) for start, ones in runs.items()}
     return {
         "title": "How scores start",

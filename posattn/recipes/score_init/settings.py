@@ -36,12 +36,14 @@ class ScoreInitConfig(ImageTraining):
     after: Several[Count] = (1, 3, 10, 30)
     """Epochs after which accuracy is measured, in increasing order; at most `--train.epochs`"""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
+        """ValueError where a start is not known or accuracy is asked for after the end."""
+        super().validate()
         for name in self.starts:
             checks.known("start", name, STARTS)
         if list(self.after) != sorted(self.after) or max(self.after, default=0) > self.train.epochs:
             raise ValueError(
-                f"--after must increase and be at most --train.epochs {self.train.epochs}, got {self.after}"
+                f"after must increase and be at most --train.epochs {self.train.epochs}, got {self.after}"
             )
 
 

@@ -1,5 +1,6 @@
 """Structure without locality built in: images whose patches, or pixels, are moved by one fixed permutation."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from posattn.recipes.kit.classifiers import (
     check_models,
     fit,
     load_split,
-    shuffled,
-    train_sweep,
+    patch_permutation,
+    rearranged,
+    train_grid,
     weights_name,
 )
 from posattn.recipes.shuffle.page import ARRANGEMENTS, PATCHES, PLAIN, shuffle_section
@@ -25,15 +27,10 @@ def run(config: ShuffleConfig, run: RunFolder, progress: Progress) -> dict[str, 
     """Train every model on every arrangement with every seed."""
     check_models(config, config.models)
     arranged(config, "test", PATCHES)
-    cells = {
-        f"{kind}/{name}/{seed}": (config, kind, name, seed, run.path)
-        for seed in config.all_seeds
-        for kind in ARRANGEMENTS
-        for name in config.models
-    }
-    done = train_sweep("shuffle", cells, train_arranged, config.train, run, progress)
+    cells = product(ARRANGEMENTS, config.models, config.all_seeds)
+    done = train_grid("shuffle", train_arranged, config, cells, run, progress)
     final = {
-        kind: {name: [done[f"{kind}/{name}/{seed}"] for seed in config.all_seeds] for name in config.models}
+        kind: {name: [done[kind, name, seed] for seed in config.all_seeds] for name in config.models}
         for kind in ARRANGEMENTS
     }
     return {
@@ -50,7 +47,8 @@ def arranged(config: ShuffleConfig, split: str, kind: str) -> ImageSet:
     images = load_split(config, split)
     if kind == PLAIN:
         return images
-    return shuffled(images, config.size.patch_size if kind == PATCHES else 1, config.shuffle_seed)
+    size = config.size.patch_size if kind == PATCHES else 1
+    return rearranged(images, size, patch_permutation(images, size, config.shuffle_seed))
 
 
 def train_arranged(config: ShuffleConfig, kind: str, name: str, seed: int, folder: Path) -> float:

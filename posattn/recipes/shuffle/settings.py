@@ -26,7 +26,9 @@ class ShuffleConfig(ImageTraining):
     shuffle_seed: Seed = 0
     """Seed of the permutation, one for all"""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
+        """ValueError where a model is not known."""
+        super().validate()
         check_names(self.models)
 
 

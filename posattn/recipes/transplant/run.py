@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from rich.progress import Progress
 from torch import Generator
 
-from posattn.recipes.kit.classifiers import build, load_split, load_trained, read, train_one, train_sweep
+from posattn.recipes.kit.classifiers import build, load_split, load_trained, read, train_grid, train_one
 from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.transplant.locality import local_maps
 from posattn.recipes.transplant.page import ARMS, LOCAL, SCRATCH, TUNED, target_section
@@ -30,16 +31,10 @@ Numbers = dict[str, Any]
 def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Learn maps on the source with every seed, then train each arm on each target at each size."""
     sizes = {target: available_sizes(config, target) for target in config.targets}
-    sources = {f"{seed}": (config, POSITIONAL, seed, run.path) for seed in config.all_seeds}
-    learned = train_sweep("source", sources, train_one, config.train, run, progress)
-    cells = {
-        f"{target}/{arm}/{size}/{seed}": (config, target, arm, size, seed, run.path)
-        for target in config.targets
-        for size in sizes[target]
-        for arm in ARMS
-        for seed in config.all_seeds
-    }
-    done = train_sweep("transplant", cells, train_arm, config.train, run, progress)
+    sources = product([POSITIONAL], config.all_seeds)
+    learned = train_grid("source", train_one, config, sources, run, progress)
+    cells = [cell for target in sizes for cell in product([target], ARMS, sizes[target], config.all_seeds)]
+    done = train_grid("transplant", train_arm, config, cells, run, progress)
     numbers = {target: target_numbers(config, target, sizes[target], done) for target in config.targets}
     return {
         "title": "Structure that transfers",
@@ -120,11 +115,10 @@ def starting_model(config: TransplantConfig, arm: str, seed: int, images: ImageS
 
 
 def target_numbers(
-    config: TransplantConfig, target: str, sizes: list[int], done: dict[str, float]
+    config: TransplantConfig, target: str, sizes: list[int], done: dict[tuple[Any, ...], float]
 ) -> Numbers:
     """Accuracy of every arm by size: all seeds, and over them."""
     seeds = [
-        {arm: [done[f"{target}/{arm}/{size}/{seed}"] for size in sizes] for arm in ARMS}
-        for seed in config.all_seeds
+        {arm: [done[target, arm, size, seed] for size in sizes] for arm in ARMS} for seed in config.all_seeds
     ]
     return {"size": sizes, "seeds": seeds, **over_seeds(seeds)}

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from posattn.settings import Count
+
 DATA_SETS = ("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "svhn")
 STREAMED = ("imagenet",)  # sets that no memory holds
 
@@ -18,7 +20,7 @@ class MemoryDataConfig:
     """Where the files of a named set are; default: ./data and the set's usual places"""
     download: bool = False
     """Fetch a named set that is not there into that folder"""
-    image_size: int | None = None
+    image_size: Count | None = None
     """Resize pictures to so many pixels a side; default: as they are (imagenet: 224)"""
     skip_corrupt: bool = False
     """Leave out, and count, pictures that cannot be decoded, instead of stopping"""
@@ -49,7 +51,7 @@ class DataConfig(MemoryDataConfig):
 
     stream: bool = False
     """Decode pictures of class folders as they are needed instead of holding all in memory; imagenet always is"""
-    workers: int | None = None
+    workers: Count | None = None
     """Processes that decode a stream; default: one per CPU core"""
 
     def load(self, split: str) -> Any:

@@ -1,0 +1,52 @@
+"""Settings of the recipes on images that cannot work are refused before anything is written, and the flag is named."""
+
+from pathlib import Path
+
+import pytest
+
+from posattn import cli
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("images --speed-rounds 1", "--speed-rounds must be at least 2, got 1"),
+        ("images --seeds 0", "--seeds must be at least 1, got 0"),
+        ("images --models", "--models must have at least 1 value, got ()"),
+        ("images --models ViT", "--models must hold 'positional ViT', got ('ViT',)"),
+        ("images --num-heads 3", "--num-heads must divide embed_dim, got num_heads=3, embed_dim=16"),
+        ("demo --depth 0", "--depth must be at least 1, got 0"),
+        ("demo --structure.rate 0", "--structure.rate must be above 0, got 0.0"),
+        ("shuffle --models ViT VGG", "unknown model 'VGG'; known: ResNet, ViT, hybrid"),
+        ("score-init --after 5", "--after must increase and be at most --train.epochs 2, got (5,)"),
+        ("score-init --starts", "--starts must have at least 1 value, got ()"),
+        ("transplant --sizes 0", "--sizes must be at least 1, got 0"),
+        ("transplant --target.lr 0", "--target.lr must be above 0, got 0.0"),
+        ("jigsaw --tile 0", "--tile must be at least 1, got 0"),
+        ("pruned-maps --keeps", "--keeps must have at least 1 value, got ()"),
+        ("pruned-maps --keeps 4 4", "--keeps must not repeat a value, got (4, 4)"),
+        ("content-heads --calibration 0", "--calibration must be at least 1, got 0"),
+        ("loading --rounds 1", "--rounds must be at least 2, got 1"),
+        ("loading --sets", "--sets must not be empty where --pictures is not given"),
+    ],
+)
+def test_a_bad_setting_is_refused(
+    command: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, *options = command.split()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", recipe, "--smoke", *options, "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_size_that_no_class_has_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(
+            ["run", "transplant", "--smoke", "--sizes", "500", "--jobs", "1", "--out", str(tmp_path / "run")]
+        )
+    assert "--sizes: digits has 139 images in its smallest class, got (500,)" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))

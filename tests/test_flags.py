@@ -1,0 +1,175 @@
+"""Every flag of every recipe is read by its run: a setting that the run ignores or overwrites fails, and is named."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from joblib import parallel_config
+from layouts import encoded, noise, write_folder
+from rich.progress import Progress
+
+from posattn.recipes import RECIPES, load
+from posattn.recipes.demo.settings import DemoConfig
+from posattn.recipes.images.settings import ImagesConfig
+from posattn.recipes.loading.settings import LoadingConfig
+from posattn.runs.folder import open_run
+from posattn.vision.data.config import DataConfig
+
+load()
+BOOKKEEPING = {"dataclasses", "posattn.settings", "posattn.runs.folder"}  # modules that read every setting
+GENERATED = {"__eq__", "__hash__", "__post_init__", "__repr__", "validate"}  # functions that do
+
+
+class Integer(int):
+    """A setting of the user, as the next three: a run that overwrites it no longer holds one."""
+
+
+class Number(float):
+    pass
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Values(tuple[Any, ...]):
+    __slots__ = ()
+
+
+MARKS: dict[type, type] = {int: Integer, float: Number, str: Text, tuple: Values}
+OWN = (*MARKS.values(), bool, type(None), Path)  # the others cannot be marked
+
+
+def mark(value: Any) -> Any:
+    return MARKS[type(value)](value) if type(value) in MARKS else value
+
+
+def recording(settings: Any, seen: set[str], path: str = "") -> Any:
+    """The settings, as instances of subclasses that add to ``seen`` the place of each value of the user that is read.
+
+    ``replace`` keeps the subclass, so that copies of the settings record too.
+    """
+    names = {field.name: f"{path}{field.name}" for field in fields(settings)}
+    values = {name: getattr(settings, name) for name in names}
+    values = {
+        name: recording(value, seen, f"{names[name]}.") if is_dataclass(value) else mark(value)
+        for name, value in values.items()
+    }
+
+    def read(self: Any, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if name in names and isinstance(value, OWN):
+            caller = sys._getframe(1)
+            if caller.f_globals["__name__"] not in BOOKKEEPING and caller.f_code.co_name not in GENERATED:
+                seen.add(names[name])
+        return value
+
+    kind = type(settings)
+    return type(kind.__name__, (kind,), {"__getattribute__": read, "__module__": kind.__module__})(**values)
+
+
+def flags(settings: Any, path: str = "") -> Iterator[str]:
+    """The place of every setting."""
+    for field in fields(settings):
+        value, place = getattr(settings, field.name), f"{path}{field.name}"
+        if is_dataclass(value):
+            yield from flags(value, f"{place}.")
+        else:
+            yield place
+
+
+def unread(job: Callable[..., Any], settings: Any, folder: Path) -> list[str]:
+    """The flags that the job does not read."""
+    seen: set[str] = set()
+    run = open_run(folder, "test", settings)
+    with parallel_config("loky", n_jobs=1):
+        job(recording(settings, seen), run, Progress(disable=True))
+    return [place for place in flags(settings) if place not in seen]
+
+
+@dataclass(frozen=True)
+class Inner:
+    used: int = 1
+    overwritten: int = 2
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    same: Inner = Inner(overwritten=3)
+    ignored: int = 3
+    on: bool = False
+    names: tuple[str, ...] = ("a",)
+
+
+def test_settings_that_do_nothing_are_found(tmp_path: Path) -> None:
+    def job(config: Outer, run: Any, progress: Progress) -> list[Any]:
+        inner = replace(config.inner, overwritten=7)
+        assert config in {config}
+        used = [config.on, config.names, inner.used, inner.overwritten, config.same.overwritten]
+        return [*used, repr(config)]
+
+    assert unread(job, Outer(), tmp_path) == ["inner.overwritten", "same.used", "ignored"]
+
+
+OPEN = {"demo": {"transfer.tuning"}}  # the demo does not fine-tune, and embeds the settings of `transfer`
+BY_JOB = {recipe.job: recipe for recipe in reversed(RECIPES.values())}  # one recipe for each job
+LIMITS = {
+    "steps": 4,
+    "epochs": 1,
+    "test_samples": 64,
+    "measurements": 2,
+    "frames": 2,
+    "calibration": 32,
+    "rounds": 2,
+}
+SMALL = {"after": (1,), "train_images": 256}
+
+
+def shrunk(settings: Any) -> Any:
+    """The settings with what takes time made small."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    changes = {
+        name: min(values[name], limit) for name, limit in LIMITS.items() if isinstance(values.get(name), int)
+    }
+    changes |= {name: value for name, value in SMALL.items() if name in values}
+    changes |= {name: shrunk(value) for name, value in values.items() if is_dataclass(value)}
+    return replace(settings, **changes)
+
+
+def more_runs(settings: Any, pictures: Path) -> list[Any]:
+    """Settings that read the flags which matter beside another flag only: those of streams."""
+    if isinstance(settings, DemoConfig):
+        return [replace(settings, images=images) for images in more_runs(settings.images, pictures)]
+    if isinstance(settings, ImagesConfig):
+        data = DataConfig(str(pictures), image_size=8, stream=True, workers=1)
+        return [replace(settings, data=data, train_images=None, train=replace(settings.train, batch_size=4))]
+    if isinstance(settings, LoadingConfig):
+        return [replace(settings, sets=(), pictures=pictures, workers=1, batch_size=4, stream_batches=1)]
+    return []
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for split, count in (("train", 4), ("test", 1)):
+        write_folder(
+            folder / split,
+            {f"{kind}/{i}.png": encoded(noise(3, 9, 8)) for kind in "ab" for i in range(count)},
+        )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted(BY_JOB.values(), key=lambda one: one.name), ids=lambda one: one.name
+)
+def test_every_flag_is_read(recipe: Any, pictures: Path, tmp_path: Path) -> None:
+    settings = shrunk(recipe.config(True))
+    left = unread(recipe.job, settings, tmp_path / "run")
+    for number, more in enumerate(more_runs(settings, pictures)):
+        still = unread(recipe.job, more, tmp_path / f"run-{number}")
+        left = [flag for flag in left if flag in still]
+    assert set(left) <= OPEN.get(recipe.name, set())
