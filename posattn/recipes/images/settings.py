@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from annotated_types import Ge
 from tyro.conf import arg
 
 from posattn.recipes import recipe
@@ -16,7 +15,7 @@ from posattn.recipes.kit.settings import (
     ModelSize,
     check_names,
 )
-from posattn.settings import Several
+from posattn.settings import Repeats, Several
 from posattn.vision.data.config import DataConfig
 from posattn.vision.training.config import TrainConfig
 
@@ -32,7 +31,7 @@ class ImagesConfig(ImageTraining):
     """ViT, positional ViT, relative, table, hybrid, ResNet; the first two are needed"""
     tensorboard: bool = False
     """Write TensorBoard's files beside metrics.jsonl"""
-    speed_rounds: Annotated[int, Ge(2), arg(metavar="INT>=2")] = 30
+    speed_rounds: Repeats = 30
     """Timed rounds of inference, the models taking turns, after one warm-up"""
 
     def __post_init__(self) -> None:

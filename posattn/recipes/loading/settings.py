@@ -2,28 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from annotated_types import Ge
-from tyro.conf import arg
 
 from posattn import checks
 from posattn.recipes import recipe
 from posattn.runs.device import Precision
-from posattn.settings import Count, Seed
+from posattn.settings import Count, Repeats, Seed, Several
 
 
 @dataclass(frozen=True)
 class LoadingConfig:
     """Sets, what is done to their images, and the size of the models that take them."""
 
-    sets: tuple[str, ...] = ("digits", "fashion-mnist")
+    sets: Several[str] = ("digits", "fashion-mnist")
     """Sets held in memory: names of `posattn list data`, or paths"""
     data_dir: Path | None = None
     """Where the files of named sets are"""
     pictures: Path | None = None
     """A folder of train or val, each of class folders, decoded by workers at 224 px; default: none"""
-    workers: int | None = None
+    workers: Count | None = None
     """Processes that decode; default: one per CPU core"""
     stream_batches: Count = 4
     """Batches of decoded pictures per round, for which workers are started"""
@@ -37,7 +33,7 @@ class LoadingConfig:
     """Images per batch"""
     precision: Precision = "auto"
     """Of the training steps; auto: bfloat16 autocast where the device multiplies bfloat16 natively, else float32"""
-    rounds: Annotated[int, Ge(2), arg(metavar="INT>=2")] = 10
+    rounds: Repeats = 10
     """Timed rounds, after one warm-up"""
     device: str = "cpu"
     """Where images are augmented and models trained"""
