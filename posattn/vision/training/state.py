@@ -20,7 +20,7 @@ from posattn import checks
 from posattn.runs.device import choose_precision
 from posattn.settings import check
 from posattn.vision.data.augment import Mixer, augment, derived_seed, make_mixer
-from posattn.vision.data.formats import Images
+from posattn.vision.data.decoding import Images
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
