@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
 T = TypeVar("T")
@@ -45,6 +45,7 @@ Natural = Annotated[int, Ge(0), Lt(2**31), _shown("INT>=0", int)]
 Repeats = Annotated[int, Ge(2), Lt(2**31), _shown("INT>=2", int)]
 """A number of repetitions that a spread is taken over."""
 OddPower = Annotated[int, Ge(3), Lt(100), Odd(), _shown("ODD INT>=3", int)]
+Pixels = Annotated[int, Ge(1), Le(8192), _shown("INT in [1,8192]", int)]
 Seed = Annotated[int, Ge(0), Lt(2**31), _shown("INT>=0", int)]
 Finite = Annotated[float, _shown("FLOAT", float)]
 Positive = Annotated[float, Gt(0), _shown("FLOAT>0", float)]
@@ -77,8 +78,8 @@ def check(settings: Any, path: tuple[str, ...] = ()) -> None:
 
 
 def flag(place: tuple[str, ...]) -> str:
-    """The name of a setting on the command line."""
-    return "--" + ".".join(place).replace("_", "-")
+    """The name of a setting on the command line: that of its flag, or in capitals what has none."""
+    return place[0] if place[0].isupper() else "--" + ".".join(place).replace("_", "-")
 
 
 def _place(path: tuple[str, ...], name: str, hint: Any) -> tuple[str, ...]:
@@ -89,6 +90,8 @@ def _place(path: tuple[str, ...], name: str, hint: Any) -> tuple[str, ...]:
             name = extra.name
     if OmitArgPrefixes in extras:
         return ()
+    if Positional in extras:
+        return (name.upper(),)
     return (*path, name) if name else path
 
 

@@ -43,7 +43,7 @@ def list_known(options: List) -> None:
 
 def run(options: Run[Any]) -> None:
     """Run a recipe, write its report, print its tables and the path of the report."""
-    settings.check(options.settings)
+    settings.check(options)
     from joblib import parallel_config
 
     recipe = recipes.RECIPES[options.recipe]
@@ -54,7 +54,7 @@ def run(options: Run[Any]) -> None:
 
 def work(options: Work[Any]) -> None:
     """Do a top-level command such as ``inspect``, write its report, print its tables and the path of the report."""
-    settings.check(options.settings)
+    settings.check(options)
     command = recipes.COMMANDS[type(options.settings)]
     perform(command, options, options.out or RUNS / command.folder_name(options.settings))
 

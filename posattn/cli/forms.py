@@ -76,6 +76,11 @@ class Run(Work[SettingsT]):
     jobs: int = -1
     """How many parts of a sweep run at once; -1: one per core."""
 
+    def validate(self) -> None:
+        """joblib takes every number but 0."""
+        if self.jobs == 0:
+            raise ValueError("jobs must not be 0, got 0")
+
 
 RUN = """Run a recipe: `posattn run RECIPE --help` shows what it does and its settings.
 

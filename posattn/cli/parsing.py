@@ -52,7 +52,8 @@ def missing_subcommand(event: Any) -> str:
 
 
 def not_accepted(event: Any) -> str:
-    return f"{flag(event.argument)}: {event.message}" if event.argument is not None else event.message
+    message = event.message.split(".  Got errors")[0]  # of every member of a union, in tyro's types
+    return f"{flag(event.argument)}: {message}" if event.argument is not None else message
 
 
 def flag(argument: Any) -> str:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from posattn import checks
 from posattn.recipes import recipe
+from posattn.settings import Count, Pixels, Repeats, Seed, Several
 
 INFERENCE, TRAINING = "inference", "training"
 
@@ -44,31 +44,33 @@ TRAINED_UP_TO = 224  # px; a training step at more is left to inference's cells
 class SpeedConfig:
     """What is timed."""
 
-    models: tuple[str, ...] = tuple(CONTENDERS)
+    models: Several[str] = tuple(CONTENDERS)
     """Of vit, positional, relative, hybrid, pruned16, pruned32, convit, gmlp, resmlp, mixer"""
-    sizes: tuple[int, ...] = (32, 224, 384, 512)
+    sizes: Several[Pixels] = (32, 224, 384, 512)
     """Pixels; patches are of 4 at 32 px, else of 16"""
-    modes: tuple[Literal["inference", "training"], ...] = ("inference", "training")
+    modes: Several[Literal["inference", "training"]] = ("inference", "training")
     """Training steps are timed up to 224 px"""
-    dtypes: tuple[Literal["float32", "bfloat16"], ...] | None = None
+    dtypes: Several[Literal["float32", "bfloat16"]] | None = None
     """Training in bfloat16 uses autocast; default: those that the device multiplies natively"""
-    executions: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
-    batch: int | None = None
-    """Images; left out, as many as make about 3,136 tokens"""
-    rounds: int = 5
-    """Turns that are counted, after one that is not"""
-    depth: int = 12
+    executions: Several[Literal["eager", "compiled"]] = ("eager", "compiled")
+    batch: Count | None = None
+    """Images; default: as many as make about 3,136 tokens"""
+    rounds: Repeats = 5
+    """Timed rounds, after one warm-up"""
+    depth: Count = 12
     """Blocks of our models and of timm's ViT"""
     device: str = "cpu"
-    seed: int = 0
+    """A torch device"""
+    seed: Seed = 0
+    """Seed of the weights"""
 
-    def __post_init__(self) -> None:
-        for name in self.models:
-            checks.known("model", name, CONTENDERS)
+    def validate(self) -> None:
+        """Models must be known, and patches must fit the sizes."""
+        if unknown := [name for name in self.models if name not in CONTENDERS]:
+            raise ValueError(f"models must be of {', '.join(CONTENDERS)}, got {unknown[0]!r}")
         for size in self.sizes:
-            checks.divides("patch size", patch_size(size), "size", size)
-        if self.batch is not None:
-            checks.positive_int("batch", self.batch)
+            if size % patch_size(size):
+                raise ValueError(f"sizes must be multiples of the patch size, {patch_size(size)}, got {size}")
 
     @property
     def cells(self) -> list[tuple[str, int, str]]:

@@ -1,36 +1,75 @@
 """A finished run as Markdown, figures and numbers, small enough to keep beside a project's documents."""
 
 import base64
+import html
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from posattn.runs.folder import RESULT, RunFolder, write_whole
+from posattn.runs.files import digest, read_json, write_whole
+from posattn.runs.folder import RESULT, RunFolder
+from posattn.runs.record import is_run
 from posattn.runs.report.html import prepared_sections
 
 INK, PAPER = "#24292f", "#ffffff"  # figures outside the page have no text colour to take
+PAGE, WRITTEN = "README.md", ".posattn-export.json"  # the page, and the SHA-256 of each file of the export
 
 
 def export(folder: Path, target: Path) -> Path:
     """Write README.md, its figures and result.json (the numbers and what made them) into ``target``.
 
-    Returns the path of README.md. Raises ValueError where ``folder`` holds no finished run, OSError where ``target``
-    cannot be written.
+    Files of an earlier export are replaced, others never are. Returns the path of README.md.
+
+    Raises:
+        ValueError: ``folder`` holds no finished run; ``target`` is a run, or has a file of the same name that is not
+            as an export wrote it. Nothing is written.
+        OSError: ``target`` cannot be written.
     """
-    run = RunFolder.reading(folder)
-    config, result = run.config, run.result
+    files = exported(RunFolder.reading(folder))
+    earlier = earlier_files(target)
+    if is_run(target):
+        raise ValueError(f"{target} is a run; choose another folder for the export")
+    for name in files:
+        if digest(target / name) not in ("", earlier.get(name)):
+            raise ValueError(
+                f"{target / name} is not as an export wrote it; move it, or choose another folder"
+            )
     target.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {result['title']}", result["summary"], made_by(run)]
+    for name, content in files.items():
+        write_whole(target / name, content)
+    for name in earlier.keys() - files.keys():
+        if digest(target / name) == earlier[name]:
+            (target / name).unlink()
+    written = {name: digest(target / name) for name in files}
+    write_whole(target / WRITTEN, (json.dumps(written, indent=1) + "\n").encode())
+    return target / PAGE
+
+
+def earlier_files(target: Path) -> dict[str, str]:
+    """The SHA-256 of the files of the last export into a folder, by name."""
+    written = read_json(target / WRITTEN) if (target / WRITTEN).is_file() else {}
+    return {name: sha256 for name, sha256 in written.items() if name == Path(name).name}
+
+
+def exported(run: RunFolder) -> dict[str, bytes]:
+    """The files of an export by name."""
+    files: dict[str, bytes] = {}
+    result = run.result
+    parts = [f"# {plain(result['title'])}", plain(result["summary"]), made_by(run)]
     for section in prepared_sections(run):
-        parts += [f"## {section['title']}", section["claim"]]
-        parts += [text for item in section["items"] if (text := item_text(item, target))]
+        parts += [f"## {plain(section['title'])}", plain(section["claim"])]
+        parts += [item_text(item, files) for item in section["items"]]
     numbers = {key: value for key, value in result.items() if key not in ("page", "title", "summary")}
-    kept = {**config, "finished": run.finished, "result": numbers}
-    write_whole(target / RESULT, (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
-    page = target / "README.md"
-    write_whole(page, ("\n\n".join(parts) + "\n").encode())
-    return page
+    kept = {**run.config, "finished": run.finished, "result": numbers}
+    files[RESULT] = (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode()
+    files[PAGE] = ("\n\n".join(parts) + "\n").encode()
+    return files
+
+
+def plain(text: str) -> str:
+    """Markdown that shows the text as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|$~])", r"\\\1", " ".join(text.split()))
 
 
 def made_by(run: RunFolder) -> str:
@@ -38,33 +77,47 @@ def made_by(run: RunFolder) -> str:
     config = run.config
     versions = ", ".join(f"{name} {config['versions'][name]}" for name in ("posattn", "torch", "timm"))
     return (
-        f"    {config['command']}\n\n{config['device']}; started {config['started']}, finished {run.finished}; "
-        f"first seed {config['seed']}; {versions}."
+        f"    {' '.join(config['command'].splitlines())}\n\n{config['device']}; started {config['started']}, "
+        f"finished {run.finished}; first seed {config['seed']}; {versions}."
     )
 
 
-def item_text(item: dict[str, Any], target: Path) -> str:
-    """A figure or table as Markdown; its files are written into ``target``."""
-    caption = f"**{item['title']}.** {item['caption']}"
-    stem = re.sub(r"\W+", "-", item["title"].lower()).strip("-")
+def item_text(item: dict[str, Any], files: dict[str, bytes]) -> str:
+    """A figure or table as Markdown; its pictures are added to ``files``."""
+    caption = f"**{plain(item['title'])}.** {plain(item['caption'])}"
     if item["kind"] == "table":
-        lines = [item["columns"], ["---"] * len(item["columns"]), *item["rows"]]
+        rows = [[plain(cell) for cell in row] for row in (item["columns"], *item["rows"])]
+        lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
         return caption + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    stem = free_stem(item["title"], files)
     if "svg" in item:
         svg = str(item["svg"]).replace("currentColor", INK)  # as text: markup would escape what is put in
-        svg = svg.replace("<svg ", f'<svg style="background:{PAPER}" ', 1)
-        write_whole(target / f"{stem}.svg", svg.encode())
-        return f"{caption}\n\n![{item['title']}]({stem}.svg)"
+        files[f"{stem}.svg"] = svg.replace("<svg ", f'<svg style="background:{PAPER}" ', 1).encode()
+        return f"{caption}\n\n![{plain(item['title'])}]({stem}.svg)"
     labels = item.get("labels") or [item["title"]]
-    names = []
-    for number, image in enumerate(item["images"][-len(labels) :]):
-        names.append(f"{stem}-{number + 1}.png")
-        write_whole(target / names[-1], base64.b64decode(image.split(",", 1)[1]))
+    images = item["images"][-len(labels) :]
+    names = [f"{stem}-{number}.png" for number, _ in enumerate(images, 1)]
+    files |= {
+        name: base64.b64decode(image.split(",", 1)[1]) for name, image in zip(names, images, strict=True)
+    }
     if item["kind"] == "pictures":  # strips as wide as the page, one below the other
-        shown = [f"{label}:\n\n![{label}]({name})" for name, label in zip(names, labels, strict=True)]
+        shown = [
+            f"{plain(label)}:\n\n![{plain(label)}]({name})" for name, label in zip(names, labels, strict=True)
+        ]
         return "\n\n".join([caption, *shown])
     small = (
-        f'<img src="{name}" alt="{label}" title="{label}" width="110">'
+        f'<img src="{name}" alt="{html.escape(label)}" title="{html.escape(label)}" width="110">'
         for name, label in zip(names, labels, strict=True)
     )
     return f"{caption}\n\n" + "\n".join(small)
+
+
+def free_stem(title: str, files: dict[str, bytes]) -> str:
+    """A name for the pictures of an item that none before it has."""
+    stem = re.sub(r"[^\w-]+", "-", title.lower()).strip("-")[:80] or "figure"
+    taken = {name.rpartition(".")[0] for name in files}
+    number = 1
+    while {stem, f"{stem}-1"} & taken:
+        number += 1
+        stem = f"{stem.removesuffix(f'-{number - 1}')}-{number}"
+    return stem

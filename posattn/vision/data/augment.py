@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torchvision.transforms import v2
 
-from posattn.vision.data.formats import Images
+from posattn.vision.data.decoding import Images
 
 POLICIES = {"none": None, "trivial": v2.TrivialAugmentWide(), "rand": v2.RandAugment()}
 GROUP = (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posattn.settings import Count
+from posattn.settings import Count, Pixels
 
 DATA_SETS = ("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "svhn")
 STREAMED = ("imagenet",)  # sets that no memory holds
@@ -20,8 +20,8 @@ class MemoryDataConfig:
     """Where the files of a named set are; default: ./data and the set's usual places"""
     download: bool = False
     """Fetch a named set that is not there into that folder"""
-    image_size: Count | None = None
-    """Resize pictures to so many pixels a side; default: as they are (imagenet: 224)"""
+    image_size: Pixels | None = None
+    """Resize pictures to this many pixels per side; default: as they are (imagenet: 224)"""
     skip_corrupt: bool = False
     """Leave out, and count, pictures that cannot be decoded, instead of stopping"""
     image_column: str | None = None
@@ -53,6 +53,13 @@ class DataConfig(MemoryDataConfig):
     """Decode pictures of class folders as they are needed instead of holding all in memory; imagenet always is"""
     workers: Count | None = None
     """Processes that decode a stream; default: one per CPU core"""
+
+    def validate(self) -> None:
+        """What a stream does not read is refused."""
+        if self.stream or self.data in STREAMED:
+            for name in ("download", "image_column", "label_column"):
+                if value := getattr(self, name):
+                    raise ValueError(f"{name} is not for {self.data}, which is streamed, got {value!r}")
 
     def load(self, split: str) -> Any:
         """The split ``train`` or ``test``: an ImageSet or an ImageStream. Raises what their loaders raise."""

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from posattn import checks
-from posattn.vision.data.formats import Content, Decoding, Images
+from posattn.vision.data.decoding import Content, Decoding, Images
 from posattn.vision.data.readers import DATA_SETS, Request, read_hub, read_path
 
 __all__ = ["DATA_SETS", "ImageSet", "load_images", "shuffle_patches", "to_float"]

@@ -12,8 +12,9 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from posattn import checks
-from posattn.vision.data.formats import IMAGE_COLUMNS, UNDECODABLE, column
+from posattn.vision.data.decoding import UNDECODABLE
 from posattn.vision.data.images import load_images
+from posattn.vision.data.tables import IMAGE_COLUMNS, column
 
 Picture = Image.Image
 PART = 64  # rows of a parquet file read at once

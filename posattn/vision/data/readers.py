@@ -1,8 +1,9 @@
 """Image sets by name: where their files lie in the layouts people have, and how to get them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -10,16 +11,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision import datasets as published
 
-from posattn.vision.data.formats import (
-    Content,
-    Decoding,
-    read_cifar,
-    read_folder,
-    read_idx,
-    read_mat,
-    read_parquet,
-    read_table,
-)
+from posattn.vision.data.decoding import Content, Decoding, decode_all
+from posattn.vision.data.folders import SPLIT_NAMES, check_same_classes, list_folder, spellings, split_folder
+from posattn.vision.data.formats import read_cifar, read_idx, read_mat
+from posattn.vision.data.tables import Columns, Part, parquet_parts, read_parts, saved_parts
 
 FASHION_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -32,7 +27,8 @@ CIFAR10_CLASSES = (
 HOME = Path("data")  # where files are looked for, and downloaded to, unless a folder is named
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 DECODING = Decoding()
-SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "validation")}
+SHARDS = ("{}.parquet", "{}-*.parquet", "*/{}-*.parquet")  # as people and Hugging Face's hub name them
+PUBLISHED = {"train": ("train",), "test": ("test", "val", "validation")}
 
 
 @dataclass(frozen=True)
@@ -77,18 +73,30 @@ class Request:
             f"{self.name} not found: {looked}; {how}{', or ask for its download (--download)' if fetch else ''}"
         )
 
+    @property
+    def columns(self) -> Columns:
+        """The columns to read of a table."""
+        return Columns(self.image_column, self.label_column)
+
+    @property
+    def other(self) -> "Request":
+        """The same of the other split."""
+        return replace(self, split="test" if self.split == "train" else "train")
+
     def parquet(self, paths: Sequence[Path], classes: tuple[str, ...] = ()) -> Content:
         """Parquet files, with ``classes`` where their schema names none."""
-        content = read_parquet(paths, self.decoding, self.image_column, self.label_column)
-        return content._replace(classes=content.classes or classes or numbered(content))
+        others = [] if classes else parquet_parts(self.other.shards_in(paths[0].parent))
+        return read_parts(parquet_parts(paths), self.decoding, self.columns, classes, others)
+
+    def shards_in(self, folder: Path) -> list[Path]:
+        """The parquet files of the split in a folder, under any spelling."""
+        patterns = [form.format(stem) for stem in spellings(self.split) for form in SHARDS]
+        return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
 
     @property
     def shards(self) -> list[str]:
-        """Patterns of the parquet files of the split, as people and Hugging Face's hub name them."""
-        stems = SPLIT_NAMES[self.split]
-        return [
-            form.format(stem) for stem in stems for form in ("{}.parquet", "{}-*.parquet", "*/{}-*.parquet")
-        ]
+        """Patterns of the parquet files of a published set's split."""
+        return [form.format(stem) for stem in PUBLISHED[self.split] for form in SHARDS]
 
 
 def digits(request: Request) -> Content:
@@ -96,7 +104,7 @@ def digits(request: Request) -> Content:
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))
     labels = torch.from_numpy(bunch.target).long()
-    return part(Content(images[:, None], labels, tuple("0123456789")), request.split)
+    return part(Content(images[:, None], labels, tuple("0123456789")), request)
 
 
 def fashion_mnist(request: Request) -> Content:
@@ -151,12 +159,38 @@ def svhn(request: Request) -> Content:
 
 def imagenet(request: Request) -> Content:
     """A part of ImageNet that fits in memory: train and val with a folder a class; 224x224 by default."""
-    how = (
-        "it cannot be downloaded freely: name the folder that holds train and val, each with a folder a class"
-    )
-    folder = request.find(SPLIT_NAMES[request.split], how)[0]
     size = request.decoding.image_size or 224
-    return read_folder(folder, request.decoding._replace(image_size=size))
+    return read_folder(find_split(request), request.decoding._replace(image_size=size))
+
+
+def find_split(request: Request) -> Path:
+    """The folder of a split of class folders, checked to have the classes of the other split.
+
+    Raises:
+        FileNotFoundError: there is none; it says where it was looked for.
+        ValueError: the splits have other classes.
+    """
+    home = request.data_dir or HOME
+    places = [place for place in (home, home / request.name) if place.is_dir()]
+    if found := [folder for place in places if (folder := split_folder(place, request.split))]:
+        check_same_classes(found[0], found[0].parent, request.split)
+        return found[0]
+    raise FileNotFoundError(
+        f"{request.name} not found: no {' or '.join(SPLIT_NAMES[request.split])} in {home} or {home / request.name}; "
+        "it cannot be downloaded freely: name the folder that holds train and val, each with one folder per class"
+    )
+
+
+def read_folder(folder: Path, decoding: Decoding) -> Content:
+    """Pictures in one folder per class, as torchvision's ImageFolder has them.
+
+    Raises:
+        ValueError: there are no class folders, or one is without images.
+    """
+    paths, classes = list_folder(folder)
+    images, kept = decode_all(((path, path) for path, _ in paths), decoding, str(folder))
+    labels = torch.tensor([label for _, label in paths])[kept]
+    return Content(images, labels, classes, len(paths) - len(kept))
 
 
 DATA_SETS: dict[str, Callable[[Request], Content]] = {
@@ -170,25 +204,44 @@ DATA_SETS: dict[str, Callable[[Request], Content]] = {
 
 
 def read_path(request: Request) -> Content:
-    """A parquet file, or a folder of parquet files, of train and test (or val), or of classes.
+    """A parquet file; a folder of ``save_to_disk``; or a folder of parquet files, of train and test, or of classes.
 
     What has no splits of its own is divided: a fixed stratified fifth is for testing.
+
+    Raises:
+        FileNotFoundError: there is the other split and not this one.
+        ValueError: what the readers raise.
     """
     path = Path(request.name)
     if path.is_file():
-        return part(request.parquet([path]), request.split)
-    for stem in SPLIT_NAMES[request.split]:
-        if (path / stem).is_dir():
-            return read_folder(path / stem, request.decoding)
-    for pattern in request.shards:
-        if paths := sorted(path.glob(pattern)):
-            return request.parquet(paths)
-    for other in SPLIT_NAMES.values():
-        if any((path / stem).is_dir() for stem in other) or any(path.glob(f"{other[0]}*.parquet")):
-            raise FileNotFoundError(
-                f"{path} holds {other[0]} but no {' or '.join(SPLIT_NAMES[request.split])}"
-            )
-    return part(read_folder(path, request.decoding), request.split)
+        return part(read_parts(parquet_parts([path]), request.decoding, request.columns), request)
+    if (path / "state.json").is_file():
+        return part(read_parts(saved_parts(path), request.decoding, request.columns), request)
+    if (path / "dataset_dict.json").is_file():
+        others = saved_split(path, request.other, needed=False)
+        return read_parts(saved_split(path, request), request.decoding, request.columns, (), others)
+    if (folder := split_folder(path, request.split)) is not None:
+        check_same_classes(folder, path, request.split)
+        return read_folder(folder, request.decoding)
+    if paths := request.shards_in(path):
+        return request.parquet(paths)
+    if split_folder(path, request.other.split) or request.other.shards_in(path):
+        missing(path, request)
+    return part(read_folder(path, request.decoding), request)
+
+
+def saved_split(path: Path, request: Request, needed: bool = True) -> list[Part]:
+    """The tables of a split of a folder of ``DatasetDict.save_to_disk``."""
+    folder = split_folder(path, request.split)
+    if folder is None and needed:
+        missing(path, request)
+    return [] if folder is None else saved_parts(folder)
+
+
+def missing(path: Path, request: Request) -> NoReturn:
+    """Raise that a folder has the other split and not this one."""
+    there, here = SPLIT_NAMES[request.other.split][0], " or ".join(SPLIT_NAMES[request.split])
+    raise FileNotFoundError(f"{path} holds {there} but no {here}")
 
 
 def read_hub(request: Request) -> Content:
@@ -201,24 +254,23 @@ def read_hub(request: Request) -> Content:
         ) from error
     config = datasets.DownloadConfig(local_files_only=not request.download)
     held = datasets.load_dataset(request.name, split=request.split, download_config=config)
-    content = read_table(
-        held.with_format("arrow")[:],
-        request.name,
-        request.decoding,
-        request.image_column,
-        request.label_column,
-    )
-    return content._replace(classes=content.classes or numbered(content))
+    table = Part(held.with_format("arrow")[:], request.name)
+    return read_parts([table], request.decoding, request.columns)
 
 
-def part(content: Content, split: str) -> Content:
-    """The same four fifths of each class to train and one fifth to test, of what comes undivided."""
+def part(content: Content, request: Request) -> Content:
+    """The same four fifths of each class to train and one fifth to test, of what comes undivided.
+
+    Raises:
+        ValueError: a class has a single picture, or there are fewer than five pictures per class on average.
+    """
+    counts = content.labels.bincount(minlength=len(content.classes))
+    if single := [name for name, count in zip(content.classes, counts.tolist(), strict=True) if count < 2]:
+        raise ValueError(f"{request.name}: {single[0]} has fewer than the 2 pictures that a division takes")
     index = np.arange(len(content.labels))
-    parts = train_test_split(index, test_size=0.2, random_state=0, stratify=content.labels.numpy())
-    index = np.sort(parts[split == "test"])
+    try:
+        parts = train_test_split(index, test_size=0.2, random_state=0, stratify=content.labels.numpy())
+    except ValueError as error:
+        raise ValueError(f"{request.name} cannot be divided into train and test: {error}") from error
+    index = np.sort(parts[request.split == "test"])
     return content._replace(images=content.images[index], labels=content.labels[index])
-
-
-def numbered(content: Content) -> tuple[str, ...]:
-    """Names for classes that have none."""
-    return tuple(map(str, range(int(content.labels.max()) + 1)))

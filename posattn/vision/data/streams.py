@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from posattn import checks
 from posattn.vision.data.augment import derived_seed
-from posattn.vision.data.formats import UNDECODABLE, list_folder
-from posattn.vision.data.readers import SPLIT_NAMES, Request
+from posattn.vision.data.decoding import UNDECODABLE
+from posattn.vision.data.folders import SPLIT_NAMES, list_folder
+from posattn.vision.data.readers import Request, find_split
 
 Batch = tuple[UInt8[Tensor, "n c H W"], Int[Tensor, " n"]]
 
@@ -144,11 +145,10 @@ def stream_images(
         FileNotFoundError: there is no folder for the split.
     """
     checks.known("split", split, SPLIT_NAMES)
-    how = "name the folder that holds train and val, each with a folder a class"
     checks.positive_int("image_size", image_size)
     workers = checks.positive_int("workers", cpu_count() if workers is None else workers)
     place = None if data_dir is None else Path(data_dir)
-    folder = Request(name, split, place).find(SPLIT_NAMES[split], how)[0]
+    folder = find_split(Request(name, split, place))
     pictures, classes = list_folder(folder)
     kept = whole(pictures, workers) if skip_corrupt else pictures
     if not kept:

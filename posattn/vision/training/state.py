@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 
 from posattn import checks
 from posattn.runs.device import choose_precision
+from posattn.settings import check
 from posattn.vision.data.augment import Mixer, augment, derived_seed, make_mixer
-from posattn.vision.data.formats import Images
+from posattn.vision.data.decoding import Images
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
@@ -61,6 +62,7 @@ class Training:
         transform: Transform | None,
         accelerator: Accelerator,
     ) -> None:
+        check(config)
         self.config, self.seed = config, seed
         self.transform, self.accelerator = transform, accelerator
         parts = accelerator.num_processes * config.accumulation

@@ -11,6 +11,7 @@ from posattn import cli
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.runs.folder import open_run
 from posattn.runs.page import Gallery, Lines, PictureRows, Section, Table, to_plain
+from posattn.runs.report.export import export
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def finished(tmp_path: Path) -> Path:
     ]
     page = to_plain([Section("Toy", "It is so.", items)])
     run.finish({"title": "Title", "summary": "Summary.", "toy": {"x": [1, 2], "y": [3.0, 4.0]}, "page": page})
+    run.lock.release()
     return tmp_path / "run"
 
 
@@ -54,3 +56,74 @@ def test_an_unfinished_run_is_not_exported(tmp_path: Path, capsys: pytest.Captur
         cli.main(["report", str(tmp_path / "run"), "--export", str(tmp_path / "out")])
     assert "unfinished run" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["README.md", "result.json", "maps-1.png"])
+def test_a_file_that_no_export_wrote_is_never_replaced(name: str, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kept"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} is not as an export wrote it"):
+        export(finished, out)
+    assert files_of(out) == {name: b"mine"}
+
+
+def test_an_export_replaces_an_earlier_one_but_no_file_that_was_edited(
+    finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "kept"
+    export(finished, out)
+    first = files_of(out)
+    (out / "notes.md").write_text("mine")
+    export(finished, out)
+    assert files_of(out) == {**first, "notes.md": b"mine"}
+    (out / "README.md").write_text("better words")
+    with pytest.raises(ValueError, match=r"README\.md is not as an export wrote it"):
+        export(finished, out)
+    assert (out / "README.md").read_text() == "better words"
+
+
+def test_nothing_is_exported_into_a_run(finished: Path) -> None:
+    before = files_of(finished)
+    with pytest.raises(ValueError, match="is a run; choose another folder"):
+        export(finished, finished)
+    assert files_of(finished) == before
+
+
+def test_figures_of_one_title_are_two_files(finished: Path, tmp_path: Path) -> None:
+    with open_run(tmp_path / "twice", "demo", DemoConfig()) as run:
+        items = [
+            Lines("A curve", "x", {"a": "y"}),
+            Lines("A curve", "x", {"b": "x"}),
+            Lines("A/curve", "x", {"b": "x"}),
+        ]
+        page = to_plain([Section("Toy", "It is so.", items)])
+        run.finish({"title": "T", "summary": "S.", "x": [1, 2], "y": [3.0, 4.0], "page": page})
+    export(tmp_path / "twice", tmp_path / "out")
+    names = [path.name for path in sorted((tmp_path / "out").glob("*.svg"))]
+    assert names == ["a-curve-2.svg", "a-curve-3.svg", "a-curve.svg"]
+    assert (tmp_path / "out" / names[0]).read_bytes() != (tmp_path / "out" / names[2]).read_bytes()
+
+
+STRANGE = "set[/b] $x_1$ <i>a</i> | `c` *d* ../e"
+
+
+def test_names_are_text_and_never_markup(finished: Path, tmp_path: Path) -> None:
+    with open_run(tmp_path / "strange", "demo", DemoConfig()) as run:
+        run.save_tensors("m", {"m": torch.eye(3)[None]})
+        items = [
+            Gallery(STRANGE, "m:m", [STRANGE], STRANGE),
+            Table(STRANGE, [STRANGE, "b"], [[STRANGE, "1"]], STRANGE),
+        ]
+        page = to_plain([Section(STRANGE, STRANGE, items)])
+        run.finish({"title": STRANGE, "summary": STRANGE, "page": page})
+    text = export(tmp_path / "strange", tmp_path / "out").read_text()
+    escaped = r"set\[/b\] \$x\_1\$ \<i\>a\</i\> \| \`c\` \*d\* ../e"
+    assert text.startswith(f"# {escaped}\n\n{escaped}\n\n")
+    assert f"| {escaped} | b |\n| --- | --- |\n| {escaped} | 1 |" in text
+    assert 'alt="set[/b] $x_1$ &lt;i&gt;a&lt;/i&gt; | `c` *d* ../e"' in text
+    assert {path.parent for path in (tmp_path / "out").rglob("*")} == {tmp_path / "out"}

@@ -114,5 +114,5 @@ def test_any_folder_can_be_streamed(imagenet: Path) -> None:
     assert isinstance(test_set, ImageStream)
     assert len(test_set) == 4
     assert DataConfig("imagenet", imagenet).load("test").shape == (3, 224, 224)
-    with pytest.raises(FileNotFoundError, match="imagenet not found: no train in"):
+    with pytest.raises(FileNotFoundError, match="imagenet not found: no train or training in"):
         DataConfig("imagenet", imagenet / "val").load("train")

@@ -147,8 +147,7 @@ def test_shards_and_other_columns(tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / "data" / f"train-0000{shard}-of-00002.parquet")
     with pytest.raises(ValueError, match="only picture, kind, text: name it with image_column"):
         load_images(str(tmp_path))
-    with pytest.raises(ValueError, match="column text holds string, not integers"):
-        load_images(str(tmp_path), image_column="picture", label_column="text")
+    assert load_images(str(tmp_path), image_column="picture", label_column="text").classes == ("x",)
     loaded = load_images(str(tmp_path), image_column="picture", label_column="kind")
     assert torch.equal(loaded.images, images)
     assert loaded.classes == ("0", "1", "2")
@@ -160,10 +159,12 @@ def test_columns_that_hold_something_else(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.parquet: column image holds string, not encoded pictures"):
         load_images(str(tmp_path))
     pq.write_table(pa.table({"image": [picture, picture], "label": [0, None]}), path)
-    with pytest.raises(ValueError, match="column label lacks the labels of 1 images"):
+    with pytest.raises(ValueError, match=r"train\.parquet: row 1 has no label in column label"):
         load_images(str(tmp_path))
     pq.write_table(pa.table({"image": [picture], "label": [-1]}), path)
-    with pytest.raises(ValueError, match=r"label -1 of image 0 of .* is outside"):
+    with pytest.raises(
+        ValueError, match=r"train\.parquet: row 0 has the label -1, which stands for none in column label"
+    ):
         load_images(str(tmp_path))
 
 
@@ -176,7 +177,7 @@ def test_grayscale_and_transparent_pictures_among_rgb_in_parquet(tmp_path: Path)
     assert (len(loaded), loaded.skipped, loaded.shape) == (3, 2, (3, 4, 4))
     assert torch.equal(loaded.images[[0, 2]], pixels.expand(2, -1, -1, -1))
     assert (loaded.images[1] == loaded.images[1, :1]).all()
-    with pytest.raises(ValueError, match=r"image 3 of .* cannot be decoded"):
+    with pytest.raises(ValueError, match=r"image 3 of .*train\.parquet, column image, cannot be decoded"):
         load_images(str(tmp_path))
 
 
@@ -194,7 +195,9 @@ def test_the_layout_of_imagenet(tmp_path: Path) -> None:
     loaded = load_images("imagenet", "test", tmp_path)
     assert loaded.shape == (3, 224, 224)
     assert loaded.classes == ("n01440764", "n01443537")
-    with pytest.raises(FileNotFoundError, match=r"imagenet not found: no train in .*cannot be downloaded"):
+    with pytest.raises(
+        FileNotFoundError, match=r"imagenet not found: no train or training in .*cannot be downloaded"
+    ):
         load_images("imagenet", "train", tmp_path)
 
 

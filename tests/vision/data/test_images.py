@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     good = png(noise(3, 8, 8))
     write_parquet(path, [good, good[:50]], [0, 1])
-    with pytest.raises(ValueError, match=r"image 1 of .*train\.parquet cannot be decoded"):
+    with pytest.raises(ValueError, match=r"image 1 of .*train\.parquet, column img, cannot be decoded"):
         load_images("cifar10", data_dir=tmp_path)
     write_parquet(path, [good, good], [0, 10])
     with pytest.raises(ValueError, match=r"label 10 of image 1 of cifar10 is outside 0\.\.9"):

@@ -1,0 +1,120 @@
+"""Pictures in a folder for each class, and the folders of the splits around them."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+SPLIT_NAMES = {  # in any case; of several the first is taken that has class folders
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation", "eval", "dev"),
+}
+IGNORED = {"__MACOSX"}  # beside everything hidden, such as .ipynb_checkpoints
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder
+
+
+def spellings(split: str) -> tuple[str, ...]:
+    """The names that a split may have."""
+    return tuple(form for stem in SPLIT_NAMES[split] for form in (stem, stem.capitalize(), stem.upper()))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder that may hold pictures, by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and visible(path.name))
+
+
+def visible(name: str) -> bool:
+    """Whether a file or folder is a user's own."""
+    return not name.startswith(".") and name not in IGNORED
+
+
+def split_folder(folder: Path, split: str) -> Path | None:
+    """The folder of a split in a folder, None where there is none. ValueError where two names differ by case only."""
+    found = {path.name.lower(): path for path in subfolders(folder)}
+    twice = [path for path in subfolders(folder) if path != found[path.name.lower()]]
+    if twice and twice[0].name.lower() in SPLIT_NAMES[split]:
+        raise ValueError(f"{twice[0]} and {found[twice[0].name.lower()].name}: which is the {split} split?")
+    candidates = [found[stem] for stem in SPLIT_NAMES[split] if stem in found]
+    return next((path for path in candidates if subfolders(path)), candidates[0] if candidates else None)
+
+
+def split_of(name: str) -> str | None:
+    """The split that the name of a folder speaks of, as in ``seg_train`` or ``test_images``, None for other names."""
+    words = set(re.findall("[a-z]+", name.lower()))
+    return next((split for split, stems in SPLIT_NAMES.items() if words & set(stems)), None)
+
+
+def list_classes(folder: Path) -> tuple[str, ...]:
+    """The names of the class folders of a folder.
+
+    Raises:
+        ValueError: there are none; they look like splits; or labels are in a metadata file, which is not read.
+    """
+    for name in METADATA:
+        if (folder / name).is_file():
+            raise ValueError(
+                f"{folder / name} is metadata of Hugging Face's imagefolder, which is not read: "
+                "use class folders, parquet files or a folder of save_to_disk"
+            )
+    classes = tuple(path.name for path in subfolders(folder))
+    if not classes:
+        raise ValueError(f"{folder}: couldn't find any class folder")
+    check_no_splits(folder, classes)
+    return classes
+
+
+def check_no_splits(folder: Path, names: Iterable[str]) -> None:
+    """ValueError where folders that are to be classes, or parts of one, look like splits."""
+    looks = {split: name for name in names if (split := split_of(name))}
+    if len(looks) > 1:
+        raise ValueError(
+            f"{folder}: {looks['train']} and {looks['test']} look like splits, not like classes: "
+            f"name the folder that holds {' or '.join(SPLIT_NAMES['train'])} and {' or '.join(SPLIT_NAMES['test'])}"
+        )
+
+
+def list_folder(folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+    """The pictures of a folder with their labels, and the names of its classes.
+
+    Raises:
+        ValueError: as ``list_classes``; or a class is without pictures.
+    """
+    classes = list_classes(folder)
+    found = [pictures_below(folder / name) for name in classes]
+    if empty := [name for name, pictures in zip(classes, found, strict=True) if not pictures]:
+        raise ValueError(f"{folder}: found no valid file for the classes {', '.join(empty)}")
+    return [(path, label) for label, pictures in enumerate(found) for path in pictures], classes
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """The pictures in a folder and below, in order."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if visible(name))
+        check_no_splits(Path(place), folders)
+        found += [
+            os.path.join(place, name)
+            for name in sorted(files)
+            if visible(name) and name.lower().endswith(IMG_EXTENSIONS)
+        ]
+    return sorted(found)
+
+
+def check_same_classes(folder: Path, parent: Path, split: str) -> None:
+    """ValueError where the class folders of a split and of the other one, if any, have not the same names."""
+    other = split_folder(parent, "test" if split == "train" else "train")
+    if other is not None and other != folder and subfolders(other):
+        check_same(str(folder), list_classes(folder), str(other), list_classes(other))
+
+
+def check_same(one: str, ours: Iterable[str], other: str, theirs: Iterable[str]) -> None:
+    """ValueError naming the classes that only one of two splits has."""
+    parts = [
+        f"only in {place}: {', '.join(sorted(only)[:10])}"
+        for place, only in ((one, {*ours} - {*theirs}), (other, {*theirs} - {*ours}))
+        if only
+    ]
+    if parts:
+        raise ValueError(f"{one} and {other} have not the same classes; {'; '.join(parts)}")
