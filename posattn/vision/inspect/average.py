@@ -15,31 +15,32 @@ AVERAGE_MEASURES = ("positionality", "association", "profile_association")
 STABLE = 0.8  # agreement of two halves of the images from which a recovered partition counts as stable
 
 
-def measure_average(sums: LayerSums, own: Bool[Tensor, "D D"], groups: Sequence[int]) -> Float[Tensor, "3 h"]:
-    """``AVERAGE_MEASURES`` of the images of some groups."""
-    maps, prefix = sums.average(groups), sums.tokens.prefix
+def measure_average(
+    sums: LayerSums, own: Bool[Tensor, "D D"] | None, groups: Sequence[int]
+) -> Float[Tensor, "3 h"]:
+    """``AVERAGE_MEASURES`` of the images of some groups; without sets, associations are NaN."""
+    maps, prefix = sums.average(groups), sums.layout.keys.prefix
+    share = positionality(maps, *sums.moments(groups))
+    if own is None:
+        return torch.stack([share, *torch.full((2, len(share)), torch.nan, dtype=torch.double)])
     among_patches = maps[:, prefix:, prefix:]
-    measured = (
-        positionality(maps, *sums.moments(groups)),
-        association(among_patches, own).double(),
-        profile_association(among_patches, own).double(),
-    )
-    return torch.stack(measured)
+    associations = (association(among_patches, own), profile_association(among_patches, own))
+    return torch.stack([share, *(each.double() for each in associations)])
 
 
 def positionality(
-    maps: Float[Tensor, "h N N"], total: Float[Tensor, " h"], images: float
+    maps: Float[Tensor, "h Q K"], total: Float[Tensor, " h"], images: float
 ) -> Float[Tensor, " h"]:
     """The share of the attention's variance over images and entries that its average map explains.
 
-    ρ = |E S - 1/N|² / E |S - 1/N|², the norm over all N x N entries of a head's maps S, 1/N being the mean of
-    the entries of every map: in [0, 1], 1 where all images have one map. With the average over n images in
+    ρ = |E S - 1/K|² / E |S - 1/K|², the norm over all entries of a head's maps S, 1/K being the mean of
+    the entries of every map over K keys: in [0, 1], 1 where all images have one map. With the average over n images in
     place of E S it would be too large by about (1 - ρ)/n: the share of noise, estimated from the spread over
     images, is taken off, so that an estimate may fall slightly below 0.
 
     Args:
         maps: averages over n images.
-        total: the mean over images of |S - 1/N|².
+        total: the mean over images of |S - 1/K|².
         images: n; of a single one all is explained.
     """
     explained = (maps - 1 / maps.shape[-1]).flatten(1).norm(dim=1).double() ** 2
@@ -99,7 +100,7 @@ def recovered_sets(sums: LayerSums, num_sets: int) -> tuple[Int[Tensor, "h D"], 
         The set 0..L-1 of each patch, and the adjusted Rand index between what each half of the images shows
         by itself: 1 the same sets, 0 as two random partitions; ``STABLE`` or more counts as stable.
     """
-    prefix = sums.tokens.prefix
+    prefix = sums.layout.keys.prefix
     groups = sums.groups
     found = [
         recover_partition(sums.average(part)[:, prefix:, prefix:], num_sets)
