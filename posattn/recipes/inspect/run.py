@@ -160,7 +160,7 @@ def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:
         held[f"average.{layer}"] = result.average.half()
         if path in inspection.example_maps:
             held[f"examples.{layer}"] = inspection.example_maps[path]
-    return held if inspection.similarity is None else {**held, "similarity": inspection.similarity.half()}
+    return held if inspection.similarity is None else {**held, "similarity": inspection.similarity[1].half()}
 
 
 def result_of(config: InspectConfig, inspection: Inspection, table: pd.DataFrame) -> dict[str, Any]:
@@ -178,7 +178,8 @@ def result_of(config: InspectConfig, inspection: Inspection, table: pd.DataFrame
         "queries": [list(layout.queries) for layout in layouts],
         "keys": [list(layout.keys) for layout in layouts],
         "radius": inspection.radius,
-        "similarity_by_distance": [] if similar is None else by_distance(similar, first.queries),
+        "similarity_by_distance": [] if similar is None else by_distance(similar[1], similar[0]),
+        "similarity_grid": None if similar is None else list(similar[0]),
         "recovered": [recovered_of(result) for result in inspection.results.values()],
         "stable_from": STABLE,
         "page": [],

@@ -1,5 +1,6 @@
 """What is measured on a layer's average map: how much of the attention it explains, and what structure it holds."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from posattn.structure.association import own_share_of_largest, recover_partitio
 from posattn.vision.inspect.sums import LayerSums
 
 AVERAGE_MEASURES = ("positionality", "association", "profile_association")
+PROFILES = 576  # patches whose profiles are compared with all others: time grows as D³ with all of them
 STABLE = 0.8  # agreement of two halves of the images from which a recovered partition counts as stable
 
 
@@ -58,18 +60,20 @@ def profile_association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "
     """The same for the nearest patches by attention profile, a patch itself left aside.
 
     The profile of a patch is its row and its column of the log-attention, from which the means of every row
-    and column are taken off; nearness is the cosine. NaN where all sets are single patches.
+    and column are taken off; nearness is the cosine. Of more than ``PROFILES`` patches with company, evenly spaced
+    ones are taken. NaN where all sets are single patches.
     """
     log = maps.clamp(min=torch.finfo(maps.dtype).tiny).log()
     centred = log - log.mean(-1, keepdim=True)
     centred = centred - centred.mean(-2, keepdim=True)
     profiles = torch.nn.functional.normalize(torch.cat([centred, centred.mT], -1), dim=-1)
     itself = torch.eye(maps.shape[-1], dtype=torch.bool)
-    others, accompanied = own & ~itself, own.sum(-1) > 1
-    if not accompanied.any():
+    accompanied = (own.sum(-1) > 1).nonzero().flatten()
+    if not len(accompanied):
         return maps.new_full(maps.shape[:-2], torch.nan)
-    near = (profiles @ profiles.mT).masked_fill(itself, -torch.inf)
-    return own_share_of_largest(near, others)[..., accompanied].mean(-1)
+    chosen = accompanied[:: math.ceil(len(accompanied) / PROFILES)]
+    near = (profiles[..., chosen, :] @ profiles.mT).masked_fill(itself[chosen], -torch.inf)
+    return own_share_of_largest(near, (own & ~itself)[chosen]).mean(-1)
 
 
 def chance(own: Bool[Tensor, "D D"], itself: bool) -> float:

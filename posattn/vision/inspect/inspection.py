@@ -28,6 +28,7 @@ without_autocast = torch.autocast(
 )  # what is measured is on the CPU, in float32 or better
 COLUMNS = ("layer", "head", "measure", "value", "stderr")
 MEASURES = ("positionality", *IMAGE_MEASURES, "association", "profile_association")
+RECOVERABLE = 400  # patches: clustering more takes many seconds per head
 WHOLE_MODEL = -1  # layer and head of what is measured once per model
 
 
@@ -155,11 +156,9 @@ class Inspection:
         values, errors = average.jackknife(partial(average.measure_average, sums, own), sums.groups)
         found = dict(zip(average.AVERAGE_MEASURES, zip(values, errors, strict=True), strict=True))
         found |= dict(zip(IMAGE_MEASURES, zip(sums.mean, sums.stderr(), strict=True), strict=True))
-        sets = (
-            average.recovered_sets(sums, num_sets(sums.layout.queries))
-            if self.recover and sums.layout.square
-            else None
-        )
+        sets = None
+        if self.recover and sums.layout.square and sums.layout.queries.num_patches <= RECOVERABLE:
+            sets = average.recovered_sets(sums, num_sets(sums.layout.queries))
         return LayerResult(self.numbers[path], sums.count, sums.layout, found, sums.average(), sets)
 
     @property
@@ -171,11 +170,13 @@ class Inspection:
 
     @cached_property
     @without_autocast
-    def similarity(self) -> Float[Tensor, "D D"] | None:
-        """Similarity of the positional embeddings added to the patches of the first layer; None without any."""
-        grid = self.layouts[0].queries
-        embedded = self.tower.positions(grid, self.image_size)
-        return None if embedded is None else similarity(embedded)
+    def similarity(self) -> tuple[Grid, Float[Tensor, "D D"]] | None:
+        """Similarity of the positional embeddings that are added to patches, and their grid; None without any."""
+        for grid in dict.fromkeys(layout.queries for layout in self.layouts):
+            embedded = self.tower.positions(grid, self.image_size)
+            if embedded is not None:
+                return grid, similarity(embedded)
+        return None
 
     @property
     def layouts(self) -> list[Layout]:
@@ -190,7 +191,8 @@ class Inspection:
             raise ValueError(f"statistics over images need at least two, got {self.images}")
         rows = [row for path in self.numbers if path in results for row in rows_of(results[path])]
         if self.similarity is not None:
-            value = closeness_correlation(self.similarity, self.layouts[0].queries)
+            grid, similar = self.similarity
+            value = closeness_correlation(similar, grid)
             rows.append((WHOLE_MODEL, WHOLE_MODEL, "pos_embed_similarity", value, math.nan))
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         table.attrs.update(self.attributes(results))
