@@ -1,21 +1,25 @@
-"""Where the tokens of an image are: distances, neighbours, and what a map is weighed by."""
+"""Where the tokens of an image are: distances, neighbours, and the grid of patches that a forward pass used."""
 
-import math
-from typing import Any, NamedTuple
+from math import ceil
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
+
+KeyT = TypeVar("KeyT")
 
 
-class Tokens(NamedTuple):
+class Grid(NamedTuple):
     """``prefix`` tokens without a place (class token, registers), then ``height`` x ``width`` patches row by row."""
 
-    prefix: int
     height: int
     width: int
-    patch_height: float  # in pixels, as patch_width
-    patch_width: float
+    prefix: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
 
     @property
     def num_patches(self) -> int:
@@ -25,56 +29,93 @@ class Tokens(NamedTuple):
     def num_tokens(self) -> int:
         return self.prefix + self.num_patches
 
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
 
-def tokens_of(model: nn.Module, image_size: tuple[int, int], num_tokens: int, path: str) -> Tokens:
-    """The tokens of a model on images of (H, W) pixels, of which its layer ``path`` has ``num_tokens``.
+
+class Layout(NamedTuple):
+    """The tokens that a layer attends from and to, and the pixels (height, width) of a query's patch.
+
+    Queries and keys cover the same part of the image. Their grids differ in layers that pool one of them.
+    """
+
+    queries: Grid
+    keys: Grid
+    patch: tuple[float, float]
+
+    @property
+    def square(self) -> bool:
+        """Whether queries and keys are the same tokens."""
+        return self.queries == self.keys
+
+
+def offsets(queries: Grid, keys: Grid | None = None) -> Float[Tensor, "2 D E"]:
+    """Rows and columns from each key patch to each query patch, in patches of the queries; default: keys = queries."""
+    ours, theirs = centres(queries, queries), centres(keys or queries, queries)
+    return ours[:, :, None] - theirs[:, None, :]
+
+
+def centres(grid: Grid, unit: Grid) -> Float[Tensor, "2 D"]:
+    """Row and column of the centre of each patch, in patches of ``unit``, a grid over the same image."""
+    rows = (torch.arange(grid.height, dtype=torch.double) + 0.5) * (unit.height / grid.height)
+    columns = (torch.arange(grid.width, dtype=torch.double) + 0.5) * (unit.width / grid.width)
+    return torch.stack([each.flatten() for each in torch.meshgrid(rows, columns, indexing="ij")])
+
+
+def distances(queries: Grid, keys: Grid | None = None) -> Float[Tensor, "D E"]:
+    """Euclidean distance of each query patch from each key patch, in patches of the queries."""
+    return offsets(queries, keys).norm(dim=0)
+
+
+def neighbourhoods(grid: Grid) -> Bool[Tensor, "D D"]:
+    """For each patch, itself and the up to eight patches around it."""
+    return distances(grid) < 1.5
+
+
+def grid_by_stride(image_size: tuple[int, int], num_patches: int) -> tuple[int, int] | None:
+    """Rows and columns of ``num_patches`` patches that tile an image of (H, W) pixels at one integer stride.
+
+    None unless exactly one grid fits; a last patch may be cut off or padded.
+    """
+    fits = set()
+    for stride in range(1, max(image_size) + 1):
+        for sides in zip(*((max(1, s // stride), ceil(s / stride)) for s in image_size), strict=True):
+            if sides[0] * sides[1] == num_patches:
+                fits.add(sides)
+    return fits.pop() if len(fits) == 1 else None
+
+
+def keep_grid(known: dict[KeyT, Layout], key: KeyT, layout: Layout) -> None:
+    """Note the layout of layer ``key`` in ``known``.
 
     Raises:
-        TypeError: they are not the patches of a grid after a constant prefix.
+        ValueError: it differs from the one known: maps of a landscape and of a portrait image have the same
+            shape where the token counts agree, but must not be averaged.
     """
-    prefix = getattr(model, "num_prefix_tokens", 0)
-    height, width = grid_of(model, image_size, num_tokens - prefix)
-    if prefix + height * width != num_tokens:
-        raise TypeError(
-            f"{path} is not supported: it attends over {num_tokens} tokens, "
-            f"not over {prefix} and a grid of {height}x{width} patches"
+    first = known.setdefault(key, layout)
+    if first != layout:
+        raise ValueError(
+            f"all images must give one grid of patches: layer {key} saw {describe(first)}, then {describe(layout)}"
         )
-    return Tokens(prefix, height, width, image_size[0] / height, image_size[1] / width)
 
 
-def grid_of(model: Any, image_size: tuple[int, int], num_patches: int) -> tuple[int, int]:
-    """Rows and columns of patches: what the patch embedding says, else a square."""
-    embed: Any = getattr(model, "patch_embed", None)
-    if hasattr(embed, "dynamic_feat_size"):
-        return embed.dynamic_feat_size(image_size)
-    side = math.isqrt(num_patches)
-    return getattr(embed, "grid_size", None) or (side, side)
+def describe(layout: Layout) -> str:
+    """The grid of a layout and its patch, for messages."""
+    rows, columns = layout.patch
+    keys = "" if layout.square else f" attending to {layout.keys}"
+    return f"{layout.queries} patches of {rows:g}x{columns:g} pixels{keys}"
 
 
-def offsets(tokens: Tokens) -> Float[Tensor, "2 D D"]:
-    """Rows and columns between every two patches."""
-    rows, columns = torch.meshgrid(torch.arange(tokens.height), torch.arange(tokens.width), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()]).double()
-    return places[:, :, None] - places[:, None, :]
+def weights(layout: Layout, radius: float) -> dict[str, Float[Tensor, "Q K"]]:
+    """What a map is weighed by, for patches that attend to patches; zero wherever a prefix token takes part.
 
-
-def distances(tokens: Tokens) -> Float[Tensor, "D D"]:
-    """Euclidean distance of every two patches, in patches."""
-    return offsets(tokens).norm(dim=0)
-
-
-def neighbourhoods(tokens: Tokens) -> Bool[Tensor, "D D"]:
-    """For each patch, itself and the up to eight patches around it."""
-    return distances(tokens) < 1.5
-
-
-def weights(tokens: Tokens, radius: float) -> Float[Tensor, "N N 4"]:
-    """What a map is weighed by, for patches that attend to patches: 1, whether within ``radius``, distance in
-    patches, distance in pixels. Zero wherever a prefix token takes part."""
-    apart = distances(tokens)
-    scale = torch.tensor([tokens.patch_height, tokens.patch_width], dtype=torch.double)
-    pixels = (offsets(tokens) * scale[:, None, None]).norm(dim=0)
-    of_patches = torch.stack([torch.ones_like(apart), (apart <= radius).double(), apart, pixels], -1)
-    every = torch.zeros(tokens.num_tokens, tokens.num_tokens, 4, dtype=torch.double)
-    every[tokens.prefix :, tokens.prefix :] = of_patches
-    return every
+    ``within``: 1 within ``radius``; ``apart``: the distance in patches; ``pixels``: the distance in pixels, only
+    where patches are not square (elsewhere it is ``apart`` times their side).
+    """
+    queries, keys, patch = layout
+    by_place = offsets(queries, keys)
+    apart = by_place.norm(dim=0)
+    held: dict[str, Any] = {"within": (apart <= radius).double(), "apart": apart}
+    if patch[0] != patch[1]:
+        held["pixels"] = (by_place * torch.tensor(patch, dtype=torch.double)[:, None, None]).norm(dim=0)
+    return {name: torch.nn.functional.pad(w, (keys.prefix, 0, queries.prefix, 0)) for name, w in held.items()}

@@ -18,7 +18,7 @@ from posattn.recipes.transplant.page import ARMS
 from posattn.recipes.transplant.run import available_sizes, draw_per_class
 from posattn.recipes.transplant.settings import transplant
 from posattn.vision.data.images import load_images, shuffle_patches
-from posattn.vision.grid import Tokens, distances
+from posattn.vision.grid import Grid, distances
 
 
 def smoke(name: str, out: Path) -> dict:
@@ -149,6 +149,6 @@ def test_images_of_each_class_are_drawn() -> None:
 def test_maps_of_random_locality_look_near_the_query() -> None:
     maps = local_maps((3, 4, 20, 20), (4, 5), seed=0)
     torch.testing.assert_close(maps.sum(-1), torch.ones(3, 4, 20, dtype=torch.double))
-    apart = distances(Tokens(0, 4, 5, 1.0, 1.0))
+    apart = distances(Grid(4, 5))
     assert (maps * apart).sum(-1).mean() < 0.8 * apart.mean()
     assert not torch.equal(maps[0, 0], maps[0, 1])

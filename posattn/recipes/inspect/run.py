@@ -20,9 +20,9 @@ from posattn.runs.folder import RunFolder
 from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import to_float
 from posattn.vision.data.pictures import Pictures
-from posattn.vision.inspect.average import STABLE, recovered_sets
-from posattn.vision.inspect.inspection import Inspection, inspect_model
-from posattn.vision.inspect.positions import by_distance, embedding_similarity
+from posattn.vision.inspect.average import STABLE
+from posattn.vision.inspect.inspection import Inspection, LayerResult, inspect_model
+from posattn.vision.inspect.positions import by_distance
 
 BATCH, EXAMPLES = 64, 3
 START = ":start"  # what a name of weights ends with that stands for the random start of their training
@@ -48,7 +48,10 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     task = progress.add_task("images", total=subject.total)
     try:
         inspection = inspect_model(
-            subject.model.to(device), counted(subject.batches, progress, task), examples=EXAMPLES
+            subject.model.to(device),
+            Counted(subject.batches, progress, task),
+            examples=EXAMPLES,
+            recover=True,
         )
         table = inspection.table()
     except BaseException as error:
@@ -132,11 +135,16 @@ class Transformed:
             yield torch.stack([self.transform(picture) for picture in part])
 
 
-def counted(batches: Iterable[Tensor], progress: Progress, task: Any) -> Iterator[Tensor]:
-    """The batches, each counted once it is done with."""
-    for batch in batches:
-        yield batch
-        progress.advance(task, len(batch))
+class Counted:
+    """Batches, each counted once it is done with, in every pass."""
+
+    def __init__(self, batches: Iterable[Tensor], progress: Progress, task: Any) -> None:
+        self.batches, self.progress, self.task = batches, progress, task
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches:
+            yield batch
+            self.progress.advance(self.task, len(batch))
 
 
 def save_table(table: pd.DataFrame, run: RunFolder) -> None:
@@ -146,35 +154,41 @@ def save_table(table: pd.DataFrame, run: RunFolder) -> None:
 
 
 def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:
-    """Average maps (h, N, N) and those of example images (e, h, N, N) of each layer, the examples, and similarity."""
+    """Average maps (h, Q, K) and those of example images (e, h, Q, K) of each layer, the examples, and similarity."""
     held = {"pictures": pictures}
-    for layer, path in enumerate(inspection.layers):
-        held[f"average.{layer}"] = inspection.sums[path].average().half()
-        held[f"examples.{layer}"] = inspection.example_maps[path].half()
-    similarity = embedding_similarity(inspection.model, inspection.grid)
-    return held if similarity is None else {**held, "similarity": similarity.half()}
+    for layer, (path, result) in enumerate(inspection.results.items()):
+        held[f"average.{layer}"] = result.average.half()
+        if path in inspection.example_maps:
+            held[f"examples.{layer}"] = inspection.example_maps[path]
+    return held if inspection.similarity is None else {**held, "similarity": inspection.similarity[1].half()}
 
 
 def result_of(config: InspectConfig, inspection: Inspection, table: pd.DataFrame) -> dict[str, Any]:
     """result.json of an inspection."""
-    grid = inspection.grid
-    similarity = embedding_similarity(inspection.model, grid)
-    num_sets = max(2, round(grid.num_patches**0.5))
+    first, layouts = inspection.layouts[0], inspection.layouts
+    similar = inspection.similarity
     weights = "Pretrained" if config.model.startswith("hf-hub:") else "Random start"
-    recovered = [recovered_sets(sums, num_sets) for sums in inspection.sums.values()]
+    grids = ", ".join(dict.fromkeys(str(layout.queries) for layout in layouts))
     return {
         "kind": "inspection",
         "title": f"Where {config.checkpoint if Path(config.model).is_dir() else config.model} looks",
         "summary": f"{config.checkpoint or weights}: {inspection.images:,} images of {config.images}; "
-        f"{grid.height} x {grid.width} patches; class tokens and registers: {grid.prefix}.",
+        f"{grids} patches; class tokens and registers: {first.queries.prefix}.",
         **{str(name): value for name, value in table.attrs.items()},
-        "prefix": grid.prefix,
+        "queries": [list(layout.queries) for layout in layouts],
+        "keys": [list(layout.keys) for layout in layouts],
         "radius": inspection.radius,
-        "similarity_by_distance": [] if similarity is None else by_distance(similarity, grid),
-        "recovered": {
-            "sets": [labels.tolist() for labels, _ in recovered],
-            "agreement": [agreement.tolist() for _, agreement in recovered],
-            "stable_from": STABLE,
-        },
+        "similarity_by_distance": [] if similar is None else by_distance(similar[1], similar[0]),
+        "similarity_grid": None if similar is None else list(similar[0]),
+        "recovered": [recovered_of(result) for result in inspection.results.values()],
+        "stable_from": STABLE,
         "page": [],
     }
+
+
+def recovered_of(result: LayerResult) -> dict[str, Any] | None:
+    """The sets recovered in each head of a layer, and how far two halves of the images agree on them."""
+    if result.recovered is None:
+        return None
+    sets, agreement = result.recovered
+    return {"sets": sets.tolist(), "agreement": agreement.tolist()}

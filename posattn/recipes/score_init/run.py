@@ -15,7 +15,7 @@ from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.runs.seeds import over_seeds
 from posattn.structure.association import own_share_of_largest
-from posattn.vision.grid import Tokens, neighbourhoods
+from posattn.vision.grid import Grid, neighbourhoods
 from posattn.vision.jigsaw.layout import neighbour_recall, profile_similarity
 
 TINY = 1e-30  # below it an entry of a map may be 0 in float32
@@ -50,7 +50,7 @@ def train_start(config: ScoreInitConfig, start: str, seed: int, folder: Path) ->
     done = fit(model, train_set, test_set, config.train, seed, folder, unit, after=config.after)
     height, width = grid = model.patch_embed.grid_size
     maps = model.eval().attention_maps().detach().double().clamp(min=TINY)
-    neighbourhood = neighbourhoods(Tokens(0, height, width, 1.0, 1.0))
+    neighbourhood = neighbourhoods(Grid(height, width))
     places = torch.arange(height * width)
     return {
         "accuracy": done["accuracy"],

@@ -29,6 +29,7 @@ MEASURES = {
     "entropy": ("Entropy, nats", "of a patch's row of attention, over all tokens"),
     "locality": ("Locality", "share of the attention among patches within the radius"),
     "prefix_share": ("Prefix share", "share of the patches' attention on class token and registers"),
+    "sink_share": ("Sink share", "largest share of the patches' attention that falls on one patch of an image"),
     "association": ("Association", "share of a patch's largest entries that are in its set, or grid neighbours"),
     "profile_association": ("Profile association", "the same of the patches with the most similar attention profile"),
 }  # fmt: skip
@@ -52,35 +53,50 @@ def page_data(
     table: pd.DataFrame, maps: dict[str, Any], result: dict[str, Any], shown: list[str]
 ) -> dict[str, Any]:
     """What the script reads."""
-    layers, prefix = range(len(result["layers"])), result["prefix"]
-    average = [maps[f"average.{layer}"].astype(np.float32)[:, prefix:, prefix:] for layer in layers]
-    examples = [maps[f"examples.{layer}"].astype(np.float32)[:, :, prefix:, prefix:] for layer in layers]
-    number = max(1, 4 * EXAMPLE_ENTRIES // sum(each[0].size for each in examples))
-    examples = [each[:number] for each in examples]
-    stride = stride_for(sum(each.size for each in average), AVERAGE_ENTRIES, result["grid"])
-    sparse = stride_for(sum(each.size for each in examples), EXAMPLE_ENTRIES, result["grid"])
+    layers = range(len(result["layers"]))
+    queries, keys = result["queries"], result["keys"]
+    average = [among_patches(maps[f"average.{i}"], queries[i], keys[i]) for i in layers]
+    held = [
+        among_patches(maps[f"examples.{i}"], queries[i], keys[i]) if f"examples.{i}" in maps else None
+        for i in layers
+    ]
+    number = max(1, 4 * EXAMPLE_ENTRIES // max(1, sum(each[0].size for each in held if each is not None)))
+    examples = [None if each is None else each[:number] for each in held]
+    stride = stride_for(sum(each.size for each in average), AVERAGE_ENTRIES, queries[0])
+    sparse = stride_for(sum(each.size for each in examples if each is not None), EXAMPLE_ENTRIES, queries[0])
     lut = (matplotlib.colormaps[figures.COLOUR_MAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
     similarity = maps["similarity"].astype(np.float32) if "similarity" in maps else None
     return {
-        "grid": result["grid"],
+        "queries": queries,
+        "keys": keys,
+        "numbers": result["numbers"],
         "colours": base64.b64encode(lut.tobytes()).decode(),
-        "reference": result["reference"],
+        "references": result["references"],
         "measures": {name: measure_of(table, name) for name in shown},
         "stride": stride,
         "average": [
-            [encode(every(m, stride, result["grid"]), AVERAGE_LEVELS) for m in heads] for heads in average
+            [encode(every(m, stride, queries[i]), AVERAGE_LEVELS) for m in heads]
+            for i, heads in enumerate(average)
         ],
         "best": [each.argmax(-1).tolist() for each in average],
         "peaks": [np.round(each.max(-1), 4).tolist() for each in average],
         "sparse": sparse,
         "examples": [
-            [[encode(every(m, sparse, result["grid"]), EXAMPLE_LEVELS) for m in heads] for heads in image]
-            for image in zip(*examples, strict=True)
+            None
+            if heads is None
+            else [[encode(every(m, sparse, queries[i]), EXAMPLE_LEVELS) for m in image] for image in heads]
+            for i, heads in enumerate(examples)
         ],
         "recovered": result["recovered"],
+        "stable_from": result["stable_from"],
         "similarity": None if similarity is None else encode(np.clip(similarity, 0, None), AVERAGE_LEVELS),
         "pictures": [figures.png(channels_last(picture)) for picture in maps["pictures"][:number]],
     }
+
+
+def among_patches(maps: Any, queries: list[int], keys: list[int]) -> NDArray[Any]:
+    """From patches to patches."""
+    return maps.astype(np.float32)[..., queries[2] :, keys[2] :]
 
 
 def by_head(table: pd.DataFrame) -> dict[tuple[int, int], dict[str, Any]]:
@@ -92,24 +108,26 @@ def by_head(table: pd.DataFrame) -> dict[tuple[int, int], dict[str, Any]]:
     return rows
 
 
-def measure_of(table: pd.DataFrame, name: str) -> list[list[float]]:
-    """Values by layer and head."""
+def measure_of(table: pd.DataFrame, name: str) -> list[list[float | None]]:
+    """Values by layer and head; None where a layer has no such value."""
     chosen = table[(table.measure == name) & (table.layer >= 0)].sort_values(["layer", "head"])
-    return [[round(v, 6) for v in group.value] for _, group in chosen.groupby("layer")]
+    return [
+        [None if np.isnan(v) else round(v, 6) for v in group.value] for _, group in chosen.groupby("layer")
+    ]
 
 
 def stride_for(entries: int, budget: int, grid: list[int]) -> int:
     """The least spacing of queries at which no more than ``budget`` of ``entries`` are left."""
-    H, W = grid
+    H, W = grid[:2]
     kept = (
-        math.ceil(H / s) * math.ceil(W / s) * entries / (H * W) <= budget for s in range(1, max(grid) + 1)
+        math.ceil(H / s) * math.ceil(W / s) * entries / (H * W) <= budget for s in range(1, max(H, W) + 1)
     )
-    return 1 + next((place for place, fits in enumerate(kept) if fits), max(grid) - 1)
+    return 1 + next((place for place, fits in enumerate(kept) if fits), max(H, W) - 1)
 
 
 def every(map_: NDArray[Any], stride: int, grid: list[int]) -> NDArray[Any]:
     """The rows of each ``stride``-th query of the grid, down and across."""
-    return map_.reshape(*grid, -1)[::stride, ::stride].reshape(-1, map_.shape[-1])
+    return map_.reshape(*grid[:2], -1)[::stride, ::stride].reshape(-1, map_.shape[-1])
 
 
 def encode(map_: NDArray[Any], levels: int) -> str:

@@ -1,5 +1,6 @@
 """What is measured on a layer's average map: how much of the attention it explains, and what structure it holds."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,34 +13,36 @@ from posattn.structure.association import own_share_of_largest, recover_partitio
 from posattn.vision.inspect.sums import LayerSums
 
 AVERAGE_MEASURES = ("positionality", "association", "profile_association")
+PROFILES = 576  # patches whose profiles are compared with all others: time grows as D³ with all of them
 STABLE = 0.8  # agreement of two halves of the images from which a recovered partition counts as stable
 
 
-def measure_average(sums: LayerSums, own: Bool[Tensor, "D D"], groups: Sequence[int]) -> Float[Tensor, "3 h"]:
-    """``AVERAGE_MEASURES`` of the images of some groups."""
-    maps, prefix = sums.average(groups), sums.tokens.prefix
+def measure_average(
+    sums: LayerSums, own: Bool[Tensor, "D D"] | None, groups: Sequence[int]
+) -> Float[Tensor, "3 h"]:
+    """``AVERAGE_MEASURES`` of the images of some groups; without sets, associations are NaN."""
+    maps, prefix = sums.average(groups), sums.layout.keys.prefix
+    share = positionality(maps, *sums.moments(groups))
+    if own is None:
+        return torch.stack([share, *torch.full((2, len(share)), torch.nan, dtype=torch.double)])
     among_patches = maps[:, prefix:, prefix:]
-    measured = (
-        positionality(maps, *sums.moments(groups)),
-        association(among_patches, own).double(),
-        profile_association(among_patches, own).double(),
-    )
-    return torch.stack(measured)
+    associations = (association(among_patches, own), profile_association(among_patches, own))
+    return torch.stack([share, *(each.double() for each in associations)])
 
 
 def positionality(
-    maps: Float[Tensor, "h N N"], total: Float[Tensor, " h"], images: float
+    maps: Float[Tensor, "h Q K"], total: Float[Tensor, " h"], images: float
 ) -> Float[Tensor, " h"]:
     """The share of the attention's variance over images and entries that its average map explains.
 
-    ρ = |E S - 1/N|² / E |S - 1/N|², the norm over all N x N entries of a head's maps S, 1/N being the mean of
-    the entries of every map: in [0, 1], 1 where all images have one map. With the average over n images in
+    ρ = |E S - 1/K|² / E |S - 1/K|², the norm over all entries of a head's maps S, 1/K being the mean of
+    the entries of every map over K keys: in [0, 1], 1 where all images have one map. With the average over n images in
     place of E S it would be too large by about (1 - ρ)/n: the share of noise, estimated from the spread over
     images, is taken off, so that an estimate may fall slightly below 0.
 
     Args:
         maps: averages over n images.
-        total: the mean over images of |S - 1/N|².
+        total: the mean over images of |S - 1/K|².
         images: n; of a single one all is explained.
     """
     explained = (maps - 1 / maps.shape[-1]).flatten(1).norm(dim=1).double() ** 2
@@ -57,18 +60,20 @@ def profile_association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "
     """The same for the nearest patches by attention profile, a patch itself left aside.
 
     The profile of a patch is its row and its column of the log-attention, from which the means of every row
-    and column are taken off; nearness is the cosine. NaN where all sets are single patches.
+    and column are taken off; nearness is the cosine. Of more than ``PROFILES`` patches with company, evenly spaced
+    ones are taken. NaN where all sets are single patches.
     """
     log = maps.clamp(min=torch.finfo(maps.dtype).tiny).log()
     centred = log - log.mean(-1, keepdim=True)
     centred = centred - centred.mean(-2, keepdim=True)
     profiles = torch.nn.functional.normalize(torch.cat([centred, centred.mT], -1), dim=-1)
     itself = torch.eye(maps.shape[-1], dtype=torch.bool)
-    others, accompanied = own & ~itself, own.sum(-1) > 1
-    if not accompanied.any():
+    accompanied = (own.sum(-1) > 1).nonzero().flatten()
+    if not len(accompanied):
         return maps.new_full(maps.shape[:-2], torch.nan)
-    near = (profiles @ profiles.mT).masked_fill(itself, -torch.inf)
-    return own_share_of_largest(near, others)[..., accompanied].mean(-1)
+    chosen = accompanied[:: math.ceil(len(accompanied) / PROFILES)]
+    near = (profiles[..., chosen, :] @ profiles.mT).masked_fill(itself[chosen], -torch.inf)
+    return own_share_of_largest(near, (own & ~itself)[chosen]).mean(-1)
 
 
 def chance(own: Bool[Tensor, "D D"], itself: bool) -> float:
@@ -99,7 +104,7 @@ def recovered_sets(sums: LayerSums, num_sets: int) -> tuple[Int[Tensor, "h D"], 
         The set 0..L-1 of each patch, and the adjusted Rand index between what each half of the images shows
         by itself: 1 the same sets, 0 as two random partitions; ``STABLE`` or more counts as stable.
     """
-    prefix = sums.tokens.prefix
+    prefix = sums.layout.keys.prefix
     groups = sums.groups
     found = [
         recover_partition(sums.average(part)[:, prefix:, prefix:], num_sets)

@@ -1,7 +1,8 @@
-"""The attention maps of a timm ViT as it computes, fused attention left on.
+"""The attention maps of a vision model as it computes, fused attention left on.
 
 Fused attention keeps no maps. They are recomputed from the Q, K, scale and mask that each attention layer makes of
 its own input and hands to PyTorch's ``scaled_dot_product_attention``: after its norms, rotary and relative positions.
+Attention that is written out is read at its softmax, ``nn.MultiheadAttention`` where its heads are computed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,182 +12,256 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from timm.layers import AttentionPoolLatent, RelPosBias, RelPosMlp
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from posattn.vision.grid import Layout, keep_grid
+from posattn.vision.inspect.adapters.find import find_attention, unwrap
+from posattn.vision.inspect.adapters.layer import AttentionLayer
+from posattn.vision.inspect.batches import batches
+from posattn.vision.inspect.lazy import FromMaps, FromQueries, FromScores, Joined, LazyMaps, attention_of_mha
 from posattn.vision.models.attention import PositionalAttention
 
-BATCH = 64
-NO_LAYERS = (AttentionPoolLatent, RelPosBias, RelPosMlp)  # they have heads, but mix no tokens
+SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 See = Callable[[Any, Tensor, Tensor], None]  # key, maps, batch
+SeeLazily = Callable[[Any, LazyMaps, Layout, Tensor], None]  # key, maps, layout, batch
+Refuse = Callable[[Any, TypeError], None]  # key, why
 
 
-def attention_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The attention layers of a model by path, in its order.
-
-    Raises:
-        ValueError: there are none.
-    """
-    heads = {path: module for path, module in model.named_modules() if hasattr(module, "num_heads")}
-    outermost = {
-        path: module
-        for path, module in heads.items()
-        if not any(path.startswith(f"{other}.") for other in heads) and not isinstance(module, NO_LAYERS)
-    }
-    if not outermost:
-        raise ValueError(f"{type(model).__name__} has no attention: none of its modules has num_heads")
-    return outermost
+def raise_it(key: Any, error: TypeError) -> None:
+    """Let an error out."""
+    raise error
 
 
 def watch_attention(
     model: nn.Module, images: Tensor | Iterable[Any], layers: Mapping[Any, nn.Module], see: See
 ) -> int:
-    """Run a model over images batch by batch; ``see(key, maps, batch)`` is handed the maps of each layer.
+    """Run a model over images batch by batch; ``see(key, maps, batch)`` gets the maps of each layer.
 
-    Maps are (n, h, N, N) in float32 or better, or (1, h, N, N) where they do not depend on the image. The model
-    is in evaluation mode and as it was afterwards.
+    Maps are (n, h, Q, K) in float32 or better, or (1, h, Q, K) where they do not depend on the image; of
+    windowed attention, (n·windows, h, Q, K). The model is in evaluation mode, and as it was afterwards.
 
     Args:
-        model: any timm ViT.
-        images: (n, c, H, W), or an iterable of such batches, or of tuples that begin with one.
-        layers: the attention layers by the key they are seen under.
-        see: called in every forward of every layer.
+        model: see ``find_attention``.
+        images: see ``posattn.vision.inspect.batches.batches``.
+        layers: the attention modules, by the key that they are seen under.
+        see: called in every forward pass of every layer.
 
     Returns:
         The number of images.
 
     Raises:
-        TypeError: a layer's attention is not from each token to each (its key is named).
-        ValueError: the images are not (n, c, H, W), or not of the model's size.
+        TypeError: a layer's attention is not from each token to each (its path is named).
+        ValueError: the images are not (n, c, H, W), or not of the model's size, or of several grids.
     """
-    like = next(model.parameters())
-    with evaluating(model), torch.no_grad(), hooked(layers, see) as watch:
-        count = 0
-        for batch in batches(images):
+    tower = find_attention(model)
+    known = {id(layer.module): layer for layer in tower.layers}
+    reasons = {id(model.get_submodule(path)): f"{path}: {reason}" for path, reason in tower.left_out.items()}
+    if unknown := [module for module in layers.values() if id(module) not in known]:
+        raise TypeError(
+            reasons.get(id(unknown[0]), f"{type(unknown[0]).__name__} is no attention layer of the model")
+        )
+    chosen = {key: known[id(module)] for key, module in layers.items()}
+    return observe(
+        model, tower.run, images, chosen, lambda key, maps, layout, batch: see(key, maps.whole(), batch)
+    )
+
+
+def observe(
+    model: nn.Module,
+    run: Callable[[Tensor], Any],
+    images: Tensor | Iterable[Any],
+    layers: Mapping[Any, AttentionLayer],
+    see: SeeLazily,
+    batch_size: int = 64,
+    refuse: Refuse = raise_it,
+) -> int:
+    """``watch_attention`` of the layers of an adapter, with maps that are not computed yet.
+
+    ``refuse`` gets the TypeError of a layer that cannot be observed. Nothing is compiled, and no surrounding
+    autocast applies: what is measured is computed in the model's own type.
+    """
+    inner, _ = unwrap(model)
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    count = 0
+    with evaluating(inner), torch.no_grad(), uncompiled(inner), hooked(layers, see, refuse) as watch:
+        for batch in batches(images, batch_size):
             watch.batch = batch.to(like)
-            check_size(model, watch.batch)
-            with watch:
-                getattr(model, "forward_features", model)(watch.batch)
+            watch.image = (batch.shape[2], batch.shape[3])
+            with torch.autocast(like.device.type, enabled=False), watch:
+                run(watch.batch)
             count += len(batch)
     return count
 
 
 class Watch(TorchFunctionMode):
-    """Notes what reaches fused attention, and hands on the maps when a layer's forward ends."""
+    """Notes what reaches a softmax or fused attention, and hands on the maps when a layer's forward ends."""
 
     batch: Tensor
+    image: tuple[int, int]
 
-    def __init__(self, see: See) -> None:
+    def __init__(self, see: SeeLazily, refuse: Refuse) -> None:
         super().__init__()
-        self.see = see
-        self.calls: list[tuple[Any, dict[str, Any]]] = []
+        self.see, self.refuse = see, refuse
+        self.calls: list[LazyMaps | str] | None = None  # None outside of attention layers
+        self.layouts: dict[Any, Layout] = {}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.calls is None:
+            return function(*args, **kwargs)
+        if function is F.multi_head_attention_forward:
+            output, maps = attention_of_mha(*args, **kwargs)
+            self.calls.append(FromMaps(maps.detach()))
+            return output, maps if kwargs.get("need_weights", True) else None
         if function is F.scaled_dot_product_attention:
-            self.calls.append((args, kwargs or {}))
-        return function(*args, **(kwargs or {}))
+            self.calls.append(fused(*args, **kwargs))
+        elif function in SOFTMAX:
+            self.calls.append(written_out(*args, **kwargs))
+        return function(*args, **kwargs)
 
-    def begin(self, layer: nn.Module, inputs: Any) -> None:
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Before the image enters: its size, which a wrapper may have changed, must be the model's."""
+        images = (
+            value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 4
+        )
+        image = next(images, self.batch)
+        self.image = (image.shape[2], image.shape[3])
+        check_size(module, self.image)
+
+    def begin(self, module: nn.Module, inputs: Any) -> None:
         """Before a layer's forward."""
-        self.calls.clear()
+        self.calls = []
 
-    def end(self, layer: nn.Module, inputs: Any, output: Any, key: Any) -> None:
+    def end(self, module: nn.Module, inputs: Any, output: Any, key: Any, layer: AttentionLayer) -> None:
         """After it: the maps of its positional heads, then of its content-based ones."""
-        parts = [constant_maps(layer)] if hasattr(layer, "attention_maps") else []
-        if not isinstance(layer, PositionalAttention):
-            parts.append(self._of_content(layer, key))
-        shared = [part.expand(parts[-1].shape[0], -1, -1, -1) for part in parts]
-        self.see(key, shared[0] if len(shared) == 1 else torch.cat(shared, 1), self.batch)
+        calls, self.calls = self.calls or [], None
+        try:
+            maps = self.maps_of(calls, module, layer)
+            check_tokens(maps, inputs, layer)
+            layout = layer.layout(self.image, maps.expand(len(self.batch)), *maps.shape[2:])
+        except TypeError as error:
+            self.refuse(key, error)
+            return
+        keep_grid(self.layouts, key, layout)
+        self.see(key, maps, layout, self.batch)
 
-    def _of_content(self, layer: nn.Module, key: Any) -> Tensor:
-        where = f"{key} ({type(layer).__name__})"
-        if len(self.calls) != 1:
-            raise TypeError(
-                f"{where} is not supported: it calls scaled_dot_product_attention {len(self.calls)} times, not once"
+    def maps_of(self, calls: list[LazyMaps | str], module: nn.Module, layer: AttentionLayer) -> LazyMaps:
+        """The maps of all heads of a layer."""
+        parts: list[LazyMaps] = []
+        if hasattr(module, "attention_maps"):
+            parts = [FromMaps(constant_maps(module))]
+            calls = [
+                call for call in calls if isinstance(call, FromQueries)
+            ]  # not the softmax of constant maps
+        if not isinstance(module, PositionalAttention):
+            parts += chosen_calls(calls, layer)
+        maps = parts[0] if len(parts) == 1 else Joined(parts)
+        groups = maps.shape[0] / len(self.batch)
+        if (
+            groups != 1
+            and not (layer.windowed and groups.is_integer())
+            and not hasattr(module, "attention_maps")
+        ):
+            raise layer.refuse(
+                f"it attends within groups of {maps.shape[2]} tokens whose places are not known "
+                f"({maps.shape[0]} groups for {len(self.batch)} images)"
             )
-        args, kwargs = self.calls.pop()
-        query, key_tensor = args[:2]
-        if query.ndim != 4 or query.shape[0] != len(self.batch):
-            raise TypeError(
-                f"{where} is not supported: it attends within windows, with queries {tuple(query.shape)} "
-                f"for {len(self.batch)} images"
-            )
-        if query.shape[2] != key_tensor.shape[2]:
-            raise TypeError(
-                f"{where} is not supported: its {query.shape[2]} queries attend to {key_tensor.shape[2]} keys"
-            )
-        return attention_map(*args, **kwargs)
+        return maps
 
 
-def constant_maps(layer: Any) -> Float[Tensor, "1 h N N"]:
-    """The maps of a layer's positional heads, in float32 or better."""
-    maps = layer.attention_maps()
-    return maps[None].to(torch.promote_types(maps.dtype, torch.float32))
+def check_tokens(maps: LazyMaps, inputs: Any, layer: AttentionLayer) -> None:
+    """TypeError where a layer attends neither from nor to the tokens of its input, say among channels."""
+    shape = next((tuple(value.shape) for value in inputs if isinstance(value, Tensor)), ())
+    numbers = {3: shape[:2], 4: (shape[1] * shape[2], shape[2] * shape[3]) if len(shape) == 4 else ()}
+    known = numbers.get(len(shape), ())
+    if known and not layer.windowed and not layer.pooled and not set(maps.shape[2:]) & set(known):
+        raise layer.refuse(f"it attends from {maps.shape[2]} to {maps.shape[3]} places, its input is {shape}")
 
 
-def attention_map(
-    query: Float[Tensor, "n h N c"],
-    key: Float[Tensor, "n g N c"],
-    value: Any = None,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Float[Tensor, "n h N N"]:
-    """What ``scaled_dot_product_attention`` of the same arguments mixes the values by: softmax(Q Kᵀ·scale + mask).
+def fused(query: Tensor, *args: Any, **kwargs: Any) -> LazyMaps | str:
+    """The maps of a call of fused attention, or why there are none."""
+    if query.ndim != 4:
+        return f"its queries have {query.ndim} axes, {tuple(query.shape)}"
+    return FromQueries(query, *args, **kwargs)
 
-    In float32 or better, whatever the type of Q and K.
-    """
-    kind = torch.promote_types(query.dtype, torch.float32)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if enable_gqa:
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-    with torch.autocast(query.device.type, enabled=False):
-        scores = (query.to(kind) * scale) @ key.to(kind).mT
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    return scores.softmax(-1)
+
+def written_out(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> LazyMaps | str:
+    """The maps of a softmax, or why it has none."""
+    scores = input  # by its name in PyTorch
+    if dim not in (-1, scores.ndim - 1):
+        return f"its softmax of {tuple(scores.shape)} is over axis {dim}, not over the keys"
+    if scores.ndim not in (3, 4):
+        return f"its softmax is of {tuple(scores.shape)}"
+    return FromScores(scores)
+
+
+def chosen_calls(calls: list[LazyMaps | str], layer: AttentionLayer) -> list[LazyMaps]:
+    """The softmaxes of one forward pass of a layer; TypeError where they are not what its adapter expects."""
+    if reasons := [call for call in calls if isinstance(call, str)]:
+        raise layer.refuse(reasons[0])
+    maps = [unfolded(call, layer) for call in calls if isinstance(call, LazyMaps)]
+    if len(maps) not in (1, layer.maps_per_head):
+        raise layer.refuse(f"it computes {len(maps)} softmaxes, not {layer.maps_per_head}")
+    return maps
+
+
+def unfolded(maps: LazyMaps, layer: AttentionLayer) -> LazyMaps:
+    """Maps (n·h, Q, K), as some libraries fold them, with their axis of heads."""
+    if isinstance(maps, FromScores) and maps.held.ndim == 3:
+        return FromScores(maps.held.unflatten(0, (-1, layer.num_heads)))
+    return maps
+
+
+def constant_maps(layer: Any) -> Tensor:
+    """The (1, h, N, N) maps of a layer's positional heads."""
+    return layer.attention_maps()[None]  # type: ignore[no-any-return]
+
+
+def attention_map(*args: Any, **kwargs: Any) -> Tensor:
+    """What ``scaled_dot_product_attention`` of the same arguments mixes the values by, in float32 or better."""
+    return FromQueries(*args, **kwargs).whole()
 
 
 @contextmanager
-def hooked(layers: Mapping[Any, nn.Module], see: See) -> Iterator[Watch]:
-    """A watch over the layers, all of them fused while it lasts."""
-    watch = Watch(see)
+def hooked(layers: Mapping[Any, AttentionLayer], see: SeeLazily, refuse: Refuse) -> Iterator[Watch]:
+    """A watch over the layers while it lasts; ``nn.MultiheadAttention`` takes its plain path."""
+    watch, fast = Watch(see, refuse), torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         for key, layer in layers.items():
-            stack.callback(layer.register_forward_pre_hook(watch.begin).remove)
-            stack.callback(layer.register_forward_hook(partial(watch.end, key=key)).remove)
-            if getattr(layer, "fused_attn", True) is False:
-                layer.fused_attn = True  # type: ignore[assignment]
-                stack.callback(setattr, layer, "fused_attn", False)
+            module = layer.module
+            stack.callback(module.register_forward_pre_hook(watch.begin).remove)
+            stack.callback(module.register_forward_hook(partial(watch.end, key=key, layer=layer)).remove)
+        for entry in {id(layer.entry): layer.entry for layer in layers.values() if layer.entry}.values():
+            stack.callback(entry.register_forward_pre_hook(watch.enter, with_kwargs=True).remove)
         yield watch
 
 
-def batches(images: Tensor | Iterable[Any]) -> Iterator[Tensor]:
-    """Batches of images, from one tensor or from a stream of batches."""
-    if isinstance(images, Tensor):
-        if images.ndim != 4:
-            raise ValueError(f"images must be (n, c, H, W), got {tuple(images.shape)}")
-        yield from (batch for batch in images.split(BATCH) if len(batch))
-    else:
-        for batch in images:
-            yield from batches(batch[0] if isinstance(batch, tuple | list) else batch)
-
-
-def check_size(model: Any, batch: Tensor) -> None:
-    """ValueError where images are not of the model's size."""
-    embed = getattr(model, "patch_embed", None)
+def check_size(embed: Any, image: tuple[int, int]) -> None:
+    """ValueError where an image is not of the size that a patch embedding is made for."""
     size = getattr(embed, "img_size", None)
-    if size and getattr(embed, "strict_img_size", True) and tuple(batch.shape[-2:]) != tuple(size):
-        wanted, got = ("x".join(map(str, pair)) for pair in (size, batch.shape[-2:]))
-        raise ValueError(f"images must be {wanted} for this {type(model).__name__}, got {got}")
+    if size and getattr(embed, "strict_img_size", True) and image != tuple(size):
+        wanted, got = ("x".join(map(str, pair)) for pair in (size, image))
+        raise ValueError(f"images must be {wanted} for this model, got {got}")
+
+
+def is_compiled(module: Any) -> bool:
+    """Whether a module was compiled, by ``torch.compile(module)`` or by ``module.compile()``."""
+    return (
+        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+    )
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """What is compiled runs eagerly, for hooks and modes to see it."""
+    if not any(is_compiled(module) for module in model.modules()):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

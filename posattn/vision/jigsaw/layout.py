@@ -14,7 +14,7 @@ from torch import Tensor
 from posattn import checks
 from posattn.shapes import Maps
 from posattn.structure.association import as_attention
-from posattn.vision.grid import Tokens, distances
+from posattn.vision.grid import Grid, distances
 
 Similarity = Float[Tensor, "N N"]
 Layout = Int[Tensor, " N"]
@@ -86,7 +86,7 @@ def adjacency(grid: tuple[int, int]) -> Bool[Tensor, "N N"]:
     )
     if H * W < 2:
         raise ValueError(f"a grid must have at least two places, got {grid}")
-    return (distances(Tokens(0, H, W, 1.0, 1.0)) - 1).abs() < ROUNDING
+    return (distances(Grid(H, W)) - 1).abs() < ROUNDING
 
 
 def neighbour_recall(similarity: Similarity, layout: Layout, grid: tuple[int, int]) -> float:

@@ -10,8 +10,9 @@ from timm.models._input import get_pretrained_grid_size
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter
 from torch import Tensor, nn
 
+from posattn.vision.grid import Grid
 from posattn.vision.models.attention import dense
-from posattn.vision.models.scores import Grid, OnGrid
+from posattn.vision.models.scores import OnGrid
 
 State = dict[str, Tensor]
 ON_GRID = ("pos_embed", "pos_encodings.weight", ".table", ".prefix_rows", ".maps")  # shaped by the grid

@@ -14,6 +14,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from posattn import checks
+from posattn.vision.grid import Grid
 
 
 class Start(NamedTuple):
@@ -21,22 +22,6 @@ class Start(NamedTuple):
 
     std: float = 1.0  # standard deviation of the scores
     diagonal: float = 0.0  # σ_A, how far a token's score on itself lies above the others
-
-
-class Grid(NamedTuple):
-    """The tokens of an image: ``prefix`` tokens without a place, then ``height`` x ``width`` patches."""
-
-    height: int
-    width: int
-    prefix: int = 0
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.height, self.width
-
-    @property
-    def num_tokens(self) -> int:
-        return self.prefix + self.height * self.width
 
 
 class OnGrid(nn.Module):

@@ -16,11 +16,12 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from posattn import checks
+from posattn.vision.grid import Grid
 from posattn.vision.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
 from posattn.vision.models.checkpoint import checkpoint_filter_fn, refuse_other_grid, ungathered
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.patches import project_patches
-from posattn.vision.models.scores import SCORES, Grid, OnGrid, PositionEncodings, Start
+from posattn.vision.models.scores import SCORES, OnGrid, PositionEncodings, Start
 
 UNDECAYED = ("pos_encodings.weight", ".table", ".prefix_rows", ".prefix_columns")
 

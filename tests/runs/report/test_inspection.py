@@ -222,16 +222,18 @@ def test_a_page_of_144_heads_at_224_pixels_stays_under_10_mb() -> None:
     table = pd.DataFrame(rows, columns=["layer", "head", "measure", "value", "stderr"])
     result: dict[str, Any] = {
         "layers": list(layers),
-        "prefix": 1,
-        "grid": [14, 14],
-        "reference": {},
-        "recovered": {},
+        "numbers": list(layers),
+        "queries": [[14, 14, 1]] * 12,
+        "keys": [[14, 14, 1]] * 12,
+        "references": [],
+        "recovered": [],
+        "stable_from": 0.8,
     }
     arrays = {name: tensor.numpy() for name, tensor in maps.items()}
     data = inspection.page_data(table, arrays, result, ["entropy"])
     assert data["stride"] == 1
     assert len(inspection.to_script(data)) < 9.5e6  # the rest of the page is some 200 kB
-    assert len(data["examples"]) == 2
+    assert {len(images) for images in data["examples"]} == {2}
     assert data["sparse"] == 2
 
 

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 import posattn.vision.models.vision_transformer_posattn  # noqa: F401  (registers its models)
 from posattn.structure.partition import Partition
-from posattn.vision.grid import Tokens, neighbourhoods
+from posattn.vision.grid import Grid, Layout, neighbourhoods
 from posattn.vision.inspect import average
+from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.inspection import MEASURES, inspect_attention, inspect_model
-from posattn.vision.inspect.positions import by_distance, closeness_correlation, embedding_similarity
+from posattn.vision.inspect.lazy import FromMaps
+from posattn.vision.inspect.positions import by_distance, closeness_correlation, similarity
 from posattn.vision.inspect.sums import LayerSums
 
 SMALL: dict[str, Any] = {
@@ -33,6 +35,10 @@ def make(name: str = "vit_tiny_patch16_224", noise: float = 0.3, **options: Any)
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
     return model
+
+
+def layout(side: int) -> Layout:
+    return Layout(Grid(side, side), Grid(side, side), (1.0, 1.0))
 
 
 def images(n: int = 20) -> Tensor:
@@ -108,18 +114,18 @@ def test_positionality_is_the_explained_share_without_its_noise() -> None:
 
 
 def test_the_noise_correction_is_unbiased_where_the_plain_share_is_not(generator: torch.Generator) -> None:
-    tokens, n = Tokens(0, 3, 3, 1, 1), 6
+    n = 6
     mean = torch.randn(1, 1, 9, 9, generator=generator)
 
     def estimate() -> tuple[float, float]:
-        sums = LayerSums(tokens, 1.5)
-        sums.add((mean + 1.5 * torch.randn(n, 1, 9, 9, generator=generator)).softmax(-1), n)
+        sums = LayerSums(layout(3), 1.5)
+        sums.add(FromMaps((mean + 1.5 * torch.randn(n, 1, 9, 9, generator=generator)).softmax(-1)), n)
         total, count = sums.moments(sums.groups)
         plain = ((sums.average() - 1 / 9) ** 2).sum() / total.item()
         return float(average.positionality(sums.average(), total, count)), float(plain)
 
-    many = LayerSums(tokens, 1.5)
-    many.add((mean + 1.5 * torch.randn(20_000, 1, 9, 9, generator=generator)).softmax(-1), 20_000)
+    many = LayerSums(layout(3), 1.5)
+    many.add(FromMaps((mean + 1.5 * torch.randn(20_000, 1, 9, 9, generator=generator)).softmax(-1)), 20_000)
     truth = float(average.positionality(many.average(), *many.moments(many.groups)))
     corrected, plain = np.mean([estimate() for _ in range(400)], axis=0)
     assert corrected == pytest.approx(truth, abs=0.01)
@@ -168,14 +174,16 @@ def test_structure_put_into_the_scores_is_found_and_another_is_not() -> None:
             block.attn.maps.scores.table.copy_(
                 4.0 * tiles.same + torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
             )
-    inspection = inspect_model(model, images(), tiles)
+    inspection = inspect_model(model, images(), tiles, recover=True)
     table = inspection.table()
     assert value(table, "association") == value(table, "profile_association") == 1
     assert table.attrs["reference"]["association"] == 0.25
     assert table.attrs["reference"]["profile_association"] == pytest.approx(3 / 15)
     other = Partition(torch.arange(16) % 4)  # columns of the grid: half of a tile each
     assert value(inspect_attention(model, images(), other), "association") == pytest.approx(0.5)
-    found, agreement = average.recovered_sets(inspection.sums["blocks.0.attn"], 4)
+    recovered = inspection.results["blocks.0.attn"].recovered
+    assert recovered is not None
+    found, agreement = recovered
     assert agreement.tolist() == [1, 1, 1]
     assert all(torch.equal(labels[:, None] == labels, tiles.same) for labels in found)
 
@@ -200,25 +208,25 @@ def test_profile_association_ignores_what_all_rows_and_columns_share(generator: 
     shifted = (
         scores + torch.randn(16, generator=generator) * 2
     )  # a favourite column does not change a profile
-    own = neighbourhoods(Tokens(0, 4, 4, 1, 1))
+    own = neighbourhoods(Grid(4, 4))
     plain, moved = (average.profile_association(s.softmax(-1), own) for s in (scores, shifted))
     torch.testing.assert_close(plain, moved)
 
 
 def test_noise_has_no_stable_sets(generator: torch.Generator) -> None:
-    sums = LayerSums(Tokens(0, 4, 4, 1, 1), 1.5)
-    sums.add(torch.randn(40, 2, 16, 16, generator=generator).softmax(-1), 40)
+    sums = LayerSums(layout(4), 1.5)
+    sums.add(FromMaps(torch.randn(40, 2, 16, 16, generator=generator).softmax(-1)), 40)
     _, agreement = average.recovered_sets(sums, 4)
     assert (agreement < average.STABLE).all()
 
 
 def test_the_jackknife_is_the_spread_over_repetitions() -> None:
-    generator, tokens = torch.Generator().manual_seed(0), Tokens(0, 3, 3, 1, 1)
-    own, mean = neighbourhoods(tokens), torch.randn(9, 9, generator=generator)
+    generator = torch.Generator().manual_seed(0)
+    own, mean = neighbourhoods(Grid(3, 3)), torch.randn(9, 9, generator=generator)
     values, errors = [], []
     for _ in range(100):
-        sums = LayerSums(tokens, 1.5)
-        sums.add((mean + torch.randn(64, 1, 9, 9, generator=generator)).softmax(-1), 64)
+        sums = LayerSums(layout(3), 1.5)
+        sums.add(FromMaps((mean + torch.randn(64, 1, 9, 9, generator=generator)).softmax(-1)), 64)
         found = average.jackknife(lambda groups, s=sums: average.measure_average(s, own, groups), sums.groups)
         values.append(float(found[0][0, 0]))
         errors.append(float(found[1][0, 0]))
@@ -226,29 +234,22 @@ def test_the_jackknife_is_the_spread_over_repetitions() -> None:
 
 
 def test_embeddings_of_a_smooth_grid_are_the_more_alike_the_nearer() -> None:
-    model, tokens = make(), Tokens(1, 4, 4, 4, 4)
+    model, grid = make(), Grid(4, 4, 1)
     rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     with torch.no_grad():
         model.pos_embed.zero_()
         for channel, wave in enumerate((rows.cos, rows.sin, columns.cos, columns.sin)):
             model.pos_embed[0, 1:, channel] = wave().flatten()
-    similarity = embedding_similarity(model, tokens)
-    assert similarity is not None
-    assert closeness_correlation(similarity, tokens) > 0.8
-    curve = by_distance(similarity, tokens)
+    embedded = find_attention(model).positions(grid, (16, 16))
+    assert embedded is not None
+    similar = similarity(embedded)
+    assert closeness_correlation(similar, grid) > 0.8
+    curve = by_distance(similar, grid)
     assert curve[0] == (0, pytest.approx(1))
     pairs = [
-        similarity[i, j] for i in range(16) for j in range(16) if math.dist(divmod(i, 4), divmod(j, 4)) == 1
+        similar[i, j] for i in range(16) for j in range(16) if math.dist(divmod(i, 4), divmod(j, 4)) == 1
     ]
     assert curve[1] == (1, pytest.approx(float(torch.stack(pairs).mean())))
-
-
-def test_attention_among_channels_is_refused() -> None:
-    model = timm.create_model("xcit_nano_12_p16_224", img_size=64).eval()
-    with pytest.raises(
-        TypeError, match=r"blocks\.0\.attn is not supported: it attends over 32 tokens, not over 1 and"
-    ):
-        inspect_attention(model, torch.randn(2, 3, 64, 64))
 
 
 BAD = [

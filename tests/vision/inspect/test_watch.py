@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import posattn.vision.models.vision_transformer_posattn  # noqa: F401  (registers its models)
 from posattn.vision.convert.maps import MixedAttention, to_positional
-from posattn.vision.inspect.watch import attention_layers, attention_map, watch_attention
+from posattn.vision.inspect.adapters.find import find_attention
+from posattn.vision.inspect.watch import attention_map, watch_attention
 from posattn.vision.models.attention import FrozenMaps
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 4}
@@ -35,10 +36,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "relpos, class token": ("vit_relpos_medium_patch16_cls_224", {"rel_pos_dim": 16}),
 }
 REFUSED = {
-    "swin_tiny_patch4_window7_224": (224, r"layers\.0\.blocks\.0\.attn \(WindowAttention\).*within windows"),
-    "cait_xxs24_224": (224, r"blocks\.0\.attn \(TalkingHeadAttn\).*0 times"),
-    "pvt_v2_b0": (64, r"stages\.0\.blocks\.0\.attn \(Attention\).*256 queries attend to 4 keys"),
-    "mobilevit_xxs": (64, r"\(Attention\).*within windows"),
+    "mobilevit_xxs": (64, r"\(Attention\) is not supported: it attends within groups of 16 tokens"),
+    "xcit_nano_12_p16_224": (224, "XCA attends among channels"),
+    "hiera_tiny_224": (224, "MaskUnitAttention attends within mask units"),
+    "coat_tiny": (224, "FactorAttnConvRelPosEnc normalises its keys over tokens"),
 }
 
 
@@ -50,6 +51,11 @@ def make(name: str, **options: Any) -> nn.Module:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+def attention_layers(model: nn.Module) -> dict[str, Any]:
+    """The attention modules of a model by path."""
+    return {layer.path: layer.module for layer in find_attention(model).layers}
 
 
 def images(n: int = 3, size: int = 64) -> Tensor:
@@ -118,7 +124,7 @@ def test_positional_and_converted_heads_are_seen() -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_attention_is_refused_by_its_path(name: str) -> None:
     size, reason = REFUSED[name]
-    with pytest.raises(TypeError, match=reason):
+    with pytest.raises((TypeError, ValueError), match=reason):
         seen(timm.create_model(name).eval(), images(2, size))
 
 
@@ -126,7 +132,7 @@ def test_no_attention_and_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="ResNet has no attention"):
         attention_layers(timm.create_model("resnet18"))
     vit = make("vit_tiny_patch16_224", img_size=64, **SMALL)
-    with pytest.raises(ValueError, match="images must be 64x64 for this VisionTransformer, got 32x32"):
+    with pytest.raises(ValueError, match="images must be 64x64 for this model, got 32x32"):
         seen(vit, images(2, 32))
     with pytest.raises(ValueError, match=r"\(n, c, H, W\), got \(3, 64, 64\)"):
         seen(vit, images()[0])

@@ -11,8 +11,9 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
 
+from posattn.vision.grid import Grid
 from posattn.vision.models.attention import AttentionMaps, FrozenMaps, mix_tokens
-from posattn.vision.models.scores import SCORES, EncodingScores, Grid, PositionEncodings, Start
+from posattn.vision.models.scores import SCORES, EncodingScores, PositionEncodings, Start
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
 
 TINY = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}

@@ -1,0 +1,120 @@
+"""What an adapter tells of a model: where attention happens, which tokens come first, how the others lie."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from posattn.vision.grid import Grid, Layout, grid_by_stride
+
+ImageSize = tuple[int, int]
+GridSize = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One attention layer, found by an adapter.
+
+    ``prefix``: tokens before the patches; None where the model does not tell (none or one then, whichever fits).
+    ``entry``: the module whose first input is the image, so that its size is known inside a wrapper that resizes.
+    ``grid``: the rows and columns of patches of an image of (H, W) pixels; default: from the number of tokens.
+    ``windowed``: attends within square windows, ordered image by image.
+    ``pooled``: attends over pooled tokens, fewer than the layer's input has.
+    ``maps_per_head``: how many softmax maps each head has (2 in differential attention).
+    """
+
+    path: str
+    module: nn.Module
+    num_heads: int
+    prefix: int | None = 0
+    entry: nn.Module | None = None
+    grid: Callable[[ImageSize], GridSize] | None = None
+    windowed: bool = False
+    pooled: bool = False
+    maps_per_head: int = 1
+
+    def layout(self, image: ImageSize, windows: int, num_queries: int, num_keys: int) -> Layout:
+        """The tokens of a forward pass over images of (H, W) pixels, each in so many windows.
+
+        Raises:
+            TypeError: they are not the patches of a grid after the prefix.
+        """
+        if self.windowed:
+            return self._window(image, windows, num_queries, num_keys)
+        queries = self._tokens(image, num_queries)
+        keys = queries if num_keys == num_queries else self._tokens(image, num_keys)
+        return Layout(queries, keys, (image[0] / queries.height, image[1] / queries.width))
+
+    def refuse(self, reason: str) -> TypeError:
+        """The error of a layer that cannot be observed."""
+        return TypeError(f"{self.path} ({type(self.module).__name__}) is not supported: {reason}")
+
+    def _tokens(self, image: ImageSize, number: int) -> Grid:
+        told = self.grid(image) if self.grid else None
+        prefixes = dict.fromkeys((0, 1) if self.prefix is None else (self.prefix, 0))
+        for prefix in prefixes:
+            if told and prefix + told[0] * told[1] == number:
+                return Grid(*told, prefix)
+        for prefix in prefixes:
+            if number > prefix and (size := grid_by_stride(image, number - prefix)):
+                return Grid(*size, prefix)
+        grid = f"a grid of {told[0]}x{told[1]} patches" if told else "the patches of a grid"
+        raise self.refuse(
+            f"it attends over {number} tokens, not over {self.prefix or 0} and {grid} of {image[0]}x{image[1]} pixels"
+        )
+
+    def _window(self, image: ImageSize, windows: int, num_queries: int, num_keys: int) -> Layout:
+        sides = [side for number in (num_queries, num_keys) if (side := square_side(number))]
+        if len(sides) < 2:
+            raise self.refuse(f"its windows of {num_queries} queries and {num_keys} keys are not square")
+        stride = self._stride(image, windows, sides[1]) * sides[1] / sides[0]
+        return Layout(Grid(sides[0], sides[0]), Grid(sides[1], sides[1]), (stride, stride))
+
+    def _stride(self, image: ImageSize, windows: int, side: int) -> float:
+        """Pixels of a patch in a window: the patch embedding's, doubled until the windows are as many; else NaN."""
+        first = round(image[0] / self.grid(image)[0]) if self.grid else 1
+        for stride in (first * 2**stage for stage in range(6)):
+            if math.prod(math.ceil(math.ceil(length / stride) / side) for length in image) == windows:
+                return stride
+        return math.nan
+
+
+def square_side(number: int) -> int | None:
+    """The square root of a square number, else None."""
+    side = round(number**0.5)
+    return side if side * side == number else None
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision model as an adapter sees it.
+
+    ``run`` computes it on a batch of images. ``left_out`` says of each attention layer that is not observed why.
+    ``positions`` gives the embedding that a forward pass adds to the patches of a grid, as (D, d), or None.
+    """
+
+    run: Callable[[Tensor], Any]
+    layers: list[AttentionLayer]
+    left_out: dict[str, str] = field(default_factory=dict)
+    positions: Callable[[Grid, ImageSize], Float[Tensor, "D d"] | None] = lambda grid, image: None
+
+
+def outermost_with(model: nn.Module, *names: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that have one of the attributes and lie in no other such module, by path."""
+    above: str | None = None
+    for path, module in model.named_modules():
+        if above is not None and path.startswith(above):
+            continue
+        if any(hasattr(module, name) for name in names):
+            above = f"{path}." if path else ""
+            yield path, module
+
+
+def owner_of(model: nn.Module, path: str, *names: str) -> nn.Module:
+    """The innermost module around ``path`` that has one of the attributes, else the model."""
+    parts = path.split(".")
+    around = [model.get_submodule(".".join(parts[:end])) for end in range(len(parts))]
+    return next((module for module in reversed(around) if any(hasattr(module, n) for n in names)), model)

@@ -1,0 +1,172 @@
+"""Attention maps computed block by block, so that a layer's maps need not be in memory at once."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+ENTRIES = {"cpu": 2**18, "cuda": 2**25}  # of a block: what a core's cache holds, or what keeps a GPU busy
+
+
+class LazyMaps:
+    """The maps (n, h, Q, K) of a layer on a batch: a softmax over keys of what subclasses compute.
+
+    In float32 or better, whatever the type of the model.
+    """
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def scores(self, images: slice, rows: slice) -> Tensor:
+        """The argument of the softmax, for some images and queries, in memory of its own."""
+        raise NotImplementedError
+
+    def finite(self) -> bool:
+        """Whether no score is infinite or undefined, but for what is masked."""
+        raise NotImplementedError
+
+    def block(self, images: slice, rows: slice) -> tuple[Float[Tensor, "b h q K"], Float[Tensor, "b h q"]]:
+        """Maps of some images and queries, and the entropy of each row in nats."""
+        scores = self.scores(images, rows)
+        maps = scores.softmax(-1)
+        # -Σ p log p = log Σ exp(s - max) - Σ p (s - max): no logarithm of each entry
+        scores = scores.sub_(scores.amax(-1, keepdim=True))
+        if self.masks:
+            scores = scores.clamp_(min=torch.finfo(scores.dtype).min)
+        entropy = -maps.amax(-1).log() - torch.linalg.vecdot(maps, scores)
+        return maps, entropy
+
+    masks = False  # whether scores can be minus infinity
+
+    def select(self, images: slice) -> Float[Tensor, "b h Q K"]:
+        """The maps of some images."""
+        return self.scores(images, slice(None)).softmax(-1)
+
+    def whole(self) -> Float[Tensor, "n h Q K"]:
+        """All maps at once."""
+        return self.select(slice(None))
+
+    def expand(self, images: int) -> int:
+        """How many maps there are of each image: windows."""
+        return max(1, self.shape[0] // images)
+
+
+class FromQueries(LazyMaps):
+    """What ``scaled_dot_product_attention`` of the same arguments mixes the values by: softmax(Q Kᵀ·scale + mask)."""
+
+    def __init__(
+        self,
+        query: Float[Tensor, "n h Q c"],
+        key: Float[Tensor, "n g K c"],
+        value: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> None:
+        self.dtype, self.device = torch.promote_types(query.dtype, torch.float32), query.device
+        self.query, self.scale = query, query.shape[-1] ** -0.5 if scale is None else scale
+        self.key = key.repeat_interleave(query.shape[1] // key.shape[1], 1) if enable_gqa else key
+        self.shape = (*query.shape[:3], key.shape[2])  # type: ignore[assignment]
+        if is_causal:
+            attn_mask = torch.ones(self.shape[2:], dtype=torch.bool, device=self.device).tril()
+        self.mask = None if attn_mask is None else attn_mask.expand(self.shape)
+        self.masks = self.mask is not None
+
+    def scores(self, images: slice, rows: slice) -> Tensor:
+        query, key = self.query[images, :, rows].to(self.dtype), self.key[images].to(self.dtype)
+        scores = (query * self.scale) @ key.mT
+        if self.mask is None:
+            return scores
+        mask = self.mask[images, :, rows]
+        return scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+
+    def finite(self) -> bool:
+        return bool(self.query.isfinite().all() and self.key.isfinite().all())
+
+
+class FromScores(LazyMaps):
+    """The softmax that a layer computes by itself, from its argument."""
+
+    masks = True
+
+    def __init__(self, scores: Tensor) -> None:
+        self.held = scores
+        self.shape = tuple(scores.shape)  # type: ignore[assignment]
+        self.dtype, self.device = torch.promote_types(scores.dtype, torch.float32), scores.device
+
+    def scores(self, images: slice, rows: slice) -> Tensor:
+        return self.held[images, :, rows].to(self.dtype, copy=True)
+
+    def finite(self) -> bool:
+        return bool(self.held.amax(-1).isfinite().all())  # NaN and +inf; a row of -inf has no map
+
+
+class FromMaps(LazyMaps):
+    """Maps that exist already; (1, h, Q, K) where they do not depend on the image."""
+
+    def __init__(self, maps: Float[Tensor, "n h Q K"]) -> None:
+        self.maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        self.shape = tuple(maps.shape)  # type: ignore[assignment]
+        self.dtype, self.device = self.maps.dtype, maps.device
+
+    def block(self, images: slice, rows: slice) -> tuple[Tensor, Tensor]:
+        maps = self.maps[images, :, rows].clone()
+        return maps, torch.special.entr(maps).sum(-1)
+
+    def select(self, images: slice) -> Tensor:
+        return self.maps[images]
+
+    def finite(self) -> bool:
+        return bool(self.maps.isfinite().all())
+
+
+class Joined(LazyMaps):
+    """The heads of several parts one after the other; parts of one map serve all images."""
+
+    def __init__(self, parts: list[LazyMaps]) -> None:
+        self.parts = parts
+        images = max(part.shape[0] for part in parts)
+        self.shape = (images, sum(part.shape[1] for part in parts), *parts[0].shape[2:])
+        self.dtype, self.device = parts[0].dtype, parts[0].device
+
+    def block(self, images: slice, rows: slice) -> tuple[Tensor, Tensor]:
+        found = [part.block(images if part.shape[0] > 1 else slice(None), rows) for part in self.parts]
+        number = max(maps.shape[0] for maps, _ in found)
+        maps, entropy = zip(
+            *((m.expand(number, -1, -1, -1), e.expand(number, -1, -1)) for m, e in found), strict=True
+        )
+        return torch.cat(maps, 1), torch.cat(entropy, 1)
+
+    def select(self, images: slice) -> Tensor:
+        found = [part.select(images if part.shape[0] > 1 else slice(None)) for part in self.parts]
+        number = max(len(maps) for maps in found)
+        return torch.cat([maps.expand(number, -1, -1, -1) for maps in found], 1)
+
+    def finite(self) -> bool:
+        return all(part.finite() for part in self.parts)
+
+
+def blocks(maps: LazyMaps) -> list[tuple[slice, slice]]:
+    """The images and rows of each block, small enough for the cache."""
+    n, h, Q, K = maps.shape
+    entries = ENTRIES.get(maps.device.type, ENTRIES["cpu"])
+    images = max(1, entries // (h * Q * K))
+    rows = Q if images > 1 else max(1, min(Q, entries // (h * K)))
+    return [
+        (slice(i, min(i + images, n)), slice(r, min(r + rows, Q)))
+        for i in range(0, n, images)
+        for r in range(0, Q, rows)
+    ]
+
+
+def attention_of_mha(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """``F.multi_head_attention_forward`` that also returns the maps of each head."""
+    told = {**kwargs, "need_weights": True, "average_attn_weights": False}
+    output, maps = F.multi_head_attention_forward(*args, **told)
+    assert maps is not None
+    return output, maps

@@ -1,0 +1,282 @@
+"""Models of each library: maps against those that the library itself gives, or that written-out attention computes."""
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from posattn.vision.inspect.adapters.find import find_attention
+from posattn.vision.inspect.inspection import inspect_attention, inspect_model
+from posattn.vision.inspect.watch import observe
+
+OPTIONAL = "is an optional library"
+
+
+def disturbed(model: nn.Module, noise: float = 0.2) -> Any:
+    """Far from uniform attention, and biases that matter."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def images(n: int = 3, *size: int) -> Tensor:
+    return torch.randn(n, 3, *(size or (32, 32)), generator=torch.Generator().manual_seed(1))
+
+
+def seen(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
+    """All maps of a pass, by layer."""
+    tower, maps = find_attention(model), {}
+    layers = {layer.path: layer for layer in tower.layers}
+    observe(
+        model,
+        tower.run,
+        pictures,
+        layers,
+        lambda path, each, layout, batch: maps.update({path: each.whole()}),
+    )
+    return maps
+
+
+def same_maps(found: dict[str, Tensor], expected: list[Tensor]) -> None:
+    assert len(found) == len(expected)
+    for maps, truth in zip(found.values(), expected, strict=True):
+        assert truth.std() > 1e-3, "an attention that is uniform tests nothing"
+        torch.testing.assert_close(maps, truth.view(maps.shape), atol=1e-5, rtol=0)
+
+
+def test_torchvision() -> None:
+    torch.manual_seed(0)
+    model = disturbed(torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 24, num_classes=5))
+    expected: list[Tensor] = []
+    plain = copy.deepcopy(model)
+    for block in plain.encoder.layers:
+        block.self_attention.register_forward_pre_hook(
+            lambda layer, inputs, options: expected.append(
+                layer.forward(*inputs, **{**options, "need_weights": True, "average_attn_weights": False})[1]
+            ),
+            with_kwargs=True,
+        )
+    with torch.no_grad():
+        output = plain(images())
+    for wrapped in (model, nn.Sequential(model)):
+        same_maps(seen(wrapped, images()), expected)
+    torch.testing.assert_close(model(images()), output)
+    table = inspect_attention(model, images())
+    assert table.attrs["grid"] == [4, 4]
+    assert table[table.measure == "prefix_share"].value.between(0.001, 0.5).all()
+    assert (table.measure == "pos_embed_similarity").any()
+
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TEXT = {**SMALL, "hidden_size": 16, "vocab_size": 30, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], int]] = {  # model, config, options, prefix
+    "ViT": ("ViTModel", "ViTConfig", SMALL, 1),
+    "ViT classifier": ("ViTForImageClassification", "ViTConfig", SMALL, 1),
+    "DeiT": ("DeiTModel", "DeiTConfig", SMALL, 2),
+    "BEiT": ("BeitModel", "BeitConfig", {**SMALL, "use_relative_position_bias": True}, 1),
+    "DINOv2": ("Dinov2Model", "Dinov2Config", SMALL, 1),
+    "DINOv2, registers": (
+        "Dinov2WithRegistersModel",
+        "Dinov2WithRegistersConfig",
+        {**SMALL, "num_register_tokens": 3},
+        4,
+    ),
+    "DINOv3": ("DINOv3ViTModel", "DINOv3ViTConfig", {**SMALL, "num_register_tokens": 3}, 4),
+    "CLIP vision": ("CLIPVisionModel", "CLIPVisionConfig", SMALL, 1),
+    "CLIP": ("CLIPModel", "CLIPConfig", {"vision_config": SMALL, "text_config": TEXT}, 1),
+    "SigLIP vision": ("SiglipVisionModel", "SiglipVisionConfig", SMALL, 0),
+}
+
+
+def of_transformers(name: str, attention: str) -> Any:
+    transformers = pytest.importorskip("transformers", reason=f"transformers {OPTIONAL}")
+    kind, config, options, _ = TRANSFORMERS[name]
+    torch.manual_seed(0)
+    made = getattr(transformers, config)(**options)
+    return disturbed(getattr(transformers, kind)._from_config(made, attn_implementation=attention))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers(name: str) -> None:
+    """Under sdpa and eager attention, against the maps that the library gives under eager attention."""
+    eager, prefix = of_transformers(name, "eager"), TRANSFORMERS[name][3]
+    inner = eager.vision_model if name == "CLIP" else eager
+    with torch.no_grad():
+        expected = list(inner(pixel_values=images(), output_attentions=True).attentions)
+    for model in (eager, of_transformers(name, "sdpa"), nn.DataParallel(eager)):
+        same_maps(seen(model, images()), expected)
+        inspection = inspect_model(model, images())
+        assert inspection.layouts[0].queries == (4, 4, prefix)
+    table = inspection.table()
+    assert (table.measure == "pos_embed_similarity").any() == (name not in ("BEiT", "DINOv3"))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_sam_of_transformers(attention: str) -> None:
+    transformers = pytest.importorskip("transformers", reason=f"transformers {OPTIONAL}")
+    options = {**SMALL, "mlp_dim": 48, "output_channels": 16, "window_size": 3, "global_attn_indexes": [1]}
+    torch.manual_seed(0)
+    config = transformers.SamVisionConfig(**options)
+    model = disturbed(transformers.SamVisionModel._from_config(config, attn_implementation=attention))
+    expected: list[Tensor] = []
+    reference = disturbed(transformers.SamVisionModel._from_config(config, attn_implementation="eager"))
+    reference.load_state_dict(model.state_dict())
+    for layer in reference.vision_encoder.layers:
+        layer.attn.register_forward_hook(lambda layer, inputs, output: expected.append(output[1]))
+    with torch.no_grad():
+        reference(images())
+    same_maps(seen(model, images()), expected)
+    inspection = inspect_model(model, images())
+    assert [layout.queries.size for layout in inspection.layouts] == [(3, 3), (4, 4)]
+    assert [layout.patch for layout in inspection.layouts] == [(8, 8), (8, 8)]
+    assert inspection.similarity is not None
+    assert inspection.similarity[0].size == (4, 4)
+
+
+def test_a_model_whose_tokens_are_not_known_is_refused_by_name() -> None:
+    transformers = pytest.importorskip("transformers", reason=f"transformers {OPTIONAL}")
+    with pytest.raises(
+        ValueError, match=r"ViTMAEModel \(vit_mae\) is of a model type whose tokens are not known"
+    ):
+        find_attention(transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL)))
+
+
+@pytest.mark.parametrize("kind", ["own", "timm"])
+def test_open_clip(kind: str) -> None:
+    open_clip = pytest.importorskip("open_clip", reason=f"open_clip {OPTIONAL}")
+    text = {"context_length": 8, "vocab_size": 30, "width": 16, "heads": 2, "layers": 1}
+    vision: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    torch.manual_seed(0)
+    if kind == "own":
+        model = disturbed(open_clip.CLIP(16, vision, text))
+        expected: list[Tensor] = []
+        plain = copy.deepcopy(model)
+        for block in plain.visual.transformer.resblocks:
+            block.attn.register_forward_pre_hook(
+                lambda layer, inputs, options: expected.append(
+                    layer.forward(
+                        *inputs, **{**options, "need_weights": True, "average_attn_weights": False}
+                    )[1]
+                ),
+                with_kwargs=True,
+            )
+        with torch.no_grad():
+            plain.visual(images())
+        same_maps(seen(model, images()), expected)
+    else:
+        named = {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160}
+        model = disturbed(open_clip.CustomTextCLIP(16, named, text))
+        assert [path.split(".")[:2] for path in seen(model, images(2, 160, 160))] == [["visual", "trunk"]] * 6
+    for seen_model in (model, model.visual):
+        pictures = images() if kind == "own" else images(3, 160, 160)
+        inspection = inspect_model(seen_model, pictures)
+        assert inspection.layouts[0].queries.prefix == 1
+        assert (inspection.table().measure == "pos_embed_similarity").any()
+
+
+WRITTEN_OUT: dict[str, tuple[str, dict[str, Any], int]] = {  # timm's attention without fused kernels
+    "LeViT": ("levit_128s", {}, 224),
+    "CaiT": ("cait_xxs24_224", {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 4}, 64),
+    "EfficientFormer": ("efficientformer_l1", {}, 224),
+    "differential": ("vit_tiny_patch16_224", {"img_size": 64, "depth": 2, "attn_layer": "diff"}, 64),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_written_out_attention_of_timm(name: str) -> None:
+    """Each layer's softmax, as the module itself computes it when called again on its own input."""
+    kind, options, size = WRITTEN_OUT[name]
+    torch.manual_seed(0)
+    model = disturbed(timm.create_model(kind, **options), 0.05)
+    found, again = seen(model, images(2, size, size)), {}
+    plain = torch.Tensor.softmax
+    layers = {layer.path: layer for layer in find_attention(model).layers}
+    handles = []
+    for path, layer in layers.items():
+        if hasattr(layer.module, "fused_attn"):
+            layer.module.fused_attn = False
+
+        def begin(module: nn.Module, inputs: Any, path: str = path) -> None:
+            def recorded(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+                output = plain(tensor, *args, **kwargs)
+                again.setdefault(path, []).append(output.clone())
+                return output
+
+            torch.Tensor.softmax = recorded  # type: ignore[method-assign, assignment]
+
+        def end(module: nn.Module, inputs: Any, output: Any) -> None:
+            torch.Tensor.softmax = plain  # type: ignore[method-assign]
+
+        handles += [layer.module.register_forward_pre_hook(begin), layer.module.register_forward_hook(end)]
+    try:
+        with torch.no_grad():
+            model(images(2, size, size))
+    finally:
+        torch.Tensor.softmax = plain  # type: ignore[method-assign]
+        for handle in handles:
+            handle.remove()
+    assert list(found) == list(again)
+    for path, maps in found.items():
+        truth = torch.cat(again[path], 1)
+        if name == "differential":  # both maps of a head are interleaved there, one after the other here
+            truth = torch.cat([truth[:, ::2], truth[:, 1::2]], 1)
+        assert truth.std() > 1e-4
+        torch.testing.assert_close(maps, truth, atol=1e-5, rtol=0)
+    table = inspect_attention(model, images(2, size, size))
+    assert table[table.measure == "entropy"].value.gt(0).all()
+
+
+def test_grids_of_each_stage_and_of_pooled_layers() -> None:
+    model = timm.create_model("levit_128s").eval()
+    inspection = inspect_model(model, images(2, 224, 224))
+    sizes = [(layout.queries.size, layout.keys.size) for layout in inspection.layouts]
+    assert sizes[0] == ((14, 14), (14, 14))
+    assert ((7, 7), (14, 14)) in sizes
+    assert sizes[-1] == ((4, 4), (4, 4))
+    table = inspection.table()
+    pooled = [number for number, (queries, keys) in enumerate(sizes) if queries != keys]
+    associations = table[table.measure == "association"]
+    assert set(associations[associations.value.isna()].layer) == set(pooled)
+    assert table[table.measure == "distance"].value.notna().all()
+
+
+def test_windows_are_measured_within_themselves() -> None:
+    """Swin: the windows of an image against its maps computed layer by layer, and pixels by stage."""
+    torch.manual_seed(0)
+    options = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
+    model = disturbed(timm.create_model("swin_tiny_patch4_window7_224", **options), 0.05)
+    found, expected = seen(model, images(2, 64, 64)), []
+    for layer in find_attention(model).layers:
+        layer.module.fused_attn = False
+        layer.module.attn_drop.register_forward_pre_hook(lambda module, inputs: expected.append(inputs[0]))
+    with torch.no_grad():
+        model(images(2, 64, 64))
+    same_maps(found, expected)
+    inspection = inspect_model(model, images(2, 64, 64))
+    assert [layout.queries.size for layout in inspection.layouts] == [(4, 4)] * 4
+    assert [layout.patch[0] for layout in inspection.layouts] == [4, 4, 8, 8]
+    maps = expected[0].double().view(2, 16, 2, 16, 16)
+    entropy = torch.special.entr(maps).sum(-1).mean((0, 1, 3))
+    table = inspection.table()
+    chosen = table[(table.layer == 0) & (table.measure == "entropy")]
+    assert chosen.value.tolist() == pytest.approx(entropy.tolist(), abs=1e-5)
+
+
+def test_what_is_left_out_is_told() -> None:
+    model = timm.create_model("cait_xxs24_224", img_size=64, depth=1, embed_dim=48, num_heads=4).eval()
+    table = inspect_attention(model, images(2, 64, 64))
+    assert table.attrs["layers"] == ["blocks.0.attn"]
+    assert "attends from the class token alone" in table.attrs["left_out"]["blocks_token_only.0.attn"]
