@@ -85,9 +85,9 @@ def test_what_cannot_be_compared() -> None:
     constant = Outputs(torch.ones(30, 6) + 1e-9, None)
     with pytest.raises(ValueError, match="features are constant over the 30 images"):
         Quality(constant)
+    features = random_outputs().features
+    features[3, 2] = torch.nan
     with pytest.raises(ValueError, match="features of 1 of 30 images are not finite"):
-        features = random_outputs().features
-        features[3, 2] = torch.nan
         Quality(Outputs(features, None))
     with pytest.raises(ValueError, match="labels must be as many as the 30 images, got 3"):
         Quality(random_outputs(), torch.arange(3))
