@@ -3,7 +3,7 @@
 import copy
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Generator, Tensor, nn
 
-from posattn import checks
 from posattn.vision.convert.attention import ConvertedAttention, log_table
+from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.data.augment import augment, derived_seed
 from posattn.vision.models.attention import FrozenMaps, PositionalAttention
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
@@ -25,30 +25,6 @@ from posattn.vision.training.signals import StopSignal
 from posattn.vision.training.state import memory_advice
 
 ORDER, DRAWS = 11, 12  # what a seed is derived for: the pictures' order in a pass, the draws of a step
-
-
-@dataclass(frozen=True)
-class RecoveryConfig:
-    """How a converted model is trained; the learning rate follows a cosine to 0 after a linear warmup."""
-
-    steps: int = 500
-    batch_size: int = 32
-    lr: float = 1e-4  # of the weights
-    maps_lr: float = 1e-2  # of the maps, which are trained as the logarithms of their entries
-    weight_decay: float = 0.0
-    warmup: float = 0.05  # share of the steps
-    padding: int = 8  # pixels a random crop may move the picture by
-    flip: bool = True
-    bfloat16: bool = False
-    checkpoint_every: int = 100  # steps
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every"):
-            checks.positive_int(name, getattr(self, name))
-        for name in ("lr", "maps_lr", "weight_decay", "padding"):
-            checks.finite(name, getattr(self, name), 0.0)
-        checks.probability("warmup", self.warmup)
 
 
 class RecoveryRecord(NamedTuple):
@@ -158,7 +134,10 @@ class Recovery:
         """One optimizer step on the next batch; returns its loss."""
         devices = [self.device] if self.device.type == "cuda" else []
         config = self.config
-        with torch.random.fork_rng(devices), memory_advice(f"batch_size {config.batch_size}: lower batch_size"):
+        with (
+            torch.random.fork_rng(devices),
+            memory_advice(f"batch_size {config.batch_size}: lower batch_size"),
+        ):
             torch.manual_seed(derived_seed(config.seed, DRAWS, self.accelerator.process_index, self.step))
             batch = self.normalise(augment(self.batch(), config.padding, config.flip, "none"))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
@@ -167,7 +146,9 @@ class Recovery:
                 found = self.runner(batch)
             loss = feature_loss(found, target)
             if not loss.isfinite():
-                raise FloatingPointError(f"the loss became {loss.item()} at step {self.step + 1} of {config.steps}")
+                raise FloatingPointError(
+                    f"the loss became {loss.item()} at step {self.step + 1} of {config.steps}"
+                )
             self.accelerator.backward(loss)
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -180,7 +161,9 @@ class Recovery:
         size, processes = self.config.batch_size, self.accelerator.num_processes
         per_pass = len(self.pictures) // (size * processes)
         if not per_pass:
-            raise ValueError(f"{processes} processes with batches of {size} need more than {len(self.pictures)} pictures")
+            raise ValueError(
+                f"{processes} processes with batches of {size} need more than {len(self.pictures)} pictures"
+            )
         number, place = divmod(self.step, per_pass)
         generator = Generator().manual_seed(derived_seed(self.config.seed, ORDER, number))
         order = torch.randperm(len(self.pictures), generator=generator)
@@ -201,7 +184,9 @@ class Recovery:
         if checkpoint is None:
             return
         if checkpoint.meta["run"] != asdict(self.config):
-            raise ValueError(f"the checkpoint in {folder} is of {checkpoint.meta['run']}, this run of {asdict(self.config)}")
+            raise ValueError(
+                f"the checkpoint in {folder} is of {checkpoint.meta['run']}, this run of {asdict(self.config)}"
+            )
         try:
             self.model.load_state_dict(under("model.", checkpoint.tensors))
         except RuntimeError as error:
@@ -232,14 +217,19 @@ class Features(nn.Module):
 
 def feature_loss(found: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
     """1 - cosine of the pooled features, plus that of the last tokens, averaged over images and tokens."""
-    parts = [1 - F.cosine_similarity(f.float(), t.float(), dim=-1).mean() for f, t in zip(found, target, strict=True)]
+    parts = [
+        1 - F.cosine_similarity(f.float(), t.float(), dim=-1).mean()
+        for f, t in zip(found, target, strict=True)
+    ]
     return torch.stack(parts).sum()
 
 
 def groups_of(model: nn.Module, config: RecoveryConfig) -> list[dict[str, Any]]:
     """The weights, and the maps at a learning rate of their own."""
     maps = {id(p) for layer in converted_layers(model) for p in map_parameters(layer)}
-    parts = [[p for p in model.parameters() if p.requires_grad and (id(p) in maps) == own] for own in (False, True)]
+    parts = [
+        [p for p in model.parameters() if p.requires_grad and (id(p) in maps) == own] for own in (False, True)
+    ]
     scales = (1.0, config.maps_lr / config.lr if config.lr else 1.0)
     return [{"params": part, "lr_scale": scale} for part, scale in zip(parts, scales, strict=True) if part]
 
@@ -270,4 +260,3 @@ def freeze_maps(model: nn.Module) -> None:
     """The inverse, in place."""
     for layer in converted_layers(model):
         layer.reparameterize()
-

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from posattn.vision.convert.attention import ConvertedAttention
+from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.quality import outputs
-from posattn.vision.convert.recovery import Normalise, RecoveryConfig, RecoveryRecord, feature_loss, recover
+from posattn.vision.convert.recovery import Normalise, RecoveryRecord, feature_loss, recover
 from posattn.vision.models.attention import FrozenMaps
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
@@ -85,9 +86,9 @@ def test_interrupted_and_continued_to_the_same_weights(step: int, tmp_path: Path
 def test_the_loss_is_two_cosines() -> None:
     a, b = (torch.randn(3, 5, 4), torch.randn(3, 4)), (torch.randn(3, 5, 4), torch.randn(3, 4))
     similar = nn.functional.cosine_similarity
-    expected = sum(
-        (1 - similar(a[0][i, j], b[0][i, j], 0)) / 15 for i in range(3) for j in range(5)
-    ) + sum((1 - similar(a[1][i], b[1][i], 0)) / 3 for i in range(3))
+    expected = sum((1 - similar(a[0][i, j], b[0][i, j], 0)) / 15 for i in range(3) for j in range(5)) + sum(
+        (1 - similar(a[1][i], b[1][i], 0)) / 3 for i in range(3)
+    )
     torch.testing.assert_close(feature_loss(a, b), expected)
     assert feature_loss(a, a).abs() < 1e-6
 
@@ -100,7 +101,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         recover(vit, vit, pictures(), HALF, CONFIG)
     stopped(recover(model, vit, pictures(), HALF, CONFIG, checkpoints=tmp_path), 7)
     other = RecoveryConfig(**{**CONFIG.__dict__, "lr": 0.5})
-    with pytest.raises(ValueError, match="is of .*'lr': 0.001.*, this run of .*'lr': 0.5"):
+    with pytest.raises(ValueError, match=r"is of .*'lr': 0.001.*, this run of .*'lr': 0.5"):
         recover(make()[0], vit, pictures(), HALF, other, checkpoints=tmp_path)
     for name, value in (("steps", 0), ("batch_size", -1), ("lr", float("nan")), ("warmup", 1.5)):
         with pytest.raises(ValueError, match=name):
