@@ -189,7 +189,7 @@ def test_bad_input(changes: dict, message: str, place: Path, tmp_path: Path) -> 
 def test_models_that_cannot_be_converted(place: Path, tmp_path: Path) -> None:
     resnet = timm.create_model("resnet10t")
     torch.save(resnet.state_dict(), tmp_path / "resnet.pt")
-    with pytest.raises(TypeError, match="must be a timm ViT, .* got ResNet"):
+    with pytest.raises(TypeError, match=r"must be a timm ViT, .* got ResNet"):
         convert(config_of(place, model="resnet10t", checkpoint=tmp_path / "resnet.pt"), tmp_path / "a")
     vit = timm.create_model(NAME, img_size=32, embed_dim=24, depth=2)
     posattn.save(to_positional(vit, torch.randn(2, 3, 32, 32), blocks=[0]), tmp_path / "converted")
