@@ -248,11 +248,7 @@ class ConvertedAttention(nn.Module):
         """Make the maps trainable, in place: tables become the logarithms of their entries."""
         for group in self.groups.values():
             if isinstance(group, DenseHeads) and isinstance(group.maps, FrozenMaps):
-                maps = group.maps.maps
-                scores = TableScores(Grid(1, maps.shape[-1]), 0, len(maps), Start()).to(maps)
-                with torch.no_grad():
-                    scores.table.copy_(maps.clamp(min=1e-10).log())
-                group.maps = AttentionMaps(scores)
+                group.maps = log_table(group.maps.maps)
             group.requires_grad_(True)
 
 
@@ -264,6 +260,14 @@ def unmasked(values: Tensor, attn_mask: Tensor | None = None, is_causal: bool = 
     if attn_mask is not None or is_causal:
         raise ValueError("positional attention takes no mask: its maps are constants of the model")
     return values
+
+
+@torch.no_grad()
+def log_table(maps: MapsHNN) -> AttentionMaps:
+    """Maps that can be trained, from constant ones: the softmax of the logarithms of their entries."""
+    scores = TableScores(Grid(1, maps.shape[-1]), 0, len(maps), Start()).to(maps)
+    scores.table.copy_(maps.clamp(min=1e-10).log())
+    return AttentionMaps(scores)
 
 
 def heads_of_kind(kinds: Mapping[int, str], kind: str) -> list[int]:

@@ -93,9 +93,9 @@ def resampled_rows(rows: Float[Tensor, "p P N"], old: Grid, new: Grid) -> Float[
     """Rows of log-attention on another grid, which keep the mass that falls on the patches together."""
     if not old.prefix:
         return rows.new_zeros(len(rows), 0, new.num_tokens)
-    density = rows.new_zeros(new.num_tokens)
-    density[new.prefix :] = math.log(old.height * old.width / (new.height * new.width))
-    return resample_keys(rows, old, new) + density
+    denser = math.log(old.height * old.width / (new.height * new.width))
+    prefix, patches = resample_keys(rows, old, new).tensor_split([new.prefix], dim=2)
+    return torch.cat([prefix, patches + denser], 2)
 
 
 def resized(values: Float[Tensor, "a b c"], size: tuple[int, int]) -> Float[Tensor, "a h w"]:

@@ -1,7 +1,7 @@
 """In which order to convert heads, what each share of them costs, and how many a budget allows."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -61,10 +61,21 @@ def at_random(units: Sequence[Unit], seed: int) -> list[Unit]:
     return order
 
 
-def greedy(
+class Greedy(NamedTuple):
+    """An order under way: what is converted so far, and the last known cost of each unit that is left."""
+
+    done: list[Unit]
+    known: list[tuple[Unit, tuple[float, float]]]
+
+
+def greedy_start(units: Sequence[Unit], alone: Sequence[Losses], metric: str) -> Greedy:
+    """Nothing is converted, and the costs are those of each unit alone."""
+    return Greedy([], [(unit, cost(found, metric)) for unit, found in zip(units, alone, strict=True)])
+
+
+def greedy_step(
+    state: Greedy,
     subject: Subject,
-    units: Sequence[Unit],
-    alone: Sequence[Losses],
     kept: Kept,
     quality: Quality,
     batches: Sequence[Tensor],
@@ -73,43 +84,31 @@ def greedy(
     width: int = 8,
     step: int = 1,
     advance: Advance = lambda _: None,
-) -> Iterator[list[Unit]]:
-    """An order that measures again: on top of what is converted, the units of least last known cost are measured,
-    and the cheapest of them come next.
+) -> Greedy:
+    """Measure again: on top of what is converted, the units of least last known cost are measured, and the cheapest
+    of them are converted.
 
     Args:
+        state: of ``greedy_start``, or of the step before.
         subject: the model and the maps of its heads.
-        units: what to order.
-        alone: the losses of each unit alone.
         kept: how each head is kept.
         quality: of the original's outputs on the same images.
         batches: images as the model takes them.
         metric: the measure of the cost.
-        width: how many units are measured at each step.
+        width: how many units are measured.
         step: how many of them are then converted.
         advance: called after each unit has run over a batch.
-
-    Yields:
-        The order so far, after each step.
     """
-    done: list[Unit] = []
-    known = {unit: cost(found, metric) for unit, found in zip(units, alone, strict=True)}
-    while known:
-        tried = sorted(known, key=known.__getitem__)[:width]
-        base = choice_of(done, kept)
-        choices = [{}, *({unit.block: choice_of([*done, unit], kept)[unit.block]} for unit in tried)]
-        found = outputs_of_choices(subject, choices, batches, base, advance)
-        before, *costs = (cost(losses(quality, quality.of(one)), metric) for one in found)
-        known.update(
-            {
-                unit: (after[0] - before[0], after[1] - before[1])
-                for unit, after in zip(tried, costs, strict=True)
-            }
-        )
-        for unit in sorted(tried, key=known.__getitem__)[:step]:
-            done.append(unit)
-            del known[unit]
-        yield list(done)
+    known = dict(state.known)
+    tried = sorted(known, key=known.__getitem__)[:width]
+    base = choice_of(state.done, kept)
+    choices = [{}, *({unit.block: choice_of([*state.done, unit], kept)[unit.block]} for unit in tried)]
+    found = outputs_of_choices(subject, choices, batches, base, advance)
+    before, *after = (cost(losses(quality, quality.of(one)), metric) for one in found)
+    for unit, costs in zip(tried, after, strict=True):
+        known[unit] = (costs[0] - before[0], costs[1] - before[1])
+    chosen = sorted(tried, key=known.__getitem__)[:step]
+    return Greedy([*state.done, *chosen], [(unit, c) for unit, c in known.items() if unit not in chosen])
 
 
 def curve(

@@ -49,19 +49,29 @@ class Quality:
     cosine      of each image's features with the original's
     neighbours  share of an image's ``nearest`` neighbours in the original's features (by cosine, among the
                 other images) that are its nearest in the features
-    accuracy    with labels: of the classifier, where there is one with a class for each label; else whether most
-                of the nearest other images, weighted by their cosine, have the image's label
+    accuracy    with labels: of the classifier, where it has as many classes as the labels; else whether most of
+                the nearest other images, weighted by their cosine, have the image's label
     divergence  Kullback-Leibler divergence of the class probabilities from the original's, in nats; lower is
                 better, only with a classifier
     ==========  ================================================================================================
 
+    Args:
+        original: the original's outputs.
+        labels: of the images.
+        nearest: k, neighbours of an image.
+        classes: how many classes the labels are of; None for the largest label + 1.
+
     Raises:
-        ValueError: fewer images than the errors need, features that do not vary over images, or as many labels
-            as there are images not.
+        ValueError: fewer images than the errors need, features that do not vary over images, not as many labels as
+            images, or an original that is right on none of them.
     """
 
     def __init__(
-        self, original: Outputs, labels: Int[Tensor, " n"] | None = None, nearest: int = NEAREST
+        self,
+        original: Outputs,
+        labels: Int[Tensor, " n"] | None = None,
+        nearest: int = NEAREST,
+        classes: int | None = None,
     ) -> None:
         n = len(original.features)
         if n < checks.positive_int("nearest", nearest) + 2:
@@ -73,12 +83,13 @@ class Quality:
         check_vary(original.features)
         self.original, self.labels, self.nearest = original, labels, nearest
         self.neighbours = neighbours(original.features, nearest)
-        self.classifies = (
-            labels is not None
-            and original.logits is not None
-            and int(labels.max()) < original.logits.shape[1]
-        )
+        count = classes or (0 if labels is None else int(labels.max()) + 1)
+        self.classifies = original.logits is not None and original.logits.shape[1] == count
         self.before = self.of(original)
+        if labels is not None and not self.before[ACCURACY].any():
+            raise ValueError(
+                f"the model is right on none of the {n} images: its classes are not those of the labels"
+            )
 
     def of(self, changed: Outputs) -> dict[str, Float[Tensor, " n"]]:
         """Each measure image by image."""

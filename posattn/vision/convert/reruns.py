@@ -87,7 +87,7 @@ def rerun(subject: Subject, batch: Tensor, inputs: Mapping[int, Tensor], choice:
 def layer_of(subject: Subject, number: int, kinds: Mapping[int, str]) -> nn.Module:
     """The attention of a block with converted heads, all by dense maps."""
     model: Any = subject.model
-    attn, maps = subject.layers[number], subject.maps[TABLE][number].clone()
+    attn, maps = subject.layers[number], next(iter(subject.maps.values()))[number].clone()
     for head, kind in kinds.items():
         maps[head] = subject.maps[kind][number][head]
     tables = dict.fromkeys(kinds, TABLE)

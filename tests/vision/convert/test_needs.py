@@ -16,7 +16,8 @@ from posattn.vision.convert.orders import (
     by_statistic,
     counts_of,
     curve,
-    greedy,
+    greedy_start,
+    greedy_step,
     within_budget,
 )
 from posattn.vision.convert.quality import Estimate, Quality, features_of, outputs
@@ -75,6 +76,15 @@ def test_reruns_agree_with_models_that_are_converted_whole(name: str) -> None:
             torch.testing.assert_close(one.logits, expected.logits, atol=1e-5, rtol=1e-4)
     assert not any("forward" in block.__dict__ for block in subject.model.blocks)
     assert not any(block._forward_pre_hooks for block in subject.model.blocks)
+
+
+def greedy(subject, units, alone, kept, quality, width: int) -> list[list[Unit]]:
+    """The order after each step."""
+    state, orders = greedy_start(units, alone, "cosine"), []
+    while state.known:
+        state = greedy_step(state, subject, kept, quality, BATCHES, "cosine", width=width)
+        orders.append(state.done)
+    return orders
 
 
 def test_a_base_is_under_every_choice() -> None:
@@ -148,7 +158,7 @@ def test_uniform_heads_are_free_and_come_first() -> None:
     units = units_of(subject, "head")
     kept = {(unit.block, head): TABLE for unit in units for head in unit.heads}
     alone = losses_alone(subject, units, kept, quality, BATCHES)
-    *_, measured = greedy(subject, units, alone, kept, quality, BATCHES, "cosine", width=3)
+    measured = greedy(subject, units, alone, kept, quality, width=3)[-1]
     orders = [
         by_cost(units, alone, "cosine"),
         measured,
@@ -171,7 +181,7 @@ def test_greedy_is_not_dearer_than_one_at_a_time() -> None:
     units = units_of(subject, "head")
     kept = {(unit.block, head): TABLE for unit in units for head in unit.heads}
     alone = losses_alone(subject, units, kept, quality, BATCHES)
-    steps = list(greedy(subject, units, alone, kept, quality, BATCHES, "cosine", width=6))
+    steps = greedy(subject, units, alone, kept, quality, width=6)
     assert [len(order) for order in steps] == [1, 2, 3, 4, 5, 6]
     assert steps[-1][:2] == steps[1]
     first = by_cost(units, alone, "cosine")

@@ -22,7 +22,7 @@ def nearest(features: torch.Tensor, i: int, k: int) -> list[int]:
 def test_every_measure_against_its_definition() -> None:
     a, b = random_outputs(), random_outputs(seed=1)
     labels = torch.arange(30) % 3
-    found = Quality(a, labels, nearest=4).of(b)
+    found = Quality(a, labels, nearest=4, classes=4).of(b)
     for i in range(30):
         expected = F.cosine_similarity(a.features[i], b.features[i], dim=0).item()
         assert found["cosine"][i].item() == pytest.approx(expected, abs=1e-6)
@@ -44,14 +44,24 @@ def test_accuracy_of_the_neighbours_without_a_classifier() -> None:
         assert found[i].item() == float(votes.index(max(votes)) == labels[i])
 
 
-def test_labels_beyond_the_classifier_are_for_the_neighbours() -> None:
-    labels = torch.arange(30) % 7  # the classifier has four classes
-    quality = Quality(random_outputs(), labels, nearest=4)
+@pytest.mark.parametrize("classes", [3, 6])
+def test_labels_of_other_classes_are_for_the_neighbours(classes: int) -> None:
+    labels, found = torch.arange(30) % classes, random_outputs()  # whose classifier has four classes
+    features = found.features + 3 * F.one_hot(labels, 6)
+    quality = Quality(Outputs(features, found.logits), labels, nearest=4)
     assert not quality.classifies
     assert torch.equal(
-        quality.before["accuracy"],
-        Quality(random_outputs(logits=False), labels, nearest=4).before["accuracy"],
+        quality.before["accuracy"], Quality(Outputs(features, None), labels, nearest=4).before["accuracy"]
     )
+    assert quality.before["accuracy"].mean() > 0.7
+
+
+def test_a_classifier_that_is_always_wrong() -> None:
+    a = random_outputs()
+    with pytest.raises(
+        ValueError, match="right on none of the 30 images: its classes are not those of the labels"
+    ):
+        Quality(a, (a.logits.argmax(1) + 1) % 4, nearest=4, classes=4)
 
 
 def test_the_original_keeps_all() -> None:
@@ -85,9 +95,9 @@ def test_what_cannot_be_compared() -> None:
     constant = Outputs(torch.ones(30, 6) + 1e-9, None)
     with pytest.raises(ValueError, match="features are constant over the 30 images"):
         Quality(constant)
+    features = random_outputs().features
+    features[3, 2] = torch.nan
     with pytest.raises(ValueError, match="features of 1 of 30 images are not finite"):
-        features = random_outputs().features
-        features[3, 2] = torch.nan
         Quality(Outputs(features, None))
     with pytest.raises(ValueError, match="labels must be as many as the 30 images, got 3"):
         Quality(random_outputs(), torch.arange(3))

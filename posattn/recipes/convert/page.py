@@ -1,0 +1,183 @@
+"""What the page of `posattn convert` shows."""
+
+from typing import Any
+
+from posattn.recipes.convert.settings import ConvertConfig
+from posattn.recipes.convert.timing import CONVERTED, ORIGINAL
+from posattn.runs.page import GridMaps, HeatMaps, Lines, Section, Table
+
+NAMES = {
+    "cosine": "cosine of the features",
+    "neighbours": "overlap of the nearest neighbours",
+    "accuracy": "accuracy",
+    "divergence": "divergence of the class probabilities, nats",
+}
+
+
+def sections(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, int]) -> list[Section]:
+    """The conversion, its curves, the heads, and the speed."""
+    return [
+        conversion(config, numbers),
+        curves(config, numbers),
+        head_map(config, numbers, grid),
+        speed(numbers),
+    ]
+
+
+def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
+    """What was converted, and what it cost."""
+    chosen, quality = numbers["chosen"], numbers["quality"]
+    metric = numbers["metric"]
+    last = list(quality.values())[-1]
+    ratios = ", ".join(
+        f"{one['ratio'][0]:.2f} at {size} px" for size, one in numbers["speed"]["sizes"].items()
+    )
+    claim = (
+        f"{chosen['heads']} of {chosen['of']} heads attend by constant maps; {NAMES[metric]}: "
+        f"{last['kept'][metric]:.3f}{' of the original' if metric == 'accuracy' else ''}. "
+        f"Throughput beside the original with fused attention: {ratios}."
+    )
+    rows = [
+        [
+            when,
+            *(
+                f"{one['kept'][name]:.4f}" if name != "divergence" else f"{one['losses'][name][0]:.4f}"
+                for name in one["kept"]
+            ),
+            *(f"{one['losses'][name][0]:.4f} ± {one['losses'][name][1]:.4f}" for name in one["losses"]),
+        ]
+        for when, one in quality.items()
+    ]
+    names = list(last["kept"])
+    columns = ["", *names, *(f"loss of {name}" for name in names)]
+    caption = (
+        f"On {config.measured} pictures used for nothing else; ± standard error over them. "
+        f"Accuracy is a share of the original's{accuracy_text(numbers)}."
+    )
+    kinds: dict[str, int] = {}
+    for of_block in chosen["kinds"].values():
+        for kind in of_block.values():
+            kinds[kind] = kinds.get(kind, 0) + 1
+    kept = Table(
+        "How the converted heads are kept", ["kind", "heads"], [[k, str(n)] for k, n in kinds.items()]
+    )
+    return Section("Conversion", claim, [Table("What is left", columns, rows, caption), kept])
+
+
+def accuracy_text(numbers: dict[str, Any]) -> str:
+    """The original's accuracy in words."""
+    if "accuracy" not in numbers["original"]:
+        return ""
+    way = "its classifier" if numbers["original"]["classifier"] else "its nearest neighbours"
+    return f", which is {100 * numbers['original']['accuracy']:.1f} % by {way}"
+
+
+def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
+    """The loss over the share of heads that are converted."""
+    found, metric = numbers["curves"], numbers["metric"]
+    half = {
+        name: nearest_to_half(one, metric) for name, one in found.items() if not name.startswith("random")
+    }
+    claim = f"At half of the heads, loss of {NAMES[metric]}: " + ", ".join(
+        f"{value:.3f} by {name}" for name, value in half.items()
+    )
+    items = [
+        Lines(
+            f"Loss of {NAMES[name]}" if name != "divergence" else NAMES[name].capitalize(),
+            {order: f"curves.{order}.share" for order in found},
+            {order: f"curves.{order}.{name}.loss" for order in found},
+            {order: f"curves.{order}.{name}.stderr" for order in found},
+            x_label="share of the heads that are converted",
+            y_label="loss",
+            caption="Before recovery; bands: standard error over the measured pictures.",
+        )
+        for name in next(iter(found.values()))
+        if name in NAMES
+    ]
+    return Section("Curves", claim + ".", items, at="convert")  # type: ignore[arg-type]
+
+
+def nearest_to_half(one: dict[str, Any], metric: str) -> float:
+    """The loss at the share nearest to one half."""
+    place = min(range(len(one["share"])), key=lambda i: abs(one["share"][i] - 0.5))
+    return one[metric]["loss"][place]
+
+
+def head_map(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, int]) -> Section:
+    """What each head needs."""
+    heads, metric = numbers["heads"], numbers["metric"]
+    dearest = max(heads, key=lambda one: one["losses"][metric][0])
+    claim = (
+        f"Converted alone, a {config.by} costs {min(one['losses'][metric][0] for one in heads):.4f} to "
+        f"{dearest['losses'][metric][0]:.4f} of the {metric}; the dearest is in block {dearest['block']}."
+    )
+    rows = [
+        [
+            f"{one['block']}, {' '.join(map(str, one['heads']))}",
+            one["kind"] if one["converted"] else "by content",
+            *(f"{value[0]:.4f} ± {value[1]:.4f}" for value in one["losses"].values()),
+            f"{one['positionality']:.3f}",
+            f"{one['variation']:.3f}",
+        ]
+        for one in sorted(heads, key=lambda one: one["rank"])
+    ]
+    losses = [f"loss of {name}" for name in heads[0]["losses"]]
+    table = Table(
+        f"Each {config.by} alone, in the greedy order",
+        ["block, head", "kept as", *losses, "positionality", "variation"],
+        rows,
+        f"On {config.ranking} pictures; ± standard error over them. Positionality: share of the variance of the "
+        "attention that the average map explains; variation: what it leaves, summed over a map.",
+    )
+    items: list[Any] = [table]
+    if config.by == "head":
+        panel = HeatMaps(
+            f"Loss of {NAMES[metric]} when a head alone is converted",
+            "convert.head_map.losses",
+            "convert.head_map.heads",
+            "convert.head_map.blocks",
+            ["loss"],
+            x_label="head",
+            y_label="block",
+        )
+        items.insert(0, panel)
+    for name in ("cheapest", "dearest"):
+        items.append(
+            GridMaps(
+                f"Average maps of the {name} to convert",
+                f"examples:{name}",
+                grid,
+                caption="Each small square is a patch: where it looks on average.",
+            )
+        )
+    return Section("Heads", claim, items)
+
+
+def speed(numbers: dict[str, Any]) -> Section:
+    """Both models side by side."""
+    timing = numbers["speed"]
+    rows = [
+        [
+            size,
+            *(quartiles(one[name]["images_per_second"], 1) for name in (ORIGINAL, CONVERTED)),
+            quartiles(one["ratio"], 2),
+            f"{one[CONVERTED]['multiply_adds'] / one[ORIGINAL]['multiply_adds']:.2f}",
+            f"{one[CONVERTED]['parameters'] / one[ORIGINAL]['parameters']:.2f}",
+        ]
+        for size, one in timing["sizes"].items()
+    ]
+    first = next(iter(timing["sizes"].items()))
+    claim = f"At {first[0]} px the converted model is {first[1]['ratio'][0]:.2f} times as fast."
+    columns = ["px", "original, images/s", "converted, images/s", "ratio", "multiply-adds", "parameters"]
+    caption = (
+        f"Median and quartiles of rounds in turns, batches of {timing['batch']}, float32, eager, {timing['device']}, "
+        f"{timing['threads']} thread(s); the original with fused attention. Multiply-adds and parameters: shares of "
+        "the original's."
+    )
+    return Section("Speed", claim, [Table("Inference", columns, rows, caption)])
+
+
+def quartiles(values: list[float], digits: int) -> str:
+    """Median and quartiles."""
+    median, low, high = (f"{value:.{digits}f}" for value in values)
+    return f"{median} ({low} to {high})"

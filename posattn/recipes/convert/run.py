@@ -1,0 +1,88 @@
+"""What `posattn convert` does: a trained ViT and pictures in, a faster ViT out, and what it costs and buys."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from posattn.recipes.convert.measuring import chosen, measured_alone, orders_of, traced
+from posattn.recipes.convert.page import sections
+from posattn.recipes.convert.plan import plan_of
+from posattn.recipes.convert.recovered import recovered
+from posattn.recipes.convert.results import (
+    curves_for,
+    describe_heads,
+    examples,
+    head_map,
+    original_of,
+    quality_of,
+    summary,
+    to_json,
+)
+from posattn.recipes.convert.settings import ConvertConfig, check_settings
+from posattn.recipes.convert.subject import check_sizes, load_material, load_model
+from posattn.recipes.convert.timing import seconds_of_kinds, speed
+from posattn.runs.folder import RunFolder
+from posattn.runs.page import to_plain
+from posattn.vision.convert.maps import replace_heads
+from posattn.vision.convert.needs import Losses, best_kept, choice_of
+from posattn.vision.convert.saving import save
+
+MODEL = "model"  # the folder below the run folder that holds the converted model
+
+
+def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Every step is a unit that a resumed run does not repeat."""
+    check_settings(config)
+    torch.manual_seed(config.seed)
+    model = load_model(config)
+    check_sizes(config, model)
+    material = load_material(config, model, progress)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = plan_of(config, model.to(device), material, device)
+    alone: dict[str, list[Losses]] = {
+        kind: measured_alone(config, plan, kind, run, progress) for kind in config.kinds
+    }
+    seconds = run.unit("seconds of kinds", partial(seconds_of_kinds, plan.subject, config))
+    kept = best_kept(plan.units, alone, seconds, plan.metric, config.tolerance)
+    best = [alone[kept[unit.block, unit.heads[0]]][number] for number, unit in enumerate(plan.units)]
+    orders = orders_of(config, plan, best, kept, run, progress)
+    curves = {name: traced(config, plan, name, order, kept, run, progress) for name, order in orders.items()}
+    name, point = chosen(config, plan, orders, curves, kept, run)
+    heads = choice_of(orders[name][: point.units], kept)
+    averages = {number: found.mean for number, found in plan.statistics.items()}
+    converted = replace_heads(model, averages, heads, config.window).eval()
+    quality = {"before recovery": run.unit("quality before", partial(quality_of, converted, plan.measured))}
+    if config.recover:
+        converted = recovered(config, converted, model, material.recovery, run, progress)
+        quality["after recovery"] = run.unit("quality after", partial(quality_of, converted, plan.measured))
+    save(converted.cpu(), run.path / MODEL)
+    timing = run.unit("speed", partial(speed, config, model.cpu(), converted, device, progress))
+    numbers = {
+        "metric": plan.metric,
+        "heads": describe_heads(plan, alone, best, kept, orders, heads),
+        "head_map": head_map(plan, best) if config.by == "head" else None,
+        "orders": {
+            each: [[unit.block, list(unit.heads)] for unit in order] for each, order in orders.items()
+        },
+        "curves": curves_for(curves),
+        "chosen": {
+            "order": name,
+            "heads": point.heads,
+            "of": len(kept),
+            "kept": point.kept,
+            "kinds": to_json(heads),
+        },
+        "original": original_of(plan.measured),
+        "quality": quality,
+        "speed": timing,
+        "recovery": [event["loss"] for event in run.events("recovery")],
+    }
+    run.save_tensors("examples", examples(plan, best, kept))
+    return {
+        "title": f"{config.model} converted",
+        "summary": summary(config, model),
+        "convert": numbers,
+        "page": to_plain(sections(config, numbers, grid=tuple(model.patch_embed.grid_size))),
+    }

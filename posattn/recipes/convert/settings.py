@@ -1,0 +1,114 @@
+"""The settings of `posattn convert`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from posattn.settings import Count, Natural, NonNegative, Positive, Probability, Seed, Several
+
+Kind = Literal["table", "relative", "convolution"]
+DEFAULT_BUDGET = 0.95
+
+
+def folder_name(config: "ConvertConfig") -> str:
+    """convert-MODEL, by the last part of a path or a hub's name."""
+    return f"convert-{Path(config.model).name.replace(':', '-')}"
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Convert heads of a trained ViT to constant maps: what each head needs, what it costs, how fast it gets, and a
+    folder with the converted model."""
+
+    model: Positional[str]
+    """A timm model (its pretrained weights without --checkpoint), hf-hub:NAME or local-dir:FOLDER."""
+    images: str
+    """A folder of pictures, a parquet file, or a name of `posattn list data`."""
+    checkpoint: Path | None = None
+    """The weights of a timm model."""
+    data_dir: Path | None = None
+    """Where the files of a named set are."""
+    labels: bool = False
+    """The pictures have labels, and the set has a training and a test split: measure accuracy too, on the latter."""
+    metric: Literal["cosine", "neighbours", "accuracy"] | None = None
+    """What to choose by: cosine of the features, overlap of their nearest neighbours, or accuracy (which needs
+    --labels); default: accuracy with --labels, else cosine."""
+    by: Literal["head", "block"] = "head"
+    """What is converted at once."""
+    budget: Probability | None = None
+    """Convert as much as keeps this much of the metric, or this share of the original's accuracy; default: 0.95."""
+    heads: str | None = None
+    """Convert this share of all heads, such as 40%, instead of a budget."""
+    kinds: Several[Kind] = ("table", "convolution")
+    """How a converted head may be kept; of those whose loss is about as small, the fastest is taken."""
+    window: Count = 9
+    """Rows and columns of offsets that a convolution holds, odd."""
+    tolerance: NonNegative = 0.1
+    """How much larger than the least a head's loss may be for a faster way to keep it, as a share of it."""
+    image_size: Count | None = None
+    """Height and width of the model's input; default: the model's own."""
+    sizes: tuple[Count, ...] = ()
+    """Image sizes to time at; default: the model's input size. Tables serve that one only."""
+    calibration: Count = 64
+    """Pictures that the maps are averaged over."""
+    ranking: Count = 128
+    """Pictures that heads are ranked on."""
+    measured: Count = 256
+    """Pictures, used for nothing else, that every reported loss is measured on."""
+    nearest: Count = 10
+    """Neighbours of a picture."""
+    points: Count = 12
+    """Steps of a curve from none to all."""
+    width: Count = 8
+    """Units that the greedy order measures again at each step."""
+    steps: Count = 24
+    """Steps of the greedy order."""
+    random_orders: Count = 3
+    """Random orders to compare with."""
+    recover: Natural = 0
+    """Steps of recovery: training to match the original's features on all pictures but the measured ones."""
+    batch_size: Count = 32
+    """Pictures of a step of recovery."""
+    lr: Positive = 1e-4
+    """Learning rate of the weights in recovery."""
+    maps_lr: Positive = 1e-2
+    """Learning rate of the maps in recovery."""
+    rounds: Count = 10
+    """Timed rounds, after one warm-up."""
+    batch: Count = 8
+    """Pictures of a timed batch."""
+    seed: Seed = 0
+    """Seed of the choice of pictures, of the random orders and of recovery."""
+
+
+def check_settings(config: ConvertConfig) -> None:
+    """ValueError, before anything is read, for settings that do not fit each other."""
+    if config.metric == "accuracy" and not config.labels:
+        raise ValueError("--metric accuracy needs --labels")
+    if config.heads is not None:
+        if config.budget is not None:
+            raise ValueError("--budget and --heads exclude each other")
+        share_of(config.heads)
+    if config.window % 2 == 0:
+        raise ValueError(f"--window must be odd, got {config.window}")
+    for flag, count in (("--ranking", config.ranking), ("--measured", config.measured)):
+        if count < config.nearest + 2:
+            raise ValueError(
+                f"{flag} must be at least {config.nearest + 2} for {config.nearest} nearest neighbours, got {count}"
+            )
+    if config.calibration < 2:
+        raise ValueError("--calibration must be at least 2 for the variation over images, got 1")
+    if config.rounds < 2:
+        raise ValueError(f"--rounds must be at least 2 for a spread, got {config.rounds}")
+
+
+def share_of(text: str) -> float:
+    """40% as 0.4. ValueError where it is no share in (0, 100 %]."""
+    if not re.fullmatch(r"\d+(\.\d+)?%", text) or not 0 < float(text[:-1]) <= 100:
+        raise ValueError(
+            f"--heads must be a share of all heads, above 0% and at most 100%, such as 40%; got {text!r}"
+        )
+    return float(text[:-1]) / 100

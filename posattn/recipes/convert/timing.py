@@ -1,0 +1,88 @@
+"""How long the original and the converted model take, side by side."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import nn
+
+from posattn.bench.cost import multiply_adds
+from posattn.bench.models import synchronize
+from posattn.bench.timing import interleaved, spread
+from posattn.recipes.convert.settings import ConvertConfig
+from posattn.recipes.convert.subject import set_size
+from posattn.vision.convert.attention import Place
+from posattn.vision.convert.maps import converted, grid_of
+from posattn.vision.convert.reruns import Subject
+from posattn.vision.models.freeze import freeze_attention
+
+ORIGINAL, CONVERTED = "original", "converted"
+
+
+@torch.inference_mode()
+def seconds_of_kinds(subject: Subject, config: ConvertConfig) -> dict[str, float]:
+    """Of each way to keep a head, the median seconds of an attention layer whose heads are all kept so."""
+    model: Any = subject.model
+    number = min(subject.layers)
+    attn: Any = subject.layers[number]
+    grid, place = grid_of(model), Place(model.patch_embed)
+    maps = next(iter(subject.maps.values()))[number]
+    like = next(model.parameters())
+    tokens = torch.randn(config.batch, grid.num_tokens, attn.proj.out_features).to(like)
+    works: dict[str, Any] = {}
+    for kind in config.kinds:
+        kinds = dict.fromkeys(range(len(maps)), kind)
+        layer = converted(copy.deepcopy(attn), maps, kinds, place, grid, config.window).eval()
+        works[kind] = partial(timed, layer, tokens)
+    seconds = interleaved(works, config.rounds)
+    return {kind: spread(seconds[kind]).median for kind in config.kinds}
+
+
+def timed(model: nn.Module, images: torch.Tensor) -> None:
+    """One forward."""
+    model(images)
+    synchronize(images.device)
+
+
+@torch.inference_mode()
+def speed(
+    config: ConvertConfig, original: nn.Module, changed: nn.Module, device: torch.device, progress: Progress
+) -> dict[str, Any]:
+    """Both models at every size: pictures per second (median and quartiles), their ratio, and multiply-adds.
+
+    The original runs with fused attention; the converted one is frozen. They take turns.
+    """
+    own = tuple(original.patch_embed.img_size)  # type: ignore[union-attr,arg-type]
+    sizes = {}
+    for size in progress.track(config.sizes or (own[0],), description="convert: speed"):
+        models = {name: copy.deepcopy(m).eval() for name, m in ((ORIGINAL, original), (CONVERTED, changed))}
+        if (size, size) != own:
+            for model in models.values():
+                set_size(model, size)
+        models[CONVERTED] = freeze_attention(models[CONVERTED])
+        shape = (size, size) if config.sizes else own
+        sizes[str(size)] = at_size({name: m.to(device) for name, m in models.items()}, shape, config, device)
+    return {"threads": torch.get_num_threads(), "device": str(device), "batch": config.batch, "sizes": sizes}
+
+
+def at_size(
+    models: dict[str, nn.Module], shape: Any, config: ConvertConfig, device: torch.device
+) -> dict[str, Any]:
+    """Both models at one size."""
+    channels = models[ORIGINAL].patch_embed.proj.in_channels  # type: ignore[union-attr]
+    images = torch.randn(config.batch, channels, *shape, device=device)  # type: ignore[arg-type]
+    seconds = interleaved(
+        {name: partial(timed, model, images) for name, model in models.items()}, config.rounds
+    )
+    found: dict[str, Any] = {
+        name: {
+            "images_per_second": list(spread([config.batch / s for s in seconds[name]])),
+            "multiply_adds": multiply_adds(model, images) / config.batch,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
+        for name, model in models.items()
+    }
+    pairs = zip(seconds[ORIGINAL], seconds[CONVERTED], strict=True)
+    return {**found, "ratio": list(spread([a / b for a, b in pairs]))}

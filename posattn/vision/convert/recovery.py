@@ -1,0 +1,262 @@
+"""Recovery: a converted model is trained to give the features of the original on pictures without labels."""
+
+import copy
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from jaxtyping import Float, UInt8
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import Generator, Tensor, nn
+
+from posattn.vision.convert.attention import ConvertedAttention, log_table
+from posattn.vision.convert.config import RecoveryConfig
+from posattn.vision.data.augment import augment, derived_seed
+from posattn.vision.models.attention import FrozenMaps, PositionalAttention
+from posattn.vision.training.checkpoints import load_latest, save_checkpoint
+from posattn.vision.training.resume import flatten_optimizer, load_optimizer, under
+from posattn.vision.training.signals import StopSignal
+from posattn.vision.training.state import memory_advice
+
+ORDER, DRAWS = 11, 12  # what a seed is derived for: the pictures' order in a pass, the draws of a step
+
+
+class RecoveryRecord(NamedTuple):
+    """What a step did."""
+
+    step: int  # steps done
+    loss: float  # of the batch: see ``feature_loss``
+
+
+class Normalise(NamedTuple):
+    """What turns pictures of 0 to 255 into a model's input."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (self.mean, self.std))
+        return (pictures.float() / 255 - mean) / std
+
+
+def recover(
+    model: nn.Module,
+    original: nn.Module,
+    pictures: UInt8[Tensor, "n c H W"],
+    normalise: Normalise,
+    config: RecoveryConfig,
+    *,
+    checkpoints: Path | None = None,
+    accelerator: Accelerator | None = None,
+) -> Iterator[RecoveryRecord]:
+    """Train ``model`` in place, maps and all, to match the features of ``original``; a record after each step.
+
+    At the end its maps are frozen again. The order of the pictures and every draw are functions of (seed, step), so
+    that an interrupted training ends as one that was not.
+
+    Args:
+        model: the converted model.
+        original: what it was converted from; in evaluation mode.
+        pictures: without labels.
+        normalise: what the models take them by.
+        config: the recipe.
+        checkpoints: a folder to keep the last two checkpoints in, and to continue from. With it, SIGTERM is answered
+            by a checkpoint and SystemExit(143).
+        accelerator: of a program that made its own.
+
+    Raises:
+        ValueError: fewer pictures than a batch, or checkpoints of another training.
+        FloatingPointError: the loss is not finite; the step is named.
+        MemoryError: out of memory: says what to lower.
+    """
+    if len(pictures) < config.batch_size:
+        raise ValueError(f"batch_size must be at most {len(pictures)}, the pictures, got {config.batch_size}")
+    state = Recovery(model, original, pictures, normalise, config, accelerator or Accelerator())
+    if checkpoints is not None:
+        state.restore(checkpoints)
+    return steps(state, checkpoints)
+
+
+def steps(state: "Recovery", checkpoints: Path | None) -> Iterator[RecoveryRecord]:
+    """The rest of a training."""
+    config = state.config
+    with StopSignal(active=checkpoints is not None) as stop:
+        while state.step < config.steps:
+            loss = state.update()
+            due = state.step % config.checkpoint_every == 0 or state.step == config.steps
+            if checkpoints is not None and (due or stop.received):
+                state.save(checkpoints)
+            yield RecoveryRecord(state.step, loss)
+            if stop.received:
+                raise SystemExit(128 + signal.SIGTERM)
+    state.finish()
+
+
+class Recovery:
+    """A training under way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        original: nn.Module,
+        pictures: Tensor,
+        normalise: Normalise,
+        config: RecoveryConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.normalise, self.accelerator = config, normalise, accelerator
+        self.device = accelerator.device
+        self.pictures = pictures
+        self.frozen = {name: p.requires_grad for name, p in model.named_parameters()}
+        thaw(model)
+        self.model: Any = model.to(self.device).train()
+        self.original: Any = copy.deepcopy(original).to(self.device).eval().requires_grad_(False)
+        self.optimizer = create_optimizer_v2(
+            groups_of(model, config), opt="adamw", lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            num_epochs=config.steps,
+            warmup_epochs=round(config.warmup * config.steps),
+            step_on_epochs=False,
+            updates_per_epoch=1,
+        )
+        self.runner = accelerator.prepare_model(Features(self.model))
+        self.step = 0
+
+    def update(self) -> float:
+        """One optimizer step on the next batch; returns its loss."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        config = self.config
+        with (
+            torch.random.fork_rng(devices),
+            memory_advice(f"batch_size {config.batch_size}: lower batch_size"),
+        ):
+            torch.manual_seed(derived_seed(config.seed, DRAWS, self.accelerator.process_index, self.step))
+            batch = self.normalise(augment(self.batch(), config.padding, config.flip, "none"))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
+                with torch.no_grad():
+                    target = Features(self.original)(batch)
+                found = self.runner(batch)
+            loss = feature_loss(found, target)
+            if not loss.isfinite():
+                raise FloatingPointError(
+                    f"the loss became {loss.item()} at step {self.step + 1} of {config.steps}"
+                )
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.scheduler.step_update(self.step)
+        return loss.item()
+
+    def batch(self) -> Tensor:
+        """The next pictures of this process; a pass over all of them is in a new random order."""
+        size, processes = self.config.batch_size, self.accelerator.num_processes
+        per_pass = len(self.pictures) // (size * processes)
+        if not per_pass:
+            raise ValueError(
+                f"{processes} processes with batches of {size} need more than {len(self.pictures)} pictures"
+            )
+        number, place = divmod(self.step, per_pass)
+        generator = Generator().manual_seed(derived_seed(self.config.seed, ORDER, number))
+        order = torch.randperm(len(self.pictures), generator=generator)
+        first = (place * processes + self.accelerator.process_index) * size
+        return self.pictures[order[first : first + size]].to(self.device)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint (by the main process alone)."""
+        tensors, others = flatten_optimizer(self.optimizer)
+        held = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        held |= {f"optimizer.{name}": value for name, value in tensors.items()}
+        if self.accelerator.is_main_process:
+            save_checkpoint(folder, self.step, held, {"run": asdict(self.config), "optimizer": others})
+
+    def restore(self, folder: Path) -> None:
+        """Continue from the newest whole checkpoint, if any. ValueError where it is of another training."""
+        checkpoint = load_latest(folder)
+        if checkpoint is None:
+            return
+        if checkpoint.meta["run"] != asdict(self.config):
+            raise ValueError(
+                f"the checkpoint in {folder} is of {checkpoint.meta['run']}, this run of {asdict(self.config)}"
+            )
+        try:
+            self.model.load_state_dict(under("model.", checkpoint.tensors))
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint in {folder} is of another model: {error}") from error
+        load_optimizer(self.optimizer, under("optimizer.", checkpoint.tensors), checkpoint.meta["optimizer"])
+        self.step = checkpoint.step
+        self.scheduler.step_update(self.step)
+
+    def finish(self) -> None:
+        """Freeze the maps, and leave the model in evaluation mode, what can be trained in it as it was."""
+        freeze_maps(self.model)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self.frozen.get(name, False))
+        self.model.eval()
+
+
+class Features(nn.Module):
+    """A model up to what it is trained to match: its last tokens, and its pooled features."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.model.forward_features(x)
+        return tokens, self.model.forward_head(tokens, pre_logits=True)
+
+
+def feature_loss(found: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
+    """1 - cosine of the pooled features, plus that of the last tokens, averaged over images and tokens."""
+    parts = [
+        1 - F.cosine_similarity(f.float(), t.float(), dim=-1).mean()
+        for f, t in zip(found, target, strict=True)
+    ]
+    return torch.stack(parts).sum()
+
+
+def groups_of(model: nn.Module, config: RecoveryConfig) -> list[dict[str, Any]]:
+    """The weights, and the maps at a learning rate of their own."""
+    maps = {id(p) for layer in converted_layers(model) for p in map_parameters(layer)}
+    parts = [
+        [p for p in model.parameters() if p.requires_grad and (id(p) in maps) == own] for own in (False, True)
+    ]
+    scales = (1.0, config.maps_lr / config.lr if config.lr else 1.0)
+    return [{"params": part, "lr_scale": scale} for part, scale in zip(parts, scales, strict=True) if part]
+
+
+def converted_layers(model: nn.Module) -> list[Any]:
+    """The attention layers with constant maps."""
+    return [m for m in model.modules() if isinstance(m, ConvertedAttention | PositionalAttention)]
+
+
+def map_parameters(layer: Any) -> list[nn.Parameter]:
+    """The parameters of a layer's maps."""
+    return list((layer.groups if isinstance(layer, ConvertedAttention) else layer.maps).parameters())
+
+
+def thaw(model: nn.Module) -> None:
+    """Make the maps trainable, in place: a table as the logarithms of its entries, the others as they are kept."""
+    layers = converted_layers(model)
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no converted heads to train; see to_positional")
+    for layer in layers:
+        if isinstance(layer, ConvertedAttention):
+            layer.thaw()
+        elif isinstance(layer.maps, FrozenMaps):
+            layer.attach(log_table(layer.maps.maps))
+
+
+def freeze_maps(model: nn.Module) -> None:
+    """The inverse, in place."""
+    for layer in converted_layers(model):
+        layer.reparameterize()

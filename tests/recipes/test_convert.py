@@ -1,0 +1,207 @@
+"""`posattn convert` on a small ViT and small pictures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from rich.progress import Progress
+
+import posattn
+from posattn.recipes.convert.run import run
+from posattn.recipes.convert.settings import ConvertConfig
+from posattn.runs.folder import RunFolder, open_run
+from posattn.runs.report.html import build_report
+from posattn.vision.convert.maps import to_positional
+from posattn.vision.convert.saving import heads_kept
+
+NAME = "vit_tiny_patch16_224"
+
+
+def draw(folder: Path, count: int, seed: int, size: int = 40) -> None:
+    """Pictures of smooth noise."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    for i in range(count):
+        small = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        small.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{i:03}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures without labels, pictures with labels and splits, and the weights of a model."""
+    folder = tmp_path_factory.mktemp("convert")
+    draw(folder / "pictures", 50, 0)
+    for split, count in (("train", 12), ("test", 8)):
+        for label in range(2):
+            draw(folder / "labelled" / split / f"class{label}", count, label)
+    torch.manual_seed(0)
+    model = timm.create_model(NAME, img_size=32, patch_size=8, embed_dim=24, depth=4, num_classes=10)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    timm.models.save_for_hf(model, folder / "vit", safe_serialization=True)
+    return folder
+
+
+def config_of(place: Path, **changes: object) -> ConvertConfig:
+    config = ConvertConfig(
+        f"local-dir:{place / 'vit'}",
+        str(place / "pictures"),
+        by="block",
+        calibration=8,
+        ranking=10,
+        measured=14,
+        nearest=3,
+        points=3,
+        width=2,
+        steps=3,
+        random_orders=1,
+        batch_size=8,
+        rounds=2,
+        batch=2,
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def convert(config: ConvertConfig, out: Path, resume: bool = False) -> RunFolder:
+    folder = open_run(out, "convert", config, resume=resume)
+    with Progress(disable=True) as progress:
+        folder.finish(run(config, folder, progress))
+    return folder
+
+
+def test_a_whole_conversion(place: Path, tmp_path: Path) -> None:
+    config = config_of(place, heads="50%", recover=4)
+    folder = convert(config, tmp_path / "run")
+    found = folder.result["convert"]
+    assert found["chosen"]["heads"] == 6
+    assert found["chosen"]["of"] == 12
+    assert len(found["heads"]) == 4
+    assert sum(one["converted"] for one in found["heads"]) == 2
+    curves = found["curves"]
+    assert set(curves) == {"one at a time", "greedy", "positionality", "variation over images", "random 1"}
+    for one in curves.values():
+        assert one["share"] == [0.0, 0.25, 0.75, 1.0]
+        assert one["cosine"]["loss"][0] == pytest.approx(0, abs=1e-6)
+        assert one["cosine"]["loss"][-1] == pytest.approx(curves["greedy"]["cosine"]["loss"][-1])
+        assert one["cosine"]["stderr"][-1] > 0
+    assert set(found["quality"]) == {"before recovery", "after recovery"}
+    before = found["quality"]["before recovery"]["kept"]
+    assert before["cosine"] == pytest.approx(found["chosen"]["kept"]["cosine"], abs=1e-4)
+    (timed,) = found["speed"]["sizes"].values()
+    assert timed["converted"]["parameters"] < timed["original"]["parameters"]
+    assert len(found["recovery"]) == 1
+    page = build_report(tmp_path / "run").read_text()
+    for text in ("6 of 12 heads attend by constant maps", "Each block alone", "greedy"):
+        assert text in page
+    model = posattn.load(tmp_path / "run" / "model")
+    kinds = {int(b): {int(h): k for h, k in of.items()} for b, of in found["chosen"]["kinds"].items()}
+    assert heads_kept(model) == kinds
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(place: Path, tmp_path: Path, monkeypatch) -> None:
+    config = config_of(place, budget=0.5, recover=12)
+    whole = convert(config, tmp_path / "whole").result["convert"]
+    kept = RunFolder.keep
+    for stop in ("alone as convolution", "greedy step 1", "curve greedy", "quality after"):
+
+        def keep(self: RunFolder, name: str, value: object, stop: str = stop) -> None:
+            if name.startswith(stop):
+                raise KeyboardInterrupt
+            kept(self, name, value)
+
+        monkeypatch.setattr(RunFolder, "keep", keep)
+        with pytest.raises(KeyboardInterrupt):
+            convert(config, tmp_path / "run", resume=(tmp_path / "run").exists())
+    monkeypatch.undo()
+    done = RunFolder(tmp_path / "run")
+    done.recover()
+    seconds = done.value("seconds of kinds")
+    found = convert(config, tmp_path / "run", resume=True).result["convert"]
+    assert RunFolder(tmp_path / "run").events("unit")
+    if {one["kind"] for one in found["heads"]} == {one["kind"] for one in whole["heads"]} and all(
+        a["kind"] == b["kind"] for a, b in zip(found["heads"], whole["heads"], strict=True)
+    ):  # what is fastest is timed anew in each run
+        for part in ("orders", "curves", "chosen", "quality", "recovery"):
+            assert found[part] == whole[part]
+    assert set(seconds) == {"table", "convolution"}
+
+
+def test_labels(place: Path, tmp_path: Path) -> None:
+    """Without a class for each label the nearest neighbours say which it is; the test split is measured."""
+    config = config_of(place, images=str(place / "labelled"), labels=True, heads="20%", kinds=("relative",))
+    found = convert(config, tmp_path / "run").result["convert"]
+    assert found["metric"] == "accuracy"
+    assert 0 < found["original"]["accuracy"] <= 1
+    assert "accuracy" in found["curves"]["greedy"]
+    assert {kind for of in found["chosen"]["kinds"].values() for kind in of.values()} == {"relative"}
+
+
+def test_sizes_that_maps_by_offset_serve(place: Path, tmp_path: Path) -> None:
+    config = config_of(place, kinds=("convolution",), sizes=(32, 48), heads="10%", window=3)
+    found = convert(config, tmp_path / "run").result["convert"]
+    assert set(found["speed"]["sizes"]) == {"32", "48"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "accuracy"}, "--metric accuracy needs --labels"),
+        ({"budget": 0.9, "heads": "40%"}, "--budget and --heads exclude each other"),
+        (
+            {"heads": "40"},
+            "--heads must be a share of all heads, above 0% and at most 100%, such as 40%; got '40'",
+        ),
+        ({"heads": "140%"}, "got '140%'"),
+        ({"heads": "0%"}, "got '0%'"),
+        ({"window": 4}, "--window must be odd, got 4"),
+        ({"measured": 4}, "--measured must be at least 5 for 3 nearest neighbours, got 4"),
+        ({"ranking": 2}, "--ranking must be at least 5 for 3 nearest neighbours, got 2"),
+        ({"calibration": 1}, "--calibration must be at least 2 for the variation over images, got 1"),
+        (
+            {"measured": 400},
+            "holds 50 pictures, --calibration, --ranking and --measured need 418: lower them",
+        ),
+        ({"image_size": 33}, "patch height must divide image height, got patch height=8, image height=33"),
+        ({"sizes": (48,)}, "tables serve 32 x 32 px only, got --sizes 48: use --kinds relative convolution"),
+        ({"sizes": (44,)}, "patch height must divide --sizes height"),
+        ({"checkpoint": Path("nowhere.pt")}, "there is no checkpoint nowhere.pt"),
+        ({"model": NAME, "checkpoint": Path("other")}, f"does not fit {NAME}"),
+        ({"model": "vit_of_nobody"}, "unknown model 'vit_of_nobody'"),
+        ({"rounds": 1}, "--rounds must be at least 2"),
+        ({"budget": 1.0}, "no block can be converted within --budget 1.0 of cosine"),
+    ],
+)
+def test_bad_input(changes: dict, message: str, place: Path, tmp_path: Path) -> None:
+    if changes.get("checkpoint") == Path("other"):
+        changes = {**changes, "checkpoint": place / "vit" / "model.safetensors"}
+    with pytest.raises((ValueError, FileNotFoundError), match=message.replace("(", r"\(")):
+        convert(config_of(place, **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_models_that_cannot_be_converted(place: Path, tmp_path: Path) -> None:
+    resnet = timm.create_model("resnet10t")
+    torch.save(resnet.state_dict(), tmp_path / "resnet.pt")
+    with pytest.raises(TypeError, match=r"must be a timm ViT, .* got ResNet"):
+        convert(config_of(place, model="resnet10t", checkpoint=tmp_path / "resnet.pt"), tmp_path / "a")
+    vit = timm.create_model(NAME, img_size=32, embed_dim=24, depth=2)
+    posattn.save(to_positional(vit, torch.randn(2, 3, 32, 32), blocks=[0]), tmp_path / "converted")
+    with pytest.raises(ValueError, match="has converted heads already: convert the original model"):
+        convert(config_of(place, model=f"local-dir:{tmp_path / 'converted'}"), tmp_path / "b")
+    with torch.no_grad():
+        vit.patch_embed.proj.weight.zero_()
+    timm.models.save_for_hf(vit, tmp_path / "blind", safe_serialization=True)
+    with pytest.raises(ValueError, match="features are constant over the 10 images"):
+        convert(config_of(place, model=f"local-dir:{tmp_path / 'blind'}"), tmp_path / "c")
+
+
+def test_result_is_json(place: Path, tmp_path: Path) -> None:
+    folder = convert(config_of(place, heads="10%", random_orders=1, points=1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == folder.result

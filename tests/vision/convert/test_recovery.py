@@ -1,0 +1,108 @@
+"""A converted model is trained back to the features of its original."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from posattn.vision.convert.attention import ConvertedAttention
+from posattn.vision.convert.config import RecoveryConfig
+from posattn.vision.convert.maps import to_positional
+from posattn.vision.convert.quality import outputs
+from posattn.vision.convert.recovery import Normalise, RecoveryRecord, feature_loss, recover
+from posattn.vision.models.attention import FrozenMaps
+
+SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
+HALF = Normalise((0.5,) * 3, (0.5,) * 3)
+HEADS = {0: {0: "table", 1: "convolution", 2: "relative"}, 1: {0: "table", 1: "table", 2: "table"}}
+CONFIG = RecoveryConfig(steps=24, batch_size=8, lr=1e-3, checkpoint_every=7, padding=1)
+
+
+def pictures(n: int = 20) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
+
+
+def make() -> tuple[nn.Module, nn.Module]:
+    """A model and its conversion."""
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_small_patch14_reg4_dinov2", **SMALL, drop_path_rate=0.1).eval()
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return to_positional(vit, HALF(pictures()), heads=HEADS, window=3), vit
+
+
+def distance(model: nn.Module, vit: nn.Module) -> float:
+    with torch.no_grad():
+        found, target = (outputs(m.eval(), HALF(pictures())).features for m in (model, vit))
+    return (1 - nn.functional.cosine_similarity(found, target)).mean().item()
+
+
+def test_it_comes_nearer_and_its_maps_stay_maps() -> None:
+    model, vit = make()
+    before = distance(model, vit)
+    maps = [block.attn.attention_maps().clone() for block in model.blocks]
+    state = {name: value.clone() for name, value in vit.state_dict().items()}
+    records = list(recover(model, vit, pictures(), HALF, CONFIG))
+    assert [record.step for record in records] == list(range(1, 25))
+    assert distance(model, vit) < 0.7 * before
+    for block, old in zip(model.blocks, maps, strict=True):
+        new = block.attn.attention_maps()
+        changed = (new - old).abs().amax((1, 2))
+        assert (changed > 1e-4).all()  # of every head
+        torch.testing.assert_close(new.sum(-1), torch.ones_like(new[..., 0]))
+    assert isinstance(model.blocks[1].attn.maps, FrozenMaps)
+    assert isinstance(model.blocks[0].attn, ConvertedAttention)
+    assert not any(p.requires_grad for p in model.blocks[0].attn.groups.parameters())
+    assert model.blocks[0].attn.v.weight.requires_grad
+    assert not model.training
+    assert all(torch.equal(value, state[name]) for name, value in vit.state_dict().items())
+
+
+def stopped(records: Iterator[RecoveryRecord], step: int) -> None:
+    for record in records:
+        if record.step == step:
+            return
+
+
+@pytest.mark.parametrize("step", [7, 10, 24])
+def test_interrupted_and_continued_to_the_same_weights(step: int, tmp_path: Path) -> None:
+    whole, vit = make()
+    list(recover(whole, vit, pictures(), HALF, CONFIG))
+    torch.rand(3)  # other draws of the caller change nothing
+    first, _ = make()
+    stopped(recover(first, vit, pictures(), HALF, CONFIG, checkpoints=tmp_path), step)
+    second, _ = make()
+    left = list(recover(second, vit, pictures(), HALF, CONFIG, checkpoints=tmp_path))
+    assert len(left) == 24 - step // 7 * 7 if step < 24 else not left
+    assert second.state_dict().keys() == whole.state_dict().keys()
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_the_loss_is_two_cosines() -> None:
+    a, b = (torch.randn(3, 5, 4), torch.randn(3, 4)), (torch.randn(3, 5, 4), torch.randn(3, 4))
+    similar = nn.functional.cosine_similarity
+    expected = sum((1 - similar(a[0][i, j], b[0][i, j], 0)) / 15 for i in range(3) for j in range(5)) + sum(
+        (1 - similar(a[1][i], b[1][i], 0)) / 3 for i in range(3)
+    )
+    torch.testing.assert_close(feature_loss(a, b), expected)
+    assert feature_loss(a, a).abs() < 1e-6
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    model, vit = make()
+    with pytest.raises(ValueError, match="batch_size must be at most 5, the pictures, got 8"):
+        recover(model, vit, pictures(5), HALF, CONFIG)
+    with pytest.raises(ValueError, match="VisionTransformer has no converted heads to train"):
+        recover(vit, vit, pictures(), HALF, CONFIG)
+    stopped(recover(model, vit, pictures(), HALF, CONFIG, checkpoints=tmp_path), 7)
+    other = RecoveryConfig(**{**CONFIG.__dict__, "lr": 0.5})
+    with pytest.raises(ValueError, match=r"is of .*'lr': 0.001.*, this run of .*'lr': 0.5"):
+        recover(make()[0], vit, pictures(), HALF, other, checkpoints=tmp_path)
+    for name, value in (("steps", 0), ("batch_size", -1), ("lr", float("nan")), ("warmup", 1.5)):
+        with pytest.raises(ValueError, match=name):
+            RecoveryConfig(**{name: value})
