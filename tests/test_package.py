@@ -20,7 +20,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [
     *PROJECT["dependencies"],
-    *(each for extra in PROJECT["optional-dependencies"].values() for each in extra if "posattn[" not in each),
+    *(
+        each
+        for extra in PROJECT["optional-dependencies"].values()
+        for each in extra
+        if "posattn[" not in each
+    ),
 ]
 
 
