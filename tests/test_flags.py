@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from joblib import parallel_config
 from layouts import encoded, noise, write_folder
 from rich.progress import Progress
 
@@ -15,6 +14,7 @@ from posattn.recipes import RECIPES, load
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.loading.settings import LoadingConfig
+from posattn.runs.engines import use_engine
 from posattn.runs.folder import open_run
 from posattn.vision.data.config import DataConfig
 
@@ -85,7 +85,7 @@ def unread(job: Callable[..., Any], settings: Any, folder: Path) -> list[str]:
     """The flags that the job does not read."""
     seen: set[str] = set()
     run = open_run(folder, "test", settings)
-    with parallel_config("loky", n_jobs=1):
+    with use_engine("sequential"):
         job(recording(settings, seen), run, Progress(disable=True))
     return [place for place in flags(settings) if place not in seen]
 

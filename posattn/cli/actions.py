@@ -44,11 +44,11 @@ def list_known(options: List) -> None:
 def run(options: Run[Any]) -> None:
     """Run a recipe, write its report, print its tables and the path of the report."""
     settings.check(options)
-    from joblib import parallel_config
+    from posattn.runs.engines import use_engine
 
     recipe = recipes.RECIPES[options.recipe]
     out = options.out or RUNS / (recipe.name + ("-smoke" if options.smoke else ""))
-    with parallel_config(joblib_backend(options.backend), n_jobs=options.jobs):
+    with use_engine(options.backend, options.jobs, options.scheduler):
         perform(recipe, options, out, options.resume)
 
 
@@ -67,13 +67,6 @@ def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool 
     with open_run(out, what.name, options.settings, **how) as folder, progress_bar() as progress:
         folder.finish(what.job(options.settings, folder, progress))
     report(Report(out))
-
-
-def joblib_backend(name: str) -> str:
-    """A joblib backend by name; Ray's registers itself only when asked. ImportError where it is not installed."""
-    if name == "ray":
-        importlib.import_module("ray.util.joblib").register_ray()
-    return name
 
 
 def report(options: Report) -> None:

@@ -71,10 +71,12 @@ class Run(Work[SettingsT]):
     """Run at a size that ends in seconds."""
     resume: bool = False
     """Continue an interrupted run of the same settings."""
-    backend: str = "loky"
-    """The joblib backend that sweeps use, such as loky, threading, dask or ray."""
+    backend: Literal["loky", "threading", "sequential", "dask", "ray"] = "loky"
+    """Where sweeps run: processes, threads or the one process of this machine, or a Dask or Ray cluster."""
     jobs: int = -1
-    """How many parts of a sweep run at once; -1: one per core."""
+    """How many parts of a sweep run at once on this machine; -1: one per core."""
+    scheduler: str | None = None
+    """The address of a Dask scheduler or Ray cluster, host:port; default: a cluster of this machine."""
 
     def validate(self) -> None:
         """joblib takes every number but 0."""

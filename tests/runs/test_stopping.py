@@ -16,9 +16,9 @@ SCRIPT = """
 import os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
-from joblib import parallel_config
 from rich.progress import Progress
 from posattn.runs import describe, folder
+from posattn.runs.engines import use_engine
 from posattn.runs.stopping import Stopped, stoppable
 from posattn.runs.sweep import sweep
 
@@ -43,7 +43,7 @@ if __name__ == "__main__":
     try:
         with stoppable(), folder.open_run(place / "run", "toy", Config(), **flags) as run:
             run.keep("first", 1)
-            with Progress(disable=True) as progress, parallel_config("loky", n_jobs=2):
+            with Progress(disable=True) as progress, use_engine("loky", 2):
                 done = sweep("toy", {str(n): (place, n) for n in (1, 2, 3)}, work, run, progress)
             run.finish({"done": done})
     except (Stopped, OSError) as error:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from joblib import parallel_config
 from rich.progress import Progress
 
+from posattn.runs.engines import use_engine
 from posattn.runs.folder import open_run
 from posattn.runs.sweep import sweep
 
@@ -29,7 +29,7 @@ def test_values_come_back_in_order_and_once(backend: str, tmp_path: Path) -> Non
     calls = tmp_path / "calls"
     settings = {f"n={n}": (n, calls) for n in (3, 1, 2)}
     run = open_run(tmp_path / "run", "toy", Config())
-    with Progress(disable=True) as progress, parallel_config(backend, n_jobs=2):
+    with Progress(disable=True) as progress, use_engine(backend, 2):
         done = sweep("toy", settings, square, run, progress)
     assert list(done.items()) == [("n=3", [3, 9]), ("n=1", [1, 1]), ("n=2", [2, 4])]
     run.lock.release()

@@ -1,0 +1,151 @@
+"""Where the parts of a sweep run: processes of this machine, a Dask cluster or a Ray cluster.
+
+An engine takes a function and keyed arguments and yields values as they are finished, in any order. The process that
+submits them writes the results; a part whose worker is lost is started again.
+"""
+
+import importlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from posattn import checks
+from posattn.runs.stopping import become_worker, hidden_from_children
+
+Compute = Callable[..., Any]
+Calls = Mapping[str, tuple[Any, ...]]
+Engine = Callable[[Compute, Calls], Iterator[Any]]
+
+LOCAL = ("loky", "threading", "sequential")
+BACKENDS = (*LOCAL, "dask", "ray")
+RETRIES = 2  # starts of a part after the worker that had it is lost
+PATIENCE = 10.0  # seconds that a scheduler is waited for
+
+
+@contextmanager
+def use_engine(backend: str = "loky", jobs: int = -1, scheduler: str | None = None) -> Iterator[None]:
+    """Sweeps run on this engine while the context lasts.
+
+    Args:
+        backend: loky (processes), threading, sequential, dask or ray.
+        jobs: parts that run at once on this machine; -1: one per core. A cluster that is given decides for itself.
+        scheduler: the address of a Dask scheduler ("tcp://host:8786") or a Ray cluster ("host:6379",
+            "ray://host:10001"); None starts a local cluster.
+
+    Raises:
+        ValueError: an unknown backend, or a scheduler for a backend of this machine.
+        ImportError: the backend is not installed.
+        ConnectionError: the scheduler does not answer.
+    """
+    checks.known("backend", backend, BACKENDS)
+    if backend in LOCAL and scheduler is not None:
+        raise ValueError(f"a scheduler is for the backends dask and ray, got {scheduler!r} with {backend}")
+    if scheduler is not None:
+        check_answers(scheduler)
+    start = {"dask": dask_engine, "ray": ray_engine}.get(backend, partial(local_engine, backend))
+    with start(jobs, scheduler) as engine:
+        token = _engine.set(engine)
+        try:
+            yield
+        finally:
+            _engine.reset(token)
+
+
+def check_answers(address: str) -> None:
+    """Raise ConnectionError where nothing listens, ValueError where it is no address. Ray alone waits for minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"a scheduler's address is host:port, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except OSError as error:
+        raise ConnectionError(f"no scheduler answers at {address}: {error}") from error
+
+
+def run_parts(compute: Compute, calls: Calls) -> Iterator[Any]:
+    """``compute(key, *arguments)`` of every call, as they are finished; in turn where no engine is in use."""
+    return _engine.get()(compute, calls)
+
+
+def joblib_parts(backend: str, jobs: int, compute: Compute, calls: Calls) -> Iterator[Any]:
+    """The parts in processes or threads of this machine."""
+    from joblib import Parallel, delayed  # the import takes a third of a second
+
+    workers = {"initializer": become_worker, "initargs": (os.getpid(),)} if backend == "loky" else {}
+    parallel = Parallel(n_jobs=jobs, backend=backend, return_as="generator_unordered", **workers)
+    with hidden_from_children():
+        return parallel(delayed(compute)(key, *arguments) for key, arguments in calls.items())
+
+
+@contextmanager
+def local_engine(backend: str, jobs: int, scheduler: None) -> Iterator[Engine]:
+    """joblib's processes, threads, or the calling process alone."""
+    yield partial(joblib_parts, backend, jobs)
+
+
+@contextmanager
+def dask_engine(jobs: int, scheduler: str | None) -> Iterator[Engine]:
+    """A Dask cluster: the one at ``scheduler``, or one of this machine with a thread per worker."""
+    distributed = _installed("distributed", "dask")
+    local = {"n_workers": None if jobs == -1 else jobs, "threads_per_worker": 1, "dashboard_address": None}
+    options: dict[str, Any] = {"timeout": PATIENCE} if scheduler else local
+    try:
+        client = distributed.Client(scheduler, **options)
+    except (OSError, TimeoutError) as error:
+        raise ConnectionError(f"no Dask scheduler at {scheduler}: {error}") from error
+
+    def parts(compute: Compute, calls: Calls) -> Iterator[Any]:
+        futures = [
+            client.submit(compute, key, *arguments, pure=False, retries=RETRIES)
+            for key, arguments in calls.items()
+        ]
+        try:
+            for future in distributed.as_completed(futures):
+                yield future.result()
+        finally:
+            client.cancel(futures)
+
+    with client:
+        yield parts
+
+
+@contextmanager
+def ray_engine(jobs: int, scheduler: str | None) -> Iterator[Engine]:
+    """A Ray cluster: the one at ``scheduler``, or one of this machine."""
+    ray = _installed("ray", "ray")
+    local = {"num_cpus": None if jobs == -1 else jobs, "include_dashboard": False}
+    try:
+        ray.init(address=scheduler or "local", log_to_driver=False, **({} if scheduler else local))
+    except (ConnectionError, RuntimeError) as error:
+        raise ConnectionError(f"no Ray cluster at {scheduler or 'this machine'}: {error}") from error
+
+    def parts(compute: Compute, calls: Calls) -> Iterator[Any]:
+        remote = ray.remote(max_retries=RETRIES)(compute)
+        waiting = [remote.remote(key, *arguments) for key, arguments in calls.items()]
+        try:
+            while waiting:
+                (done,), waiting = ray.wait(waiting, num_returns=1)
+                yield ray.get(done)
+        finally:
+            for each in waiting:
+                ray.cancel(each, force=True)
+
+    try:
+        yield parts
+    finally:
+        ray.shutdown()
+
+
+def _installed(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"--backend {extra} needs {module}: pip install 'posattn[{extra}]'") from error
+
+
+IN_TURN: Engine = partial(joblib_parts, "sequential", 1)
+_engine: ContextVar[Engine] = ContextVar("engine", default=IN_TURN)

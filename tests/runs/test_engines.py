@@ -1,0 +1,79 @@
+"""The engines of a sweep, against real local clusters of two workers."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from posattn.runs.engines import run_parts, use_engine
+
+CLUSTERS = {"dask": "distributed", "ray": "ray"}
+
+
+def square(key: str, number: int) -> tuple[str, int, int]:
+    return key, number**2, os.getpid()
+
+
+def die_once(key: str, folder: str) -> str:
+    """Killed at its first start, as a worker on a machine that is lost."""
+    mark = Path(folder) / key
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return key
+
+
+def fail(key: str) -> None:
+    raise ValueError(f"{key} is refused")
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "sequential"])
+def test_parts_run_on_this_machine(backend: str) -> None:
+    with use_engine(backend, 2):
+        found = {key: value for key, value, _ in run_parts(square, {str(i): (i,) for i in range(4)})}
+    assert found == {str(i): i**2 for i in range(4)}
+
+
+@pytest.mark.parametrize("backend", CLUSTERS)
+def test_a_cluster_runs_every_part_and_starts_lost_ones_again(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(CLUSTERS[backend], reason=f"the extra {backend} is not installed")
+    with use_engine(backend, 2):
+        done = list(run_parts(square, {str(i): (i,) for i in range(6)}))
+        assert {key: value for key, value, _ in done} == {str(i): i**2 for i in range(6)}
+        assert os.getpid() not in {process for _, _, process in done}
+        assert sorted(run_parts(die_once, {"a": (str(tmp_path),), "b": (str(tmp_path),)})) == ["a", "b"]
+        with pytest.raises(ValueError, match="a is refused"):
+            list(run_parts(fail, {"a": ()}))
+
+
+@pytest.mark.parametrize(
+    ("backend", "scheduler", "error", "said"),
+    [
+        ("spark", None, ValueError, "unknown backend 'spark'; known: dask, loky, ray"),
+        (
+            "loky",
+            "host:1",
+            ValueError,
+            "a scheduler is for the backends dask and ray, got 'host:1' with loky",
+        ),
+        ("dask", "host", ValueError, "address is host:port, got 'host'"),
+        ("dask", "tcp://127.0.0.1:1", ConnectionError, "no scheduler answers at tcp://127.0.0.1:1"),
+        ("ray", "127.0.0.1:1", ConnectionError, "no scheduler answers at 127.0.0.1:1"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    backend: str, scheduler: str | None, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=re.escape(said)), use_engine(backend, 2, scheduler):
+        pass
+
+
+def test_a_backend_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with (
+        pytest.raises(ImportError, match=r"--backend ray needs ray: pip install 'posattn\[ray\]'"),
+        use_engine("ray"),
+    ):
+        pass
