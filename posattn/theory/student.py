@@ -48,7 +48,7 @@ class PositionStudent(nn.Module):
         self.value = nn.Parameter(init_std * torch.randn(d, k, generator=generator))
 
     @classmethod
-    def of(cls, teacher: Teacher, *, generator: Generator | None = None) -> "PositionStudent":
+    def for_teacher(cls, teacher: Teacher, *, generator: Generator | None = None) -> "PositionStudent":
         """A student of the teacher's shapes and head, at its random start."""
         (Q, D), (d, k) = teacher.attention.shape, teacher.value.shape
         return cls(Q, D, d, k, teacher.head, generator=generator)

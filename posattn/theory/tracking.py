@@ -47,12 +47,11 @@ def mean(figure: float | Tensor) -> float:
 
 
 def alignment(model: Model, task: Task) -> float:
-    """cos(v, w*), NaN without a v or a w*."""
-    feature = getattr(task, "feature", None)
+    """cos(v, w*), NaN without a v or a w* of its shape."""
+    feature = getattr(task, "feature", torch.empty(0))
     values = value_parameters(model) if isinstance(model, nn.Module) else []
-    if feature is None or not values:
-        return float("nan")
-    return torch.stack([torch.cosine_similarity(v, feature, dim=0).mean() for v in values]).mean().item()
+    cosines = [torch.cosine_similarity(v, feature, dim=0).mean() for v in values if v.shape == feature.shape]
+    return torch.stack(cosines).mean().item() if cosines else torch.nan
 
 
 def held_scores(model: Model) -> Maps:

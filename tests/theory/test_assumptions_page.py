@@ -25,9 +25,10 @@ def test_changed_assumptions_are_learned(names: dict) -> None:
         assert names[name]["accuracy"] > 0.7, name
     assert 0.8 < names["mislabelled"]["accuracy"] < 0.96
     assert math.isnan(names["linear"]["mass"])
-    for name in ("adam_losses", "finite_losses", "denied_losses", "losses", "single_losses"):
+    for name in ("adam_losses", "finite_losses", "denied_losses", "losses", "single_losses", "masked_losses"):
         first, last = (sum(part) / len(part) for part in (names[name][:10], names[name][-10:]))
         assert last < first, name
+    assert names["reconstructed"].top_c > 0.9 > 2 * names["reconstructed"].chance
 
 
 def test_refusals_are_one_line_that_names_the_quantity(names: dict) -> None:

@@ -12,7 +12,7 @@ from posattn.theory.teachers import Teacher, group_sparse, token_selection
 
 def taught(teacher: Teacher, generator: Generator) -> PositionStudent:
     """The student that holds the teacher's parameters."""
-    student = PositionStudent.of(teacher, generator=generator)
+    student = PositionStudent.for_teacher(teacher, generator=generator)
     student.scores.data = teacher.attention.clamp_min(1e-30).log()
     student.value.data = teacher.value.clone()
     return student
@@ -23,7 +23,7 @@ def test_the_teacher_is_among_the_students(generator: Generator) -> None:
     student, batch = taught(teacher, generator), teacher.sample(20, generator=generator)
     torch.testing.assert_close(student.attention(), teacher.attention)
     assert student.loss(student(batch.patches), batch.labels).item() < 1e-12
-    untrained = PositionStudent.of(teacher, generator=generator)
+    untrained = PositionStudent.for_teacher(teacher, generator=generator)
     loss = untrained.loss(untrained(batch.patches), batch.labels).item()
     assert loss == pytest.approx(batch.labels.square().mean().item(), rel=0.05)
 

@@ -62,7 +62,7 @@ def learn_teacher(name: str, config: TeachersConfig, seed: int) -> dict[str, Any
     """Total variation (mean over rows) and loss over training, and the true and the recovered map at the end."""
     generator = Generator().manual_seed(seed)
     teacher = TEACHERS[name](config, generator)
-    student = PositionStudent.of(teacher, generator=generator)
+    student = PositionStudent.for_teacher(teacher, generator=generator)
 
     def sample() -> TeacherBatch:
         return teacher.sample(config.batch_size, generator=generator)

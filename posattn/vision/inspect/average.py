@@ -52,8 +52,11 @@ def positionality(
 
 
 def association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "*h"]:
-    """Mean over patches of the share of their largest entries that lie in their own set, as many as it has."""
-    return own_share_of_largest(maps, own).mean(-1)
+    """Mean over patches of the share of their largest entries that lie in their own set, as many as it has.
+
+    Patches in no set are left out.
+    """
+    return own_share_of_largest(maps, own)[..., own.any(-1)].mean(-1)
 
 
 def profile_association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "*h"]:
@@ -79,7 +82,7 @@ def profile_association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "
 def chance(own: Bool[Tensor, "D D"], itself: bool) -> float:
     """What ``association`` is (or ``profile_association``, which leaves the patch itself aside) by chance."""
     D, sizes = len(own), own.sum(-1).double()
-    return (sizes.mean() / D if itself else (sizes[sizes > 1] - 1).mean() / (D - 1)).item()
+    return (sizes[sizes > 0].mean() / D if itself else (sizes[sizes > 1] - 1).mean() / (D - 1)).item()
 
 
 def jackknife(

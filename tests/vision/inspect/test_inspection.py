@@ -311,3 +311,10 @@ def test_memory_does_not_grow_with_the_images() -> None:
     run = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, check=True)
     few, many = map(int, run.stdout.split())
     assert many < 1.1 * few
+
+
+def test_patches_in_no_set_are_left_out_of_association(generator: torch.Generator) -> None:
+    partition = Partition([0, 1, 0, -1, 1, -1, 0, 1])
+    maps = torch.where(partition.same, 1.0, 0.1) + 0.01 * torch.rand(2, 8, 8, generator=generator)
+    assert average.association(maps, partition.same).tolist() == pytest.approx([1, 1])
+    assert average.chance(partition.same, itself=True) == pytest.approx(3 / 8)

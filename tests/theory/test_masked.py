@@ -1,0 +1,60 @@
+"""Masked reconstruction: what is hidden, its error written out, and the sets that it finds without labels."""
+
+import pytest
+import torch
+from torch import Generator
+
+from posattn.structure.association import patch_association
+from posattn.structure.partition import Partition
+from posattn.theory.descent import descend
+from posattn.theory.masked import MaskedBatch, masked, masked_error, reconstructor
+from posattn.theory.task import StructuredTask
+
+PARTITION = Partition([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
+
+
+def test_a_patch_is_hidden_or_shown(generator: Generator) -> None:
+    task = StructuredTask(PARTITION, dim=4, noise_rate=0.3, generator=generator)
+    shown, hidden = masked(task, 2000, 0.3, generator=generator)
+    here = ~hidden.isnan()
+    assert (here.all(-1) == here.any(-1)).all()
+    assert (shown[here] == 0).all()
+    assert (shown[~here] != 0).all()
+    assert abs(here.float().mean() - 0.3) < 5 * (0.21 / 24000) ** 0.5
+    with pytest.raises(ValueError, match=r"mask_rate must be a probability in \[0, 1\], got 1\.2"):
+        masked(task, 1, 1.2)
+
+
+def test_the_error_is_that_of_hidden_patches(generator: Generator) -> None:
+    truth, outputs = torch.randn(2, 3, 4, 5, generator=generator).double()
+    hidden = torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]]).bool()
+    errors = [
+        sum((outputs[n, j, k] - truth[n, j, k]).item() ** 2 for k in range(5))
+        for n, j in hidden.nonzero().tolist()
+    ]
+    labels = truth.masked_fill(~hidden[..., None], torch.nan)
+    assert masked_error(outputs, labels).item() == pytest.approx(sum(errors) / 3)
+    outputs.requires_grad_()
+    masked_error(outputs, labels).backward()
+    assert outputs.grad is not None
+    assert outputs.grad.isfinite().all()
+    assert masked_error(outputs, torch.full_like(truth, torch.nan)).item() == 0
+
+
+def test_hidden_patches_are_read_off_their_own_set(generator: Generator) -> None:
+    """From the error of zero, E|X_j|² = 1/L + (1 - 1/L) q + σ²(d - 1), down."""
+    task = StructuredTask(PARTITION, dim=4, noise_rate=0.1, noise_std=0.3, generator=generator)
+    student = reconstructor(task, generator=generator)
+
+    def sample() -> MaskedBatch:
+        return masked(task, 128, 0.3, generator=generator)
+
+    test = masked(task, 4000, 0.3, generator=generator)
+    start = masked_error(student(test.patches), test.labels).item()
+    assert start == pytest.approx(1 / 3 + 2 / 3 * 0.1 + 0.09 * 3, rel=0.05)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.03)
+    list(descend(student, sample, 150, optimizer=optimizer, loss=masked_error))
+    assert masked_error(student(test.patches), test.labels).item() < 0.75 * start
+    others = student.scores.detach().clone().fill_diagonal_(1e3)
+    assert patch_association(others, PARTITION).exact == 1
+    assert (student.attention().diagonal() < 1 / 12).all()  # a hidden patch cannot be read off itself
