@@ -90,7 +90,7 @@ def phases(smoke: bool = False) -> PhasesConfig:
     """
     if not smoke:
         return PhasesConfig()
-    small = FlowSetting(num_patches=96, samples=300, t_end=2e4, rtol=1e-4)
+    small = FlowSetting(num_patches=96, samples=2000, t_end=2e4, rtol=1e-4)
     return PhasesConfig(
         small,
         Scan((80, 96, 112), (), (), (), (), (), seeds=2),

@@ -40,7 +40,7 @@ class TransferConfig:
 class NeededConfig:
     """How many samples a target takes, as D grows; C, d, the noisy patches q·D and the rates stay."""
 
-    num_patches: Several[Count] = (64, 128, 256, 512, 1024)
+    num_patches: Several[Count] = (64, 128, 256, 512)
     """D"""
     seeds: Count = 3
     target: Probability = 0.99
