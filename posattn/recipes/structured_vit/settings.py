@@ -51,7 +51,7 @@ class StructuredVitConfig:
 def structured_vit(smoke: bool = False) -> StructuredVitConfig:
     """A full Transformer on the structured data: does its position embedding, or its attention, find the sets?
 
-    HEADER
+    STRUCTURED
     """
     if not smoke:
         return StructuredVitConfig()
