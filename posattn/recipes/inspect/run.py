@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import pandas as pd
 import timm
 import torch
 from rich.progress import Progress
+from safetensors import SafetensorError
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ from posattn.vision.data.pictures import Pictures
 from posattn.vision.inspect.average import STABLE
 from posattn.vision.inspect.inspection import Inspection, LayerResult, inspect_model
 from posattn.vision.inspect.positions import by_distance
+from posattn.vision.training.weights import load_weights, one_line
 
 BATCH, EXAMPLES = 64, 3
 START = ":start"  # what a name of weights ends with that stands for the random start of their training
@@ -86,7 +89,12 @@ def timm_model(name: str, checkpoint: str | None) -> nn.Module:
         return timm.create_model(name, pretrained=True)
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
-    return timm.create_model(known_model(name), checkpoint_path=checkpoint or "")
+    try:
+        return timm.create_model(known_model(name), checkpoint_path=checkpoint or "")
+    except (EOFError, UnpicklingError, RuntimeError, KeyError, SafetensorError) as error:
+        if checkpoint is None:
+            raise
+        raise ValueError(f"{checkpoint} is not a checkpoint of {name}: {one_line(error)}") from error
 
 
 def known_model(name: str) -> str:
@@ -117,7 +125,7 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
     held = MemoryDataConfig(**data | {"data": config.images, "data_dir": config.data_dir}).load("test")
     model = build(ModelSize(**settings["size"]), *names[wanted.removesuffix(START)], held)
     if not wanted.endswith(START):
-        model.load_state_dict(run.load_tensors(wanted))
+        load_weights(model, run.load_tensors(wanted), folder / f"{wanted}.safetensors")
     pixels = to_float(held.images[: config.limit])
     half = torch.full((pixels.shape[1], 1, 1), 0.5)
     return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half)

@@ -22,6 +22,7 @@ from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.logs import TrainingLog, follow_trainings
 from posattn.vision.training.loop import evaluate, train
+from posattn.vision.training.weights import load_weights
 
 AnyImages = ImageSet | ImageStream
 
@@ -156,7 +157,8 @@ def load_trained(
 ) -> Any:
     """A trained model in evaluation mode; ``unit`` and ``options`` as in ``fit`` and ``build``."""
     model = build(size, name, seed, images, **options)
-    model.load_state_dict(run.load_tensors(unit or weights_name(name, seed)))
+    unit = unit or weights_name(name, seed)
+    load_weights(model, run.load_tensors(unit), run.path / f"{unit}.safetensors")
     return model.eval()
 
 

@@ -27,6 +27,12 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def literal(text: str) -> str:
+    """Text that matplotlib draws as it is: no dollar starts mathematics, no first underscore hides a curve's label."""
+    shown = text.replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
 def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> str:
     """An SVG of curves. ``series``: "x", "y" and "spread" by label."""
     with matplotlib.rc_context(STYLE):
@@ -35,12 +41,12 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
         for label, y in series["y"].items():
             x, spread = series["x"][label], series["spread"].get(label)
             if spread is None or len(x) > FEW:
-                axes.plot(x, y, label=label, linewidth=1.8)
+                axes.plot(x, y, label=literal(label), linewidth=1.8)
             else:
-                axes.errorbar(x, y, yerr=spread, label=label, linewidth=1.8, marker="o", capsize=3)
+                axes.errorbar(x, y, yerr=spread, label=literal(label), linewidth=1.8, marker="o", capsize=3)
             if spread is not None and len(x) > FEW:
                 axes.fill_between(x, np.subtract(y, spread), np.add(y, spread), alpha=0.25, linewidth=0)
-        axes.set(xlabel=spec["x_label"], ylabel=spec["y_label"])
+        axes.set(xlabel=literal(spec["x_label"]), ylabel=literal(spec["y_label"]))
         if spec["x_log"]:
             axes.set_xscale("log")
             ticks = sorted({place for of in series["x"].values() for place in of})
@@ -64,14 +70,14 @@ def heat_maps(spec: dict[str, Any], values: NDArray[np.floating], x: list[float]
         scale = {"vmin": values.min(), "vmax": values.max(), "cmap": COLOUR_MAP}
         for axes, label, panel in zip(panels, spec["panels"], values, strict=True):
             mesh = axes.pcolormesh(panel, **scale)
-            axes.set(title=label, xlabel=spec["x_label"])
+            axes.set(title=literal(label), xlabel=literal(spec["x_label"]))
             axes.set_xticks(np.arange(len(x)) + 0.5, [f"{place:.3g}" for place in x], rotation=45)
             axes.set_yticks(np.arange(len(y)) + 0.5, [f"{place:.3g}" for place in y])
             if spec["line"] is not None:
                 axes.axvline(
                     np.interp(spec["line"], x, np.arange(len(x)) + 0.5), color="white", linestyle="--"
                 )
-        panels[0].set_ylabel(spec["y_label"])
+        panels[0].set_ylabel(literal(spec["y_label"]))
         figure.colorbar(mesh, ax=panels)
         return to_svg(figure)
 

@@ -1,9 +1,11 @@
 """Image sets that do not fit in memory: pictures in class folders, decoded by workers as they are needed."""
 
+import os
 import random
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from posattn import checks
+from posattn.runs.stopping import end_with
 from posattn.vision.data.augment import derived_seed
 from posattn.vision.data.decoding import UNDECODABLE
 from posattn.vision.data.folders import SPLIT_NAMES, list_folder
@@ -72,7 +75,7 @@ class ImageStream:
             batch_sampler=[part.tolist() for part in parts],
             num_workers=self.workers,
             pin_memory=torch.device(self.device).type == "cuda",
-            worker_init_fn=outlive_sigterm,
+            worker_init_fn=partial(become_decoder, os.getpid()),
             generator=torch.Generator(),  # else starting the workers draws from the global one
         )
         try:
@@ -85,8 +88,14 @@ class ImageStream:
         return f"ImageStream({self.name!r}, {len(self)} images {self.shape}, {self.num_classes} classes)"
 
 
-def outlive_sigterm(worker: int) -> None:
-    """Let a worker live on after a first SIGTERM: whole process groups are sent one; the training answers it."""
+def become_decoder(parent: int, worker: int) -> None:
+    """Have a worker end with its parent, and live on after signals that whole process groups are sent.
+
+    The training answers those; a second SIGTERM ends the worker.
+    """
+    end_with(parent)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
     def give_in_next_time(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
 from posattn.vision.training.state import Training, TrainRecord
+from posattn.vision.training.weights import load_weights
 
 
 def save(training: Training, folder: Path) -> None:
@@ -49,10 +50,7 @@ def restore(training: Training, folder: Path) -> None:
             raise ValueError(
                 f"the checkpoint in {folder} is of {key}={theirs.get(key)!r}, this run of {value!r}"
             )
-    try:
-        training.model.load_state_dict(under("model.", tensors))
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint in {folder} is of another model: {error}") from error
+    load_weights(training.model, under("model.", tensors), f"the checkpoint in {folder}")
     if training.ema is not None:
         training.ema.module.load_state_dict(under("ema.", tensors))
     load_optimizer(training.optimizer, under("optimizer.", tensors), meta["optimizer"])

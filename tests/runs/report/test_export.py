@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import markupsafe
 import pytest
 import torch
 
@@ -112,16 +113,26 @@ def test_figures_of_one_title_are_two_files(finished: Path, tmp_path: Path) -> N
 STRANGE = "set[/b] $x_1$ <i>a</i> | `c` *d* ../e"
 
 
-def test_names_are_text_and_never_markup(finished: Path, tmp_path: Path) -> None:
+def test_names_are_text_and_never_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_run(tmp_path / "strange", "demo", DemoConfig()) as run:
         run.save_tensors("m", {"m": torch.eye(3)[None]})
         items = [
             Gallery(STRANGE, "m:m", [STRANGE], STRANGE),
             Table(STRANGE, [STRANGE, "b"], [[STRANGE, "1"]], STRANGE),
+            Lines(STRANGE, "x", {STRANGE: "y", r"_$\frac{$[/b]": "y"}, x_label=STRANGE, y_label=STRANGE),
         ]
         page = to_plain([Section(STRANGE, STRANGE, items)])
-        run.finish({"title": STRANGE, "summary": STRANGE, "page": page})
-    text = export(tmp_path / "strange", tmp_path / "out").read_text()
+        run.finish({"title": STRANGE, "summary": STRANGE, "x": [1, 2], "y": [1, 2], "page": page})
+    cli.main(["report", str(tmp_path / "strange"), "--export", str(tmp_path / "out")])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{STRANGE}. {STRANGE}" in shown
+    page = (tmp_path / "strange" / "report.html").read_text()
+    assert "<i>a</i>" not in page
+    assert page.count(str(markupsafe.escape(STRANGE))) >= 5
+    svg = next((tmp_path / "out").glob("*.svg")).read_text()
+    assert r"_$\frac{$[/b]" in svg
+    assert "set[/b] $x_1$" in svg
+    text = (tmp_path / "out" / "README.md").read_text()
     escaped = r"set\[/b\] \$x\_1\$ \<i\>a\</i\> \| \`c\` \*d\* ../e"
     assert text.startswith(f"# {escaped}\n\n{escaped}\n\n")
     assert f"| {escaped} | b |\n| --- | --- |\n| {escaped} | 1 |" in text
