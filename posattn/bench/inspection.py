@@ -10,46 +10,45 @@ from torch import Tensor, nn
 from posattn.bench.timing import Spread, spread
 from posattn.vision.inspect.inspection import inspect_model
 
+FEW = 4  # images: their inspection is nearly all fixed cost
+
 
 class InspectionCost(NamedTuple):
-    """CPU seconds of all threads per image, and those of the final measures, which do not grow with the images."""
+    """CPU seconds, of all threads, per image; ``fixed`` are those of an inspection that do not grow with the images."""
 
     plain: Spread
     inspect: Spread
-    ratio: Spread  # inspect over plain, by round
-    final: Spread
+    ratio: Spread  # inspect over plain, round by round
+    fixed: Spread
 
 
 def inspection_cost(model: nn.Module, images: Tensor, rounds: int = 3, **options: Any) -> InspectionCost:
     """Time a model over images, plain and inspected by turns, after one warm-up round.
 
-    CPU time is counted, so that a machine that is shared with other work gives the same figures.
+    CPU time is counted, so that other work on the machine disturbs it least. The fixed part is told by inspecting
+    few images too.
 
     Args:
         model: see ``inspect_model``.
-        images: (n, c, H, W) on the CPU.
+        images: (n, c, H, W) on the CPU, n well above 4.
         rounds: at least two.
         options: of ``inspect_model``. Plain inference takes the batch size that the inspection chooses.
     """
-    seconds: dict[str, list[float]] = {"plain": [], "inspect": [], "final": []}
-    batch_size = inspect_model(model, images[:2], **options).plan.batch_size
-    final = Final()
+    n, rows = len(images), []
     for _ in range(rounds + 1):
-        seconds["plain"].append(cpu_seconds(lambda: infer(model, images, batch_size)))
-        total = cpu_seconds(lambda: inspect_model(model, images, announce=final.start, **options))
-        seconds["final"].append(final.seconds)
-        seconds["inspect"].append(total - final.seconds)
-    plain, inspect, last = (values[1:] for values in seconds.values())
-    ratios = [many / few for few, many in zip(plain, inspect, strict=True)]
-    per_image = (spread([value / len(images) for value in values]) for values in (plain, inspect))
-    return InspectionCost(*per_image, spread(ratios), spread(last))
+        few = cpu_seconds(lambda: inspect_model(model, images[:FEW], **options))[0]
+        many, inspection = cpu_seconds(lambda: inspect_model(model, images, **options))
+        plain, _ = cpu_seconds(lambda size=inspection.plan.batch_size: infer(model, images, size))  # type: ignore[misc]
+        per_image = (many - few) / (n - FEW)
+        rows.append((plain / n, per_image, per_image / (plain / n), few - FEW * per_image))
+    return InspectionCost(*(spread(list(values)) for values in zip(*rows[1:], strict=True)))
 
 
-def cpu_seconds(work: Callable[[], Any]) -> float:
-    """CPU seconds of this process in a call."""
+def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of this process in a call, and what it returns."""
     start = time.process_time()
-    work()
-    return time.process_time() - start
+    result = work()
+    return time.process_time() - start, result
 
 
 @torch.inference_mode()

@@ -1,20 +1,18 @@
 """What `posattn inspect` does: a model and pictures in, a folder with the table, the maps and the page out."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import pandas as pd
-import timm
 import torch
 from rich.progress import Progress
-from safetensors import SafetensorError
-from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+from posattn.recipes.inspect.models import folder_config, load_model
 from posattn.recipes.inspect.settings import InspectConfig
 from posattn.recipes.kit.classifiers import build, weights_name
 from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
@@ -25,10 +23,13 @@ from posattn.vision.data.pictures import Pictures
 from posattn.vision.inspect.average import STABLE
 from posattn.vision.inspect.inspection import Inspection, LayerResult, inspect_model
 from posattn.vision.inspect.positions import by_distance
-from posattn.vision.training.weights import load_weights, one_line
+from posattn.vision.training.weights import load_weights
 
-BATCH, EXAMPLES = 64, 3
+BATCH = 32  # pictures decoded at once
 START = ":start"  # what a name of weights ends with that stands for the random start of their training
+
+
+TOLD = 256  # images between two lines of progress where there is no bar
 
 
 class Subject(NamedTuple):
@@ -39,6 +40,7 @@ class Subject(NamedTuple):
     total: int
     mean: Tensor
     std: Tensor
+    notes: list[str]
 
 
 def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -47,62 +49,46 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     Raises what ``inspect_attention`` raises; where that comes with a table, it is kept in the folder.
     """
     subject = load_subject(config)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for note in subject.notes:
+        progress.console.print(note, soft_wrap=True)
     task = progress.add_task("images", total=subject.total)
+    batches = Counted(subject.batches, subject.total, progress, task)
     try:
         inspection = inspect_model(
-            subject.model.to(device),
-            Counted(subject.batches, progress, task),
-            examples=EXAMPLES,
+            subject.model.to("cuda" if torch.cuda.is_available() else "cpu"),
+            batches,
+            layers=config.layers,
+            memory=config.memory * 1e9,
+            batch_size=config.batch_size,
+            examples=config.examples,
             recover=True,
+            announce=lambda plan: progress.console.print(str(plan), soft_wrap=True),
         )
         table = inspection.table()
     except BaseException as error:
         if (finished := getattr(error, "table", None)) is not None:
             save_table(finished, folder)
-            error.add_note(f"(it stands in {folder.path}/table.csv)")
+            error.add_note(f"(it is in {folder.path}/table.csv)")
         raise
     save_table(table, folder)
-    first = torch.cat(list(islice(subject.batches, 1)))[:EXAMPLES]
+    first = torch.cat(batches.first)[: max(1, config.examples)]
     pictures = ((first * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
     folder.save_tensors("maps", tensors(inspection, pictures))
-    return result_of(config, inspection, table)
+    return result_of(config, inspection, table) | {"skipped": getattr(subject.batches, "skipped", 0)}
 
 
 def load_subject(config: InspectConfig) -> Subject:
-    """The model and its images: of a run folder as they were trained on, else by timm's data config."""
+    """The model and its images: of a run folder as they were trained on, else by the model's data config."""
     folder = Path(config.model)
-    if folder.is_dir():
+    if "recipe" in folder_config(folder):
         return of_run(folder, config)
-    torch.manual_seed(config.seed)
-    model = timm_model(config.model, config.checkpoint).eval()
-    settings = resolve_model_data_config(model)
-    transform = create_transform(**settings)
-    pictures = Pictures(config.images, config.data_dir, config.limit)
-    mean, std = (torch.tensor(settings[name])[:, None, None] for name in ("mean", "std"))
-    return Subject(model, Transformed(pictures, transform), len(pictures), mean, std)
-
-
-def timm_model(name: str, checkpoint: str | None) -> nn.Module:
-    """A timm model by name (at its random start without a checkpoint), or one of the hub, trained."""
-    if name.startswith("hf-hub:"):
-        return timm.create_model(name, pretrained=True)
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
-    try:
-        return timm.create_model(known_model(name), checkpoint_path=checkpoint or "")
-    except (EOFError, UnpicklingError, RuntimeError, KeyError, SafetensorError) as error:
-        if checkpoint is None:
-            raise
-        raise ValueError(f"{checkpoint} is not a checkpoint of {name}: {one_line(error)}") from error
-
-
-def known_model(name: str) -> str:
-    """``name`` if timm knows it, else ValueError listing this package's models."""
-    if timm.is_model(name):
-        return name
-    ours = ", ".join(timm.list_models("vit_posattn_*"))
-    raise ValueError(f"unknown model {name!r}; known: {ours}, and every model of timm.list_models()")
+    if folder.is_dir() and not folder_config(folder):
+        raise ValueError(f"{folder} is no run folder, and holds no config.json of timm or transformers")
+    loaded = load_model(config)
+    pictures = Pictures(config.images, config.data_dir, config.limit, skip_corrupt=config.skip_corrupt)
+    batches = Transformed(pictures, loaded.transform)
+    notes = [*loaded.notes, *pictures.notes]
+    return Subject(loaded.model, batches, len(pictures), loaded.mean, loaded.std, notes)
 
 
 def of_run(folder: Path, config: InspectConfig) -> Subject:
@@ -128,7 +114,7 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
         load_weights(model, run.load_tensors(wanted), folder / f"{wanted}.safetensors")
     pixels = to_float(held.images[: config.limit])
     half = torch.full((pixels.shape[1], 1, 1), 0.5)
-    return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half)
+    return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, [])
 
 
 class Transformed:
@@ -137,6 +123,11 @@ class Transformed:
     def __init__(self, pictures: Pictures, transform: Any) -> None:
         self.pictures, self.transform = pictures, transform
 
+    @property
+    def skipped(self) -> int:
+        """How many pictures of the last pass could not be decoded."""
+        return self.pictures.skipped
+
     def __iter__(self) -> Iterator[Tensor]:
         pictures = iter(self.pictures)
         while part := list(islice(pictures, BATCH)):
@@ -144,15 +135,23 @@ class Transformed:
 
 
 class Counted:
-    """Batches, each counted once it is done with, in every pass."""
+    """Batches, each counted when it is done with, in every pass; the first ones are kept for their pictures."""
 
-    def __init__(self, batches: Iterable[Tensor], progress: Progress, task: Any) -> None:
-        self.batches, self.progress, self.task = batches, progress, task
+    def __init__(self, batches: Iterable[Tensor], total: int, progress: Progress, task: Any) -> None:
+        self.batches, self.total, self.progress, self.task = batches, total, progress, task
+        self.first: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Tensor]:
+        done, self.first = 0, []
+        self.progress.reset(self.task, total=self.total)
         for batch in self.batches:
+            if done == 0:
+                self.first.append(batch)
             yield batch
+            done += len(batch)
             self.progress.advance(self.task, len(batch))
+            if self.progress.disable and done // TOLD > (done - len(batch)) // TOLD:
+                print(f"{done} of {self.total} images", file=sys.stderr)
 
 
 def save_table(table: pd.DataFrame, run: RunFolder) -> None:

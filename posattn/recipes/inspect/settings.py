@@ -6,7 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from posattn.recipes import command
-from posattn.settings import Count, Seed
+from posattn.settings import Count, Natural, Positive, Seed, Several
 
 
 def folder_name(config: "InspectConfig") -> str:
@@ -20,14 +20,28 @@ class InspectConfig:
     """Attention statistics of a ViT over images: a table with error bars, and a page to look at."""
 
     model: Positional[str]
-    """A timm model, hf-hub:NAME, or a run folder."""
+    """A timm model, hf-hub:NAME, transformers:NAME, a folder that timm or transformers saved, or a run folder."""
     images: str
-    """A folder of pictures, a parquet file, or a name of `posattn list data`."""
+    """A folder of pictures, one picture, a list of them (.txt), a parquet file, or a name of `posattn list data`."""
     checkpoint: str | None = None
     """The weights of a timm model (default: its random start), or which model of the run folder."""
     data_dir: Path | None = None
     """Where the files of a named set are."""
     limit: Count | None = None
     """Use this many images, evenly spaced; default: all."""
+    img_size: Count | None = None
+    """Pixels of a side; default: the model's own. Position embeddings are resampled."""
+    in_chans: Count | None = None
+    """Channels of the input, 1 or 3; default: the model's own."""
+    layers: Several[Natural] | None = None
+    """Numbers of the layers to inspect; default: all."""
+    memory: Positive = 2.5
+    """Gigabytes of running sums; with less, layers are inspected in several passes."""
+    batch_size: Count | None = None
+    """Images computed together; default: by the number of tokens."""
+    examples: Natural = 3
+    """Show the maps of this many images."""
+    skip_corrupt: bool = False
+    """Leave out pictures that cannot be decoded, and count them."""
     seed: Seed = 0
     """Seed of a random start."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from posattn.vision.grid import Grid
 from posattn.vision.models.attention import dense
 from posattn.vision.models.scores import OnGrid
+from posattn.vision.models.state_dicts import unwrap_checkpoint
 
 State = dict[str, Tensor]
 ON_GRID = ("pos_embed", "pos_encodings.weight", ".table", ".prefix_rows", ".maps")  # shaped by the grid
@@ -26,15 +27,18 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
     scores stay. A class token or registers that the model lacks are dropped.
 
     Args:
-        state_dict: a state dict, bare or under ``model`` or ``state_dict`` as training scripts save it.
+        state_dict: a state dict, bare, or wrapped or prefixed as in ``state_dicts.unwrap_checkpoint``.
         model: a VisionTransformerPosAttn.
 
     Raises:
-        ValueError: the checkpoint's grid is neither the model's, nor square, nor told by
-            ``model.pretrained_cfg``.
+        ValueError: nothing of the checkpoint belongs to the model, or its grid is neither the model's, nor square,
+            nor told by ``model.pretrained_cfg``.
     """
-    state = state_dict.get("model", state_dict)
-    state = drop_prefix(dict(state.get("state_dict", state)), model)
+    unwrapped, _ = unwrap_checkpoint(state_dict, set(model.state_dict()))
+    if not unwrapped.keys() & model.state_dict().keys():
+        held = ", ".join(list(unwrapped)[:3])
+        raise ValueError(f"nothing of the checkpoint belongs to this model: it holds {held} …")
+    state = drop_prefix(unwrapped, model)
     state = rename_norm(resample_scores(state, model), model)
     return values_of_stock(vit_filter(state, model), model)
 

@@ -76,3 +76,67 @@ def test_bad_input_is_named(folder: Path, parquet: Path, tmp_path: Path) -> None
         Pictures(str(tmp_path / "cut.parquet"))
     with pytest.raises(ValueError, match="unknown data set 'digitz'"):
         Pictures("digitz")
+
+
+def test_any_layout_and_every_format(tmp_path: Path) -> None:
+    """Nested and linked folders, every format, one file, a list; hidden files ignored and others told."""
+    deep = tmp_path / "set" / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    ends = ["avif", "bmp", "gif", "jp2", "jpg", "png", "ppm", "tiff", "webp"]
+    for number, end in enumerate(ends):
+        Image.new("RGB", (8, 8), (30 * number, 0, 0)).save(deep / f"{number}.{end}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    picture(200).save(elsewhere / "linked.png")
+    (tmp_path / "set" / "link").symlink_to(elsewhere)
+    (tmp_path / "set" / "loop").symlink_to(tmp_path / "set")
+    for name in ("._9.png", ".hidden.png"):
+        (deep / name).write_bytes(b"no picture")
+    (deep / "notes.txt").write_text("")
+    (deep / "clip.mp4").write_text("")
+    pictures = Pictures(str(tmp_path / "set"))
+    found = numbers(pictures)
+    assert len(found) == len(ends) + 1
+    assert found[:-1] == pytest.approx([30 * number for number in range(len(ends))], abs=6)
+    assert found[-1] == 200
+    assert pictures.notes == ["ignored, no pictures: 1 of .mp4, 1 of .txt"]
+    assert numbers(Pictures(str(deep / "3.jp2"))) == pytest.approx([90], abs=6)
+    (tmp_path / "list.txt").write_text("elsewhere/linked.png\n\nset/a/b/c/5.png\n")
+    assert numbers(Pictures(str(tmp_path / "list.txt"))) == [200, 150]
+
+
+def test_sixteen_bits_are_scaled_and_orientation_is_applied(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 256).reshape(16, 16).round().astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray((values / 65535).astype(np.float32)).save(tmp_path / "float.tiff")
+    for name in ("deep.png", "float.tiff"):
+        (found,) = Pictures(str(tmp_path / name))
+        assert np.asarray(found)[..., 0].flatten().tolist() == list(range(256))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (10, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    (turned,) = Pictures(str(tmp_path / "turned.jpg"))
+    assert turned.size == (4, 10)
+    Image.fromarray(np.full((4, 4), 3.0, np.float32)).save(tmp_path / "wild.tiff")
+    with pytest.raises(ValueError, match=r"values are in \[3, 3\], not in \[0, 1\]"):
+        list(Pictures(str(tmp_path / "wild.tiff")))
+
+
+def test_corrupt_pictures_are_skipped_and_counted(folder: Path) -> None:
+    (folder / "a" / "2.png").write_bytes(encoded(2)[:-30])
+    (folder / "b" / "7.png").write_bytes(b"")
+    pictures = Pictures(str(folder), skip_corrupt=True)
+    for _ in range(2):
+        assert numbers(pictures) == [0, 1, 3, 4, 5, 6, 8, 9]
+        assert pictures.skipped == 2
+
+
+def test_urls_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a URL: download"):
+        Pictures("https://example.org/cat.jpg")
+    (tmp_path / "list.txt").write_text("https://example.org/cat.jpg\n")
+    with pytest.raises(ValueError, match=r"line 1, .* is a URL"):
+        Pictures(str(tmp_path / "list.txt"))
+    (tmp_path / "list.txt").write_text("cat.jpg\n")
+    with pytest.raises(FileNotFoundError, match=r"line 1, cat\.jpg, is no file"):
+        Pictures(str(tmp_path / "list.txt"))

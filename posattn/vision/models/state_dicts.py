@@ -1,0 +1,124 @@
+"""Checkpoints as people have them: wrapped, prefixed, of another head, of another image size."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "module")
+PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.", "teacher.", "student.", "vit.")
+HEADS = ("head", "head_dist", "fc", "classifier", "fc_norm", "norm", "attn_pool", "head_drop")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a file holds, on the CPU: safetensors, or a pickle of weights only.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is neither.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is no checkpoint of weights that can be read: {error}") from error
+    if not isinstance(held, Mapping):
+        raise ValueError(f"{path} holds a {type(held).__name__}, not a mapping of weights")
+    return dict(held)
+
+
+def unwrap_checkpoint(state: Mapping[str, Any], names: set[str]) -> tuple[State, list[str]]:
+    """The weights of a checkpoint under the names that a model gives them, as far as wrappers explain them.
+
+    Containers (``state_dict``, ``model``, ``model_ema``, ``teacher`` …; averaged weights first, as timm does) are
+    opened. Prefixes (``module.``, ``_orig_mod.``, ``backbone.``, ``model.``, ``encoder.`` …) are taken off as long as
+    more names match without them.
+
+    Args:
+        state: what a checkpoint holds.
+        names: those of the model's own state dict.
+
+    Returns:
+        The weights, and what was taken off, outermost first.
+    """
+    taken: list[str] = []
+    while (name := next((c for c in CONTAINERS if isinstance(state.get(c), Mapping)), None)) is not None:
+        state, taken = state[name], [*taken, name]
+    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    while (prefix := common_prefix(weights)) is not None:
+        without = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
+        matching = len(names & weights.keys())
+        if matching and len(names & without.keys()) <= matching:
+            break
+        weights, taken = without, [*taken, prefix]
+    return weights, taken
+
+
+def common_prefix(weights: State) -> str | None:
+    """The known prefix that most names have; None where no name has one."""
+    counts = {prefix: sum(name.startswith(prefix) for name in weights) for prefix in PREFIXES}
+    best = max(counts, key=lambda prefix: counts[prefix])
+    return best if counts[best] else None
+
+
+def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    """Load a checkpoint's backbone into a model of timm or of this package; what was done to it, for the user.
+
+    Position embeddings and the input layer are resampled as timm does it. A head of other classes, or none, is left
+    as it is: attention does not depend on it.
+
+    Raises:
+        ValueError: nothing of the checkpoint belongs to the model, or weights of the backbone are missing or of
+            another shape (they are named).
+    """
+    own = model.state_dict()
+    weights, taken = unwrap_checkpoint(state, set(own))
+    notes = [f"taken off the checkpoint: {', '.join(taken)}"] if taken else []
+    if not weights.keys() & own.keys():
+        raise ValueError(
+            f"nothing of the checkpoint belongs to this {type(model).__name__}: it holds "
+            f"{', '.join(list(weights)[:3]) or 'no tensors'} …, the model {', '.join(list(own)[:3])} …"
+        )
+    weights = adapted(model, weights)
+    held = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    lacking = [name for name in own if name not in held]
+    if missing := [name for name in lacking if not in_head(name)]:
+        shapes = [f"{n} ({describe(weights.get(n))}, the model's {describe(own[n])})" for n in missing[:3]]
+        raise ValueError(f"the checkpoint lacks {len(missing)} weights of the model: {', '.join(shapes)}")
+    if lacking:
+        notes.append(f"left at random: {', '.join(sorted({name.split('.')[0] for name in lacking}))}")
+    if unused := sorted({name.split(".")[0] for name in weights if name not in held} - set(HEADS)):
+        notes.append(f"not used: {', '.join(unused)}")
+    model.load_state_dict(held, strict=False)
+    return notes
+
+
+def in_head(name: str) -> bool:
+    """Whether a weight belongs to what follows the last block."""
+    return name.split(".")[0] in HEADS
+
+
+def describe(value: Tensor | None) -> str:
+    """The shape of a weight, for messages."""
+    return "none" if value is None else "x".join(map(str, value.shape)) or "scalar"
+
+
+def adapted(model: Any, weights: State) -> State:
+    """The weights through the model's own checkpoint filter, and its input layer for other channels."""
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    weights = dict(adapt(weights, model)) if adapt else dict(weights)
+    first = getattr(model, "pretrained_cfg", {}).get("first_conv")
+    for name in (f"{each}.weight" for each in ([first] if isinstance(first, str) else first or ())):
+        own = model.state_dict().get(name)
+        if own is not None and own.shape[1] != 3 and name in weights and weights[name].shape[1] == 3:
+            weights[name] = adapt_input_conv(own.shape[1], weights[name])
+    return weights

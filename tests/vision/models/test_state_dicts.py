@@ -1,0 +1,96 @@
+"""Checkpoints as people have them load into timm's models and ours, and what does not belong is an error."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import posattn.vision.models.vision_transformer_posattn
+from posattn.vision.models.state_dicts import load_checkpoint, read_checkpoint, unwrap_checkpoint
+
+SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
+
+
+def make(name: str = "vit_tiny_patch16_224", seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    return timm.create_model(name, **{**SMALL, "num_classes": 5, **options}).eval()
+
+
+def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+WRAPPED: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], list[str]]] = {
+    "bare": (lambda s: s, []),
+    "state_dict": (lambda s: {"epoch": 3, "state_dict": s}, ["state_dict"]),
+    "model": (lambda s: {"model": s, "optimizer": {}}, ["model"]),
+    "averaged first": (lambda s: {"model": {}, "model_ema": s}, ["model_ema"]),
+    "teacher": (lambda s: {"student": {}, "teacher": prefixed(s, "backbone.")}, ["teacher", "backbone."]),
+    "DDP": (lambda s: {"model": prefixed(s, "module.")}, ["model", "module."]),
+    "compiled DDP": (lambda s: prefixed(s, "_orig_mod.module."), ["_orig_mod.", "module."]),
+    "lightning": (
+        lambda s: {"state_dict": {**prefixed(s, "model."), "loss.w": torch.ones(1)}},
+        ["state_dict", "model."],
+    ),
+    "encoder": (lambda s: {**prefixed(s, "encoder."), "decoder.w": torch.ones(3)}, ["encoder."]),
+    "deep": (
+        lambda s: {"state_dict": prefixed(s, "module.model.backbone.")},
+        ["state_dict", "module.", "model.", "backbone."],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_posattn_tiny_patch16_224"])
+def test_wrapped_checkpoints_load(kind: str, name: str, tmp_path: Path) -> None:
+    wrap, taken = WRAPPED[kind]
+    source, target = make(name), make(name, seed=1)
+    torch.save(wrap(source.state_dict()), tmp_path / "weights.pth")
+    state = read_checkpoint(tmp_path / "weights.pth")
+    assert unwrap_checkpoint(state, set(target.state_dict()))[1] == taken
+    notes = load_checkpoint(target, state)
+    assert notes == ([f"taken off the checkpoint: {', '.join(taken)}"] if taken else [])
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+    if "posattn" in name:
+        filtered = posattn.vision.models.vision_transformer_posattn.checkpoint_filter_fn(state, target)
+        target.load_state_dict(filtered)
+
+
+def test_other_sizes_channels_and_heads(tmp_path: Path) -> None:
+    source = make(num_classes=7)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    state = read_checkpoint(tmp_path / "weights.safetensors")
+    target = make(img_size=64, in_chans=1, seed=1)
+    assert load_checkpoint(target, state) == ["left at random: head"]
+    expected = timm.layers.resample_abs_pos_embed(source.pos_embed, [8, 8], [4, 4], num_prefix_tokens=1)
+    torch.testing.assert_close(target.pos_embed, expected)
+    summed = source.patch_embed.proj.weight.sum(1, keepdim=True)
+    torch.testing.assert_close(target.patch_embed.proj.weight, summed)
+    assert load_checkpoint(make(num_classes=0), state) == []
+
+
+def test_what_does_not_belong_is_named(tmp_path: Path) -> None:
+    resnet = timm.create_model("test_resnet").state_dict()
+    for model in (make(), make("vit_posattn_tiny_patch16_224")):
+        with pytest.raises(
+            ValueError, match=r"nothing of the checkpoint belongs to this VisionTransformer.*conv1"
+        ):
+            load_checkpoint(model, resnet)
+    with pytest.raises(ValueError, match="nothing of the checkpoint belongs"):
+        posattn.vision.models.vision_transformer_posattn.checkpoint_filter_fn(
+            resnet, make("vit_posattn_tiny_patch16_224")
+        )
+    shallow = make().state_dict()
+    with pytest.raises(
+        ValueError, match=r"lacks 12 weights of the model: blocks\.1\.norm1\.weight \(none, the model's 24\)"
+    ):
+        load_checkpoint(make(depth=2), shallow)
+    with pytest.raises(FileNotFoundError, match="no checkpoint /nowhere"):
+        read_checkpoint(Path("/nowhere"))
+    (tmp_path / "broken.pth").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"broken\.pth is no checkpoint"):
+        read_checkpoint(tmp_path / "broken.pth")
