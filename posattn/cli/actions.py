@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table
 
 from posattn import recipes, settings
-from posattn.cli.forms import List, Report, Run, Work
+from posattn.cli.forms import List, LongWork, Report, Run, Work
 from posattn.recipes import Command, Recipe
 from posattn.vision.data.config import DATA_SETS
 
@@ -56,7 +56,8 @@ def work(options: Work[Any]) -> None:
     """Do a top-level command such as ``inspect``, write its report, print its tables and the path of the report."""
     settings.check(options)
     command = recipes.COMMANDS[type(options.settings)]
-    perform(command, options, options.out or RUNS / command.folder_name(options.settings))
+    out = options.out or RUNS / command.folder_name(options.settings)
+    perform(command, options, out, options.resume if isinstance(options, LongWork) else None)
 
 
 def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool | None = None) -> None:

@@ -61,6 +61,14 @@ class Work(Generic[SettingsT]):
 
 
 @dataclass(frozen=True)
+class LongWork(Work[SettingsT]):
+    """A command whose interrupted run can be continued."""
+
+    resume: bool = False
+    """Continue an interrupted run of the same settings."""
+
+
+@dataclass(frozen=True)
 class Run(Work[SettingsT]):
     """`posattn run RECIPE`, and its options beside the settings of the recipe."""
 
@@ -130,7 +138,8 @@ def run_form(recipe: Recipe, name: str, chosen: Chosen) -> Any:
 def work_form(command: Command) -> Any:
     """A top-level command as a subcommand."""
     described = subcommand(command.name, description=cleandoc(command.settings.__doc__ or ""))
-    return Annotated[Work[command.settings], described]  # type: ignore[name-defined]
+    form: Any = LongWork if command.resumable else Work
+    return Annotated[form[command.settings], described]
 
 
 def header(recipe: Recipe) -> str:

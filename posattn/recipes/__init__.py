@@ -43,6 +43,8 @@ class Command:
     name: str
     settings: type
     folder_name: Callable[[Any], str]
+    resumable: bool = False
+    """An interrupted run of the same settings can be continued."""
 
     @property
     def job(self) -> Callable[..., dict[str, Any]]:
@@ -73,15 +75,15 @@ def recipe(config: Config) -> Config:
     return config
 
 
-def command(folder_name: Callable[[Any], str]) -> Callable[[type], type]:
+def command(folder_name: Callable[[Any], str], resumable: bool = False) -> Callable[[type], type]:
     """Register a dataclass of settings as a top-level command that has the name of its folder.
 
-    ``folder_name`` gives the name of a run folder below runs/ from the settings.
+    ``folder_name`` gives the name of a run folder below runs/ from the settings; ``resumable`` gives it --resume.
     """
 
     def register(settings: type) -> type:
         name = settings.__module__.split(".")[-2].replace("_", "-")
-        COMMANDS[settings] = Command(name, settings, folder_name)
+        COMMANDS[settings] = Command(name, settings, folder_name, resumable)
         return settings
 
     return register

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.progress import Progress
 
 import posattn
+from posattn.cli.entry import main
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.runs.folder import RunFolder, open_run
@@ -69,8 +70,7 @@ def config_of(place: Path, **changes: object) -> ConvertConfig:
 
 
 def convert(config: ConvertConfig, out: Path, resume: bool = False) -> RunFolder:
-    folder = open_run(out, "convert", config, resume=resume)
-    with Progress(disable=True) as progress:
+    with open_run(out, "convert", config, resume=resume) as folder, Progress(disable=True) as progress:
         folder.finish(run(config, folder, progress))
     return folder
 
@@ -111,10 +111,10 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(place: Path, tmp_path: P
     kept = RunFolder.keep
     for stop in ("alone as convolution", "greedy step 1", "curve greedy", "quality after"):
 
-        def keep(self: RunFolder, name: str, value: object, stop: str = stop) -> None:
+        def keep(self: RunFolder, name: str, *values: object, stop: str = stop) -> None:
             if name.startswith(stop):
                 raise KeyboardInterrupt
-            kept(self, name, value)
+            kept(self, name, *values)
 
         monkeypatch.setattr(RunFolder, "keep", keep)
         with pytest.raises(KeyboardInterrupt):
@@ -153,7 +153,7 @@ def test_sizes_that_maps_by_offset_serve(place: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"metric": "accuracy"}, "--metric accuracy needs --labels"),
-        ({"budget": 0.9, "heads": "40%"}, "--budget and --heads exclude each other"),
+        ({"budget": 0.9, "heads": "40%"}, "--heads 40% and --budget 0.9 exclude each other"),
         (
             {"heads": "40"},
             "--heads must be a share of all heads, above 0% and at most 100%, such as 40%; got '40'",
@@ -163,7 +163,7 @@ def test_sizes_that_maps_by_offset_serve(place: Path, tmp_path: Path) -> None:
         ({"window": 4}, "--window must be odd, got 4"),
         ({"measured": 4}, "--measured must be at least 5 for 3 nearest neighbours, got 4"),
         ({"ranking": 2}, "--ranking must be at least 5 for 3 nearest neighbours, got 2"),
-        ({"calibration": 1}, "--calibration must be at least 2 for the variation over images, got 1"),
+        ({"calibration": 1}, "--calibration must be at least 2, got 1"),
         (
             {"measured": 400},
             "holds 50 pictures, --calibration, --ranking and --measured need 418: lower them",
@@ -174,7 +174,7 @@ def test_sizes_that_maps_by_offset_serve(place: Path, tmp_path: Path) -> None:
         ({"checkpoint": Path("nowhere.pt")}, "there is no checkpoint nowhere.pt"),
         ({"model": NAME, "checkpoint": Path("other")}, f"does not fit {NAME}"),
         ({"model": "vit_of_nobody"}, "unknown model 'vit_of_nobody'"),
-        ({"rounds": 1}, "--rounds must be at least 2"),
+        ({"rounds": 1}, "--rounds must be at least 2, got 1"),
         ({"budget": 1.0}, "no block can be converted within --budget 1.0 of cosine"),
     ],
 )
@@ -205,3 +205,39 @@ def test_models_that_cannot_be_converted(place: Path, tmp_path: Path) -> None:
 def test_result_is_json(place: Path, tmp_path: Path) -> None:
     folder = convert(config_of(place, heads="10%", random_orders=1, points=1), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == folder.result
+
+
+def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, pictures, out = f"local-dir:{place / 'vit'}", str(place / "pictures"), str(tmp_path / "run")
+    sizes = [
+        "--calibration",
+        "8",
+        "--ranking",
+        "12",
+        "--measured",
+        "14",
+        "--points",
+        "2",
+        "--random-orders",
+        "1",
+        "--rounds",
+        "2",
+        "--batch",
+        "1",
+    ]
+    given = [model, "--images", pictures, "--by", "block", "--heads", "30%", "--out", out, *sizes]
+    main(["convert", *given])
+    assert "heads attend by constant maps" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["convert", *given])
+    assert "--overwrite" in capsys.readouterr().err
+    main(["convert", *given, "--resume"])
+    for wrong, message in (
+        (["--heads", "half"], "--heads must be a share of all heads"),
+        (["--kinds", "table", "table"], "--kinds must not repeat a value"),
+        (["--budget", "1.5"], "--budget must be at most 1"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["convert", model, "--images", pictures, "--out", str(tmp_path / "other"), *wrong])
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

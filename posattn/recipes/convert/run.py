@@ -20,7 +20,7 @@ from posattn.recipes.convert.results import (
     summary,
     to_json,
 )
-from posattn.recipes.convert.settings import ConvertConfig, check_settings
+from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.subject import check_sizes, load_material, load_model
 from posattn.recipes.convert.timing import seconds_of_kinds, speed
 from posattn.runs.folder import RunFolder
@@ -34,7 +34,6 @@ MODEL = "model"  # the folder below the run folder that holds the converted mode
 
 def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every step is a unit that a resumed run does not repeat."""
-    check_settings(config)
     torch.manual_seed(config.seed)
     model = load_model(config)
     check_sizes(config, model)

@@ -7,7 +7,18 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from posattn.settings import Count, Natural, NonNegative, Positive, Probability, Seed, Several
+from posattn.recipes import command
+from posattn.settings import (
+    Count,
+    Distincts,
+    Natural,
+    NonNegative,
+    Positive,
+    Probability,
+    Repeats,
+    Seed,
+    Several,
+)
 
 Kind = Literal["table", "relative", "convolution"]
 DEFAULT_BUDGET = 0.95
@@ -18,6 +29,7 @@ def folder_name(config: "ConvertConfig") -> str:
     return f"convert-{Path(config.model).name.replace(':', '-')}"
 
 
+@command(folder_name, resumable=True)
 @dataclass(frozen=True)
 class ConvertConfig:
     """Convert heads of a trained ViT to constant maps: what each head needs, what it costs, how fast it gets, and a
@@ -50,9 +62,9 @@ class ConvertConfig:
     """How much larger than the least a head's loss may be for a faster way to keep it, as a share of it."""
     image_size: Count | None = None
     """Height and width of the model's input; default: the model's own."""
-    sizes: tuple[Count, ...] = ()
+    sizes: Distincts[Count] = ()
     """Image sizes to time at; default: the model's input size. Tables serve that one only."""
-    calibration: Count = 64
+    calibration: Repeats = 64
     """Pictures that the maps are averaged over."""
     ranking: Count = 128
     """Pictures that heads are ranked on."""
@@ -76,39 +88,34 @@ class ConvertConfig:
     """Learning rate of the weights in recovery."""
     maps_lr: Positive = 1e-2
     """Learning rate of the maps in recovery."""
-    rounds: Count = 10
+    rounds: Repeats = 10
     """Timed rounds, after one warm-up."""
     batch: Count = 8
     """Pictures of a timed batch."""
     seed: Seed = 0
     """Seed of the choice of pictures, of the random orders and of recovery."""
 
-
-def check_settings(config: ConvertConfig) -> None:
-    """ValueError, before anything is read, for settings that do not fit each other."""
-    if config.metric == "accuracy" and not config.labels:
-        raise ValueError("--metric accuracy needs --labels")
-    if config.heads is not None:
-        if config.budget is not None:
-            raise ValueError("--budget and --heads exclude each other")
-        share_of(config.heads)
-    if config.window % 2 == 0:
-        raise ValueError(f"--window must be odd, got {config.window}")
-    for flag, count in (("--ranking", config.ranking), ("--measured", config.measured)):
-        if count < config.nearest + 2:
-            raise ValueError(
-                f"{flag} must be at least {config.nearest + 2} for {config.nearest} nearest neighbours, got {count}"
-            )
-    if config.calibration < 2:
-        raise ValueError("--calibration must be at least 2 for the variation over images, got 1")
-    if config.rounds < 2:
-        raise ValueError(f"--rounds must be at least 2 for a spread, got {config.rounds}")
+    def validate(self) -> None:
+        """ValueError for settings that do not fit each other."""
+        if self.metric == "accuracy" and not self.labels:
+            raise ValueError("metric accuracy needs --labels")
+        if self.heads is not None:
+            if self.budget is not None:
+                raise ValueError(f"heads {self.heads} and --budget {self.budget} exclude each other")
+            share_of(self.heads)
+        if self.window % 2 == 0:
+            raise ValueError(f"window must be odd, got {self.window}")
+        for name, count in (("ranking", self.ranking), ("measured", self.measured)):
+            if count < self.nearest + 2:
+                raise ValueError(
+                    f"{name} must be at least {self.nearest + 2} for {self.nearest} nearest neighbours, got {count}"
+                )
 
 
 def share_of(text: str) -> float:
     """40% as 0.4. ValueError where it is no share in (0, 100 %]."""
     if not re.fullmatch(r"\d+(\.\d+)?%", text) or not 0 < float(text[:-1]) <= 100:
         raise ValueError(
-            f"--heads must be a share of all heads, above 0% and at most 100%, such as 40%; got {text!r}"
+            f"heads must be a share of all heads, above 0% and at most 100%, such as 40%; got {text!r}"
         )
     return float(text[:-1]) / 100
