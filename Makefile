@@ -38,5 +38,5 @@ clean:
 .venv-lowest/installed: pyproject.toml lowest.txt
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear .venv-lowest
-	$(LOWEST)/python -m $(INSTALL) --constraint lowest.txt --editable '.[dev]'
+	$(LOWEST)/python -m $(INSTALL) --constraint lowest.txt --editable '.[test]'
 	touch $@
