@@ -10,7 +10,15 @@ from posattn.theory.task import StructuredTask
 
 FIXED = {
     SimplifiedViT: ("forward", "logits", "activation", "normalize", "held_scores"),
-    StructuredTask: ("sample", "sample_signal", "draw_labels", "draw_sets", "draw_signal", "observe", "draw_noise"),
+    StructuredTask: (
+        "sample",
+        "sample_signal",
+        "draw_labels",
+        "draw_sets",
+        "draw_signal",
+        "observe",
+        "draw_noise",
+    ),
 }
 
 

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from posattn import cli
-from posattn.recipes.transfer.curves import DENIED, EVEN, FROZEN, ORACLE, PERMUTED, SCRATCH, START, TUNED, WAYS, Lesson
+from posattn.recipes.transfer.curves import (
+    DENIED,
+    EVEN,
+    FROZEN,
+    ORACLE,
+    PERMUTED,
+    SCRATCH,
+    START,
+    TUNED,
+    WAYS,
+    Lesson,
+)
 from posattn.recipes.transfer.page import needed_text
 from posattn.recipes.transfer.run import at_patches, least_samples, mean_reached
 from posattn.recipes.transfer.settings import NeededConfig, TransferConfig, TransferStudyConfig

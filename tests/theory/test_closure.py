@@ -69,5 +69,5 @@ def test_what_does_not_close_is_refused_by_name(model: Any, task: Any, message: 
 def test_overlapping_sets_are_refused() -> None:
     member = torch.zeros(3, 12, dtype=torch.bool)
     member[0, :5], member[1, 4:8], member[2, 8:] = True, True, True
-    with pytest.raises(ValueError, match="the population flow.*overlap|overlap.*the population flow"):
+    with pytest.raises(ValueError, match=r"the population flow.*overlap|overlap.*the population flow"):
         population_flow(SimplifiedViT(12, 3), task_on(Cover(member)))

@@ -27,7 +27,9 @@ MODELS = {page.VIT: VisionTransformer, page.POSITIONAL: VisionTransformerPosAttn
 
 def run(config: StructuredVitConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every model, every seed; the maps of the first."""
-    check_sets(Partition.contiguous(config.task.num_patches, config.task.set_size))  # before anything is trained
+    check_sets(
+        Partition.contiguous(config.task.num_patches, config.task.set_size)
+    )  # before anything is trained
     checks.divides("num_heads", config.model.num_heads, "embed_dim", config.model.embed_dim)
     seeds = range(config.seed, config.seed + config.seeds)
     settings = {f"{name}, seed={seed}": (config, name, seed) for name in MODELS for seed in seeds}

@@ -67,7 +67,7 @@ def transfer(smoke: bool = False) -> TransferStudyConfig:
     """With the learned attention a sample or a few teach another feature, whatever D; from scratch it takes many.
 
     Claim: with the learned attention, frozen or fine-tuned by plain gradient descent at one rate, one sample of another
-    task is enough. From scratch it takes thousands, and with the attention held even, or held at its start, no number of
+    task is enough. From scratch it takes thousands. With the attention held even, or held at its start, no number of
     samples is enough; with the sets permuted, one is. Training from scratch, upstream too, crosses the plateau by
     unit-norm gradients, which plain descent does not in so many steps.
     Command: posattn run transfer
