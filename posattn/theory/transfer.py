@@ -57,7 +57,12 @@ def frozen_attention(learned: Model, *, value_std: float = 0.0, generator: Gener
 
 
 def held_attention(
-    task: StructuredTask, attention: str, *, generator: Generator | None = None, **options: Any
+    task: StructuredTask,
+    attention: str,
+    *,
+    value_std: float = 0.0,
+    generator: Generator | None = None,
+    **options: Any,
 ) -> SimplifiedViT:
     """A model that is denied the structure: v alone is trained, from 0, and the attention is held.
 
@@ -65,6 +70,7 @@ def held_attention(
         task: the task to learn.
         attention: ``uniform``: every query reads all patches evenly; ``permuted``: each reads its set in a partition of
             which the patches are permuted at random; ``start``: A stays at its random start.
+        value_std: as in ``fresh_start``.
         generator: draws the permutation or the start.
         options: those of SimplifiedViT.
 
@@ -79,7 +85,7 @@ def held_attention(
         model = solutions.associated(Cover(task.partition.membership[:, order]), task, **options)
     else:
         model = SimplifiedViT(task.partition.num_patches, task.dim, generator=generator, **options)
-    return frozen_attention(model, generator=generator)
+    return frozen_attention(model.to(task.feature), value_std=value_std, generator=generator)
 
 
 def _start_value(model: Model, value_std: float, generator: Generator | None) -> Model:
@@ -87,7 +93,8 @@ def _start_value(model: Model, value_std: float, generator: Generator | None) ->
     value_std = checks.finite("value_std", value_std, 0.0)
     if not (values := value_parameters(model)):
         raise TypeError(f"transfer needs a parameter named value, which {type(model).__name__} does not have")
-    if value_std == 0 and all(_flat_at_zero(m) for m in model.modules() if isinstance(m, SimplifiedViT)):
+    flat = [_flat_at_zero(module) for module in model.modules() if isinstance(module, SimplifiedViT)]
+    if value_std == 0 and flat and all(flat):
         raise ValueError("φ'(0) = 0, so that a v at 0 never moves: give a value_std above 0")
     with torch.no_grad():
         for value in values:

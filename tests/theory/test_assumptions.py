@@ -207,6 +207,9 @@ def test_a_value_that_could_never_leave_zero_is_refused(generator: Generator) ->
             frozen_attention(learned)
         model = frozen_attention(learned, value_std=0.3, generator=generator)
         assert model.value.std() > 0.05
+    other = torch.nn.Module()  # any model with a value
+    other.value = torch.nn.Parameter(torch.ones(3))
+    assert not frozen_attention(other).value.any()
     with pytest.raises(TypeError, match="reset_parameters, which Identity does not have"):
         fresh_start(torch.nn.Identity())
     with pytest.raises(TypeError, match="a parameter named value, which Linear does not have"):
@@ -449,5 +452,7 @@ def test_held_attention_is_denied_the_sets(generator: Generator, kind: str) -> N
     list(fit(model, task.sample(16, generator=generator), 16, 3, 0.01))
     assert torch.equal(model.attention().detach(), attention)
     assert model.value.any()
+    double = StructuredTask(partition, dim=8, noise_rate=0.2, feature=task.feature.double())
+    assert held_attention(double, kind, value_std=0.1, generator=generator).value.dtype == torch.double
     with pytest.raises(ValueError, match="unknown held attention 'none'; known: permuted, start, uniform"):
         held_attention(task, "none")
