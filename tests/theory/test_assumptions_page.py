@@ -36,6 +36,7 @@ def test_refusals_are_one_line_that_names_the_quantity(names: dict) -> None:
         "patch association is not defined for overlapping sets: patch 0 is in sets [0, 5]",
         "in law does not hold for HeavyTailed, which overrides draw_noise",
         "the population flow is not defined for overlapping sets",
+        "the population flow needs sets of one size, got sizes [3, 5, 8]",
         "set_size: the sets must have one size, got sizes [3, 8, 5]",
     )
     for said, start in zip(names["refusals"], starts, strict=True):
