@@ -1,8 +1,8 @@
 """Timings side by side, so that the machine's noise falls on all alike."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
-import statistics
 from typing import Any, NamedTuple
 
 

@@ -51,6 +51,7 @@ def set_rows(
         for kind, by_model in ratios.items()
     ]
     steps = [
-        [name, f"training step: {model}", f"{quartiles(rates[model]).median:,.0f}", "", ""] for model in models
+        [name, f"training step: {model}", f"{quartiles(rates[model]).median:,.0f}", "", ""]
+        for model in models
     ]
     return [*loaded, *steps]

@@ -88,7 +88,9 @@ def model(config: LoadingConfig, name: str, images: AnyImages) -> nn.Module:
 def loading_ratios(rates: Rates) -> dict[str, dict[str, Quartiles]]:
     """Images loaded over images consumed, round by round: median and quartiles, by kind of loading and model."""
     return {
-        kind: {model: quartiles([a / b for a, b in zip(loaded, rates[model], strict=True)]) for model in MODELS}
+        kind: {
+            model: quartiles([a / b for a, b in zip(loaded, rates[model], strict=True)]) for model in MODELS
+        }
         for kind, loaded in rates.items()
         if kind not in MODELS
     }
