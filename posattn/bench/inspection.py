@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from posattn.bench.timing import Spread, spread
+from posattn.bench.timing import Quartiles, quartiles
 from posattn.vision.inspect.inspection import inspect_model
 
 FEW = 4  # images: their inspection is nearly all fixed cost
@@ -16,10 +16,10 @@ FEW = 4  # images: their inspection is nearly all fixed cost
 class InspectionCost(NamedTuple):
     """CPU seconds, of all threads, per image; ``fixed`` are those of an inspection that do not grow with the images."""
 
-    plain: Spread
-    inspect: Spread
-    ratio: Spread  # inspect over plain, round by round
-    fixed: Spread
+    plain: Quartiles
+    inspect: Quartiles
+    ratio: Quartiles  # inspect over plain, round by round
+    fixed: Quartiles
 
 
 def inspection_cost(model: nn.Module, images: Tensor, rounds: int = 3, **options: Any) -> InspectionCost:
@@ -41,7 +41,7 @@ def inspection_cost(model: nn.Module, images: Tensor, rounds: int = 3, **options
         plain, _ = cpu_seconds(lambda size=inspection.plan.batch_size: infer(model, images, size))  # type: ignore[misc]
         per_image = (many - few) / (n - FEW)
         rows.append((plain / n, per_image, per_image / (plain / n), few - FEW * per_image))
-    return InspectionCost(*(spread(list(values)) for values in zip(*rows[1:], strict=True)))
+    return InspectionCost(*(quartiles(list(values)) for values in zip(*rows[1:], strict=True)))
 
 
 def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -1,4 +1,4 @@
-"""Speed of models side by side: inference and training steps, eager and compiled, beside the machine's own peak."""
+"""Speed of models side by side: inference and training steps, eager and compiled, and the machine's matrix product."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,23 +35,22 @@ def side_by_side(
 ) -> dict[str, Any]:
     """Time every model, in each execution, and the matrix product, taking turns in one run.
 
-    Inference is in the type itself, with the weights in it; a training step is forward, backward and AdamW on float32
-    weights, under autocast where the type is bfloat16, where on a CPU timm's attention is unfused, which trains faster.
-    For inference the whole model is compiled, by ``torch.compile``
-    with its weights frozen, so that inductor packs them and fuses what follows a linear layer into it; for training the
-    blocks, each by ``torch.compile``: one compilation serves all that are alike.
+    For inference weights and images have the dtype. A training step is forward, backward and AdamW on float32 weights,
+    with autocast where the dtype is bfloat16; there timm's attention is unfused on a CPU, since it trains faster.
+    ``torch.compile`` compiles the whole model for inference, with frozen weights, which inductor packs; for training
+    it compiles each block, and one compilation serves all equal blocks.
 
     Args:
         models: what to time, on the device of ``images``, each with ``blocks``.
         images: (B, c, H, W) float32, a batch that all of them take.
         mode: ``inference`` or ``training``.
         dtype: ``float32`` or ``bfloat16``.
-        rounds: turns that are counted, after one that is not.
+        rounds: timed rounds, after one warm-up.
         executions: ``eager``, ``compiled`` or both.
 
     Returns:
         ``peak``: seconds of each matrix product; by model ``multiply_adds`` of a batch and ``parameters``; by model
-        and execution ``seconds`` of each turn and ``memory``, bytes at the peak beyond weights and images.
+        and execution ``seconds`` of each round and ``memory``, bytes at the peak beyond weights and images.
 
     Raises:
         ValueError: an unknown mode, type or execution, or ``rounds`` below 2.
@@ -61,7 +60,7 @@ def side_by_side(
     for execution in executions:
         checks.known("execution", execution, (EAGER, COMPILED))
     if checks.positive_int("rounds", rounds) < 2:
-        raise ValueError(f"rounds must be at least 2 for a spread, got {rounds}")
+        raise ValueError(f"rounds must be at least 2 for quartiles, got {rounds}")
     torch.compiler.reset()
     make = inference if mode == INFERENCE else training_step
     works = {
@@ -94,9 +93,9 @@ def side_by_side(
 
 @contextmanager
 def own_compiler_cache() -> Iterator[None]:
-    """While it lasts, torch.compile keeps its files in a folder of its own.
+    """Within the context, torch.compile caches its files in a temporary folder.
 
-    A run that is killed while it compiles leaves files cut short, which the next one must not find.
+    A run that is killed while it compiles leaves truncated files, which a later run must not read.
     """
     before = os.environ.get(CACHE)
     with TemporaryDirectory() as folder:
@@ -110,7 +109,7 @@ def own_compiler_cache() -> Iterator[None]:
 
 
 def executed(model: nn.Module, execution: str, mode: str) -> Any:
-    """A copy of the model, compiled where that is asked for: whole for inference, its blocks for training."""
+    """A copy of the model; if ``execution`` is ``compiled``, compiled whole for inference or by blocks for training."""
     copy: Any = deepcopy(model)
     if execution == COMPILED:
         for part in [copy] if mode == INFERENCE else copy.blocks:
@@ -149,7 +148,7 @@ def training_step(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Work:
 
 
 def product(device: torch.device, dtype: torch.dtype) -> Work:
-    """A square matrix product, 2·2048³ operations."""
+    """A square matrix product, 2·PRODUCT³ operations."""
     left, right, out = (torch.ones(PRODUCT, PRODUCT, device=device, dtype=dtype) for _ in range(3))
 
     def work() -> None:
@@ -166,6 +165,6 @@ def _settled_memory(work: Work, device: torch.device) -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU to be done."""
+    """Wait until a GPU has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,12 +1,19 @@
-"""How much faster a step is in law than with patches, the two interleaved in one run."""
+"""How much faster a step is in law than with patches, the two interleaved in one run.
+
+``python -m posattn.bench.theory --num-patches 1024 --dim 1024`` prints both.
+"""
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+import tyro
 from torch import Generator
 
 from posattn import checks
+from posattn.bench.timing import quartiles
+from posattn.runs.device import device_name
 from posattn.structure.partition import Partition
 from posattn.theory.descent import Step, descend
 from posattn.theory.in_law import descend_in_law
@@ -17,7 +24,7 @@ BURST, RATE = 10, 1e-6
 
 
 class StepSeconds(NamedTuple):
-    """Seconds a step, round by round."""
+    """Seconds per step of each round."""
 
     patches: list[float]
     in_law: list[float]
@@ -41,8 +48,35 @@ def step_seconds(num_patches: int, set_size: int, dim: int, batch_size: int, rou
     return StepSeconds(*(list(of_one) for of_one in zip(*seconds[1:], strict=True)))
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """The task and the batch of the steps that are timed."""
+
+    num_patches: int = 1024
+    set_size: int = 8
+    dim: int = 1024
+    batch_size: int = 64
+    rounds: int = 7
+
+
+def main() -> None:
+    """Print the median and quartiles of both, in milliseconds, and of their ratio."""
+    config = tyro.cli(Sizes)
+    seconds = step_seconds(**asdict(config))
+    print(config, device_name())
+    for name, values in seconds._asdict().items():
+        median, low, high = (1000 * value for value in quartiles(values))
+        print(f"{name:8s} {median:9.3f} ms ({low:.3f} to {high:.3f})")
+    ratio = quartiles([patches / in_law for patches, in_law in zip(*seconds, strict=True)])
+    print(f"ratio    {ratio.median:9.1f}    ({ratio.low:.1f} to {ratio.high:.1f})")
+
+
 def _timed(run: Iterator[Step], steps: int) -> float:
     start = time.perf_counter()
     for _ in range(steps):
         next(run)
     return (time.perf_counter() - start) / steps
+
+
+if __name__ == "__main__":
+    main()

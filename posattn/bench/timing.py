@@ -1,13 +1,13 @@
-"""Timings side by side: the machine's noise falls on all alike."""
+"""Timings side by side, so that the machine's noise falls on all alike."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
-from statistics import quantiles
 from typing import Any, NamedTuple
 
 
-class Spread(NamedTuple):
-    """Median and quartiles of repeated timings, in seconds (or of what is made of them)."""
+class Quartiles(NamedTuple):
+    """Median and quartiles of repeated timings, in seconds, or of values computed from them."""
 
     median: float
     low: float
@@ -15,7 +15,7 @@ class Spread(NamedTuple):
 
 
 def interleaved(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, the works taking turns for ``rounds`` rounds after one round that is not counted."""
+    """Seconds of each call: the works take turns for ``rounds`` timed rounds, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
@@ -26,9 +26,9 @@ def interleaved(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
     return seconds
 
 
-def spread(values: list[float]) -> Spread:
+def quartiles(values: list[float]) -> Quartiles:
     """Median and quartiles. ValueError for fewer than two values."""
     if len(values) < 2:
-        raise ValueError(f"a spread needs at least two values, got {len(values)}")
-    low, median, high = quantiles(values, n=4, method="inclusive")
-    return Spread(median, low, high)
+        raise ValueError(f"quartiles need at least two values, got {len(values)}")
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Quartiles(median, low, high)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch._inductor import config
 
+from posattn.bench import models
 from posattn.bench.models import COMPILED, EAGER, executed, own_compiler_cache, side_by_side, training_step
 
 
@@ -21,6 +22,11 @@ class Toy(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         return self.blocks(x.flatten(1))
+
+
+@pytest.fixture(autouse=True)
+def small_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "PRODUCT", 64)  # 2048 takes a third of a second
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
@@ -87,7 +93,7 @@ def test_a_training_step_trains() -> None:
     [
         ({"mode": "test"}, "mode"),
         ({"dtype": "float16"}, "float16"),
-        ({"rounds": 1}, "at least 2 for a spread, got 1"),
+        ({"rounds": 1}, "at least 2 for quartiles, got 1"),
         ({"executions": ("fast",)}, "fast"),
     ],
 )

@@ -1,8 +1,8 @@
-"""Interleaving and spreads."""
+"""Interleaving and quartiles."""
 
 import pytest
 
-from posattn.bench.timing import Spread, interleaved, spread
+from posattn.bench.timing import Quartiles, interleaved, quartiles
 from posattn.runs.seeds import mean_std, mean_std_text
 
 
@@ -14,10 +14,10 @@ def test_works_take_turns_and_the_first_round_is_not_counted() -> None:
     assert all(s >= 0 for each in seconds.values() for s in each)
 
 
-def test_spread_is_median_and_quartiles() -> None:
-    assert spread([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0)
+def test_quartiles() -> None:
+    assert quartiles([5.0, 1.0, 3.0, 2.0, 4.0]) == Quartiles(3.0, 2.0, 4.0)
     with pytest.raises(ValueError, match="got 1"):
-        spread([1.0])
+        quartiles([1.0])
 
 
 def test_mean_and_sample_deviation() -> None:

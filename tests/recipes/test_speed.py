@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
+from posattn.bench import models
 from posattn.recipes.speed import run as speed
 from posattn.recipes.speed.page import better, ratios, share_of_peak
 from posattn.recipes.speed.run import batch_of, build, entered, with_dtypes
@@ -74,7 +75,8 @@ def test_types_that_the_device_lacks_are_left_out_and_named(monkeypatch: pytest.
     assert said == ""
 
 
-def test_smoke_run_of_the_command(tmp_path: Path) -> None:
+def test_smoke_run_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "PRODUCT", 64)
     out = tmp_path / "bench"
     cli.main(["bench", "--smoke", "--out", str(out)])
     result = json.loads((out / "result.json").read_text())

@@ -83,6 +83,7 @@ def association(smoke: bool = False) -> AssociationConfig:
     crossed in unit-norm steps, for plain ones wait on a plateau (recipe phases).
     Command: posattn run association
     Time: 126 s with --jobs 2 on 2 CPU cores shared with much other work.
+    On CPUs with AVX2 only: unknown
     Expected, seeds 0 to 9, CPU: small, A free: association 0.285 ± 0.017 to 1.000 ± 0.000, complete at step 80 ± 0,
     attention inside the sets 0.116 to 0.128, accuracy 0.984 ± 0.005; small, A = P Pᵀ: 1.000 ± 0.000, step 356 ± 28,
     attention 0.117. Analysis, A free: 0.171 ± 0.004 to 1.000 ± 0.000, step 35 ± 5, attention 0.311 ± 0.008, accuracy

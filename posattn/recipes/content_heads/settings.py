@@ -26,6 +26,7 @@ def content_heads(smoke: bool = False) -> ContentHeadsConfig:
     not: on digits early layers are both more positional and more expensive to convert.
     Command: posattn run content-heads
     Time: 11 minutes on 2 cores that a dozen other processes shared; 3 minutes of CPU time
+    On CPUs with AVX2 only: unknown
     Expected (seeds 0-4, 2 CPU cores): test accuracy 93.7 ± 1.7 % before; with 8 of 16 heads replaced 90.1 % if the
     most positional go first, 59.7 % if the others do; 44.8 ± 14.9 % with all. One head costs 0.0 points for the most
     positional and 6.9 for the last, most of it in the first block (3.5 ± 3.7 a head there, 0.1 in the last two).

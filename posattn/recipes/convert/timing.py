@@ -10,7 +10,7 @@ from torch import nn
 
 from posattn.bench.cost import multiply_adds
 from posattn.bench.models import synchronize
-from posattn.bench.timing import interleaved, spread
+from posattn.bench.timing import interleaved, quartiles
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.subject import set_size
 from posattn.vision.convert.attention import Place
@@ -37,7 +37,7 @@ def seconds_of_kinds(subject: Subject, config: ConvertConfig) -> dict[str, float
         layer = converted(copy.deepcopy(attn), maps, kinds, place, grid, config.window).eval()
         works[kind] = partial(timed, layer, tokens)
     seconds = interleaved(works, config.rounds)
-    return {kind: spread(seconds[kind]).median for kind in config.kinds}
+    return {kind: quartiles(seconds[kind]).median for kind in config.kinds}
 
 
 def timed(model: nn.Module, images: torch.Tensor) -> None:
@@ -78,11 +78,11 @@ def at_size(
     )
     found: dict[str, Any] = {
         name: {
-            "images_per_second": list(spread([config.batch / s for s in seconds[name]])),
+            "images_per_second": list(quartiles([config.batch / s for s in seconds[name]])),
             "multiply_adds": multiply_adds(model, images) / config.batch,
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         for name, model in models.items()
     }
     pairs = zip(seconds[ORIGINAL], seconds[CONVERTED], strict=True)
-    return {**found, "ratio": list(spread([a / b for a, b in pairs]))}
+    return {**found, "ratio": list(quartiles([a / b for a, b in pairs]))}

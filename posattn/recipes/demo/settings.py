@@ -58,6 +58,7 @@ def demo(smoke: bool = False) -> DemoConfig:
     learned attention transfers with 8 samples; a ViT with positional attention does about as well on real images.
     Command: posattn run demo
     Time: 75 s on 2 quiet CPU cores.
+    On CPUs with AVX2 only: unknown
     Expected, seed 0 (transfer: seeds 0 to 4; images: 0 to 2), CPU: association 0.29 to 1.00 at step 80, permuted sets
     1.00 accurate at association 0.00; frozen attention 0.995 at N = 8, from scratch 0.93 at 8 and 0.97 at 512;
     digits: ViT 94.2 ± 1.7 %, positional ViT 97.9 ± 0.2 %.

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from torch import nn
 
 from posattn.bench.cost import multiply_adds
-from posattn.bench.timing import interleaved, spread
+from posattn.bench.timing import interleaved, quartiles
 from posattn.recipes.images.page import images_section
 from posattn.recipes.images.positions import gram_gallery
 from posattn.recipes.images.settings import ImagesConfig
@@ -98,7 +98,7 @@ def for_inference(model: Any) -> Any:
 def throughput(models: Mapping[str, nn.Module], pixels: torch.Tensor, rounds: int) -> dict[str, list[float]]:
     """Images per second in inference, the models taking turns: median and quartiles."""
     seconds = interleaved({name: partial(model, pixels) for name, model in models.items()}, rounds)
-    return {name: list(spread([len(pixels) / s for s in each])) for name, each in seconds.items()}
+    return {name: list(quartiles([len(pixels) / s for s in each])) for name, each in seconds.items()}
 
 
 def training_times(seeds: list[dict[str, Numbers]], accuracy: dict[str, list[float]]) -> Numbers:

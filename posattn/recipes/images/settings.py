@@ -76,7 +76,8 @@ def images(smoke: bool = False) -> ImagesConfig:
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
     Command: posattn run images
-    Time: 2 minutes on 2 CPU cores
+    Time: 2 minutes on 2 CPU cores with native bfloat16, measured with every model in float32
+    On CPUs with AVX2 only: unknown
     Expected (30 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT 94.2 ± 1.7 %; positional ViT 97.9 ± 0.2 %, the
     ViT's accuracy in 0.15 of its time; relative 97.4 ± 0.9 %; hybrid 96.9 ± 1.0 %.
     """
@@ -89,7 +90,8 @@ def images_fashion_mnist(smoke: bool = False) -> ImagesConfig:
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
     Command: posattn run images-fashion-mnist
-    Time: 13 minutes on 2 CPU cores
+    Time: 13 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
+    On CPUs with AVX2 only: unknown
     Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT 83.5 ± 0.1 % in 144 s;
     positional ViT 86.0 ± 0.5 %, the ViT's accuracy in 0.30 of its time; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.
     """
@@ -102,7 +104,8 @@ def images_cifar10(smoke: bool = False) -> ImagesConfig:
 
     Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
     Command: posattn run images-cifar10 --data-dir FOLDER
-    Time: 19 minutes on 2 CPU cores
+    Time: 19 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
+    On CPUs with AVX2 only: unknown
     Expected (CIFAR-10 (JPEG copy), 20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT
     51.6 ± 0.7 % in 201 s; positional ViT 55.6 ± 1.4 %, the ViT's accuracy in 0.28 of its time; relative 50.0 ± 1.2 %;
     hybrid 54.1 ± 1.1 %.

@@ -30,6 +30,7 @@ def jigsaw(smoke: bool = False) -> JigsawConfig:
     Claim: a positional ViT that never saw where its patches belong holds the grid in its scores.
     Command: posattn run jigsaw --data-dir FOLDER
     Time: 3 minutes on 2 CPU cores
+    On CPUs with AVX2 only: unknown
     Expected (CIFAR-10 (JPEG copy), shuffled seeds 0 to 2, plain seed 0, 2 CPU cores): 100.0 ± 0.0 % of neighbouring
     pairs put back (chance 5.6 %, from noise 3.9 %, by embedding and assignment 57.1 ± 3.9 %), recall 80.4 ± 5.6 %;
     plain training 100.0 % and 75.4 %; patch association with 2x2 neighbourhoods 0.603 shuffled and 0.609 plain for the

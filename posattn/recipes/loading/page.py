@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from posattn.bench.timing import Spread, spread
+from posattn.bench.timing import Quartiles, quartiles
 from posattn.runs.page import Section, Table
 
 TARGET = 5.0  # times the images that training steps take
-Ratios = Mapping[str, Mapping[str, Spread]]
+Ratios = Mapping[str, Mapping[str, Quartiles]]
 
 
 def loading_section(
@@ -45,12 +45,13 @@ def set_rows(
         [
             name,
             kind,
-            f"{spread(rates[kind]).median:,.0f}",
+            f"{quartiles(rates[kind]).median:,.0f}",
             *(f"{r.median:.1f} ({r.low:.1f} to {r.high:.1f})" for r in by_model.values()),
         ]
         for kind, by_model in ratios.items()
     ]
     steps = [
-        [name, f"training step: {model}", f"{spread(rates[model]).median:,.0f}", "", ""] for model in models
+        [name, f"training step: {model}", f"{quartiles(rates[model]).median:,.0f}", "", ""]
+        for model in models
     ]
     return [*loaded, *steps]

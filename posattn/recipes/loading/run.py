@@ -9,7 +9,7 @@ from rich.progress import Progress
 from torch import nn
 
 from posattn.bench.loading import consumption, memory_loading, rates, stream_loading
-from posattn.bench.timing import Spread, spread
+from posattn.bench.timing import Quartiles, quartiles
 from posattn.recipes.kit.classifiers import AnyImages, build
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ModelSize
 from posattn.recipes.loading.page import loading_section
@@ -85,10 +85,12 @@ def model(config: LoadingConfig, name: str, images: AnyImages) -> nn.Module:
     return build(size, name, config.seed, images).to(config.device)
 
 
-def loading_ratios(rates: Rates) -> dict[str, dict[str, Spread]]:
+def loading_ratios(rates: Rates) -> dict[str, dict[str, Quartiles]]:
     """Images loaded over images consumed, round by round: median and quartiles, by kind of loading and model."""
     return {
-        kind: {model: spread([a / b for a, b in zip(loaded, rates[model], strict=True)]) for model in MODELS}
+        kind: {
+            model: quartiles([a / b for a, b in zip(loaded, rates[model], strict=True)]) for model in MODELS
+        }
         for kind, loaded in rates.items()
         if kind not in MODELS
     }

@@ -54,6 +54,7 @@ def loading(smoke: bool = False) -> LoadingConfig:
     Claim: loading from memory gives at least 5 times what training consumes at CIFAR's size.
     Command: posattn run loading; for CIFAR-10 posattn run loading --sets cifar10 --data-dir DIR
     Time: 6 minutes each (7 rounds) on one CPU core that other work took four fifths of; 1.2 minutes of CPU time
+    On CPUs with AVX2 only: unknown
     Expected (seed 0, 1 thread of a CPU, 7 rounds; median and quartiles of the ratio to the positional ViT, with crops,
     mirror images, TrivialAugment and mixup): digits 72 (69 to 81), Fashion-MNIST 116 (106 to 199), CIFAR-10 (JPEG copy)
     95 (80 to 96). One process that decodes ImageNet's pictures at 224 px: 4.4 (4.3 to 5.5). Not measured on a GPU.

@@ -53,6 +53,7 @@ def solutions(smoke: bool = False) -> SolutionsConfig:
     it learns to generalise without the structure, from rows on themselves the association grows.
     Command: posattn run solutions
     Time: 190 s of CPU time (2 CPU cores shared with much other work; 15 minutes there with --jobs 2).
+    On CPUs with AVX2 only: unknown
     Expected, seeds 0 to 2, CPU, accuracy as built: 1.000, 1.000, 1.000, 0.807 ± 0.017, 0.815 ± 0.013. Distance to the
     solution before and after training from noise 1: associated 0.402 to 0.238, permuted 0.407 to 0.230, delegates
     0.383 to 0.337, uniform attention 0.381 to 0.447 (accuracy 0.988 ± 0.001, association 0.028 ± 0.002), others on

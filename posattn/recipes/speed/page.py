@@ -3,7 +3,7 @@
 from typing import Any
 
 from posattn.bench.models import COMPILED, EAGER, PRODUCT
-from posattn.bench.timing import Spread, spread
+from posattn.bench.timing import Quartiles, quartiles
 from posattn.runs.page import Lines, Section, Table
 
 REFERENCE, OURS = "vit", ("positional", "relative", "hybrid", "pruned16", "pruned32")
@@ -12,7 +12,7 @@ WHOLE = "over timm's ViT-Tiny, each side at its better of eager and compiled"
 
 def better(entry: dict[str, Any]) -> str:
     """The execution with the smaller median."""
-    return min(executions(entry), key=lambda how: spread(entry[how]["seconds"]).median)
+    return min(executions(entry), key=lambda how: quartiles(entry[how]["seconds"]).median)
 
 
 def executions(entry: dict[str, Any]) -> list[str]:
@@ -41,10 +41,10 @@ def ratios(config: Any, cells: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def throughput_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> Spread:
+def throughput_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> Quartiles:
     """Of the two at their better execution, turn by turn."""
     times = (one[better(one)]["seconds"] for one in (reference, entry))
-    return spread([of_reference / own for of_reference, own in zip(*times, strict=True)])
+    return quartiles([of_reference / own for of_reference, own in zip(*times, strict=True)])
 
 
 def speed_sections(config: Any, numbers: dict[str, Any]) -> list[Section]:
@@ -100,7 +100,7 @@ def best(lines: tuple[str, dict[str, Any]]) -> str:
 
 def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Section:
     """All models at one mode, size and type."""
-    peak = 2 * PRODUCT**3 / spread(cell["peak"]).median
+    peak = 2 * PRODUCT**3 / quartiles(cell["peak"]).median
     models = {name: entry for name, entry in cell.items() if isinstance(entry, dict)}
     hows = executions(next(iter(models.values())))
     passes = 3 if mode == "training" else 1
@@ -133,11 +133,11 @@ def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Sect
 
 def per_second(seconds: list[float], batch: int) -> str:
     """Images a second."""
-    median, low, high = spread([batch / s for s in seconds])
+    median, low, high = quartiles([batch / s for s in seconds])
     return f"{median:,.1f} ({low:,.1f} to {high:,.1f})"
 
 
 def share_of_peak(entry: dict[str, Any], peak: float, passes: int) -> float:
     """Of the machine's own matrix product's rate, at the better execution."""
-    seconds = spread(entry[better(entry)]["seconds"]).median
+    seconds = quartiles(entry[better(entry)]["seconds"]).median
     return 2 * passes * entry["multiply_adds"] / seconds / peak

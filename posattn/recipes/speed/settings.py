@@ -98,6 +98,7 @@ def speed(smoke: bool = False) -> SpeedConfig:
     Command: posattn bench
     Time: 5 minutes on 2 quiet CPU cores for --models vit positional; about 20 for everything, by estimate;
     --sizes and --modes split it, --resume goes on
+    On CPUs with AVX2 only: unknown
     Expected: docs/models.md
     """
     if not smoke:
