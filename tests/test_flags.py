@@ -1,4 +1,4 @@
-"""Every flag of every recipe is read by its run: a setting that the run ignores or overwrites fails, and is named."""
+"""Every flag of every recipe and command is read by its run: one that is ignored or overwritten fails, by name."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 from layouts import encoded, noise, write_folder
 from rich.progress import Progress
 
 from posattn.recipes import COMMANDS, RECIPES, load
+from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.inspect.settings import InspectConfig
@@ -179,6 +182,21 @@ def test_every_flag_is_read(recipe: Any, pictures: Path, tmp_path: Path) -> None
     assert left == []
 
 
-def test_every_flag_of_inspect_is_read(pictures: Path, tmp_path: Path) -> None:
-    settings = InspectConfig("test_vit", str(pictures / "train"), limit=2)
-    assert unread(COMMANDS[InspectConfig].job, settings, tmp_path / "run") == []
+def command_settings(folder: Path) -> dict[type, Any]:
+    """Small settings of every top-level command, over varied pictures in ``folder``."""
+    shades = {f"{i}.png": encoded((noise(3, 24, 24).int() * i % 256).to(torch.uint8)) for i in range(20)}
+    write_folder(folder, shades)
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit").state_dict(), weights := folder.with_suffix(".pth"))
+    few = {"calibration": 2, "ranking": 6, "measured": 6, "nearest": 2, "points": 2, "width": 2, "steps": 2}
+    once = {"random_orders": 1, "recover": 1, "rounds": 2, "batch": 1, "batch_size": 2}
+    return {
+        InspectConfig: InspectConfig("test_vit", str(folder), limit=2),
+        ConvertConfig: ConvertConfig("test_vit", str(folder), weights, **few, **once),
+    }
+
+
+@pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)
+def test_every_flag_of_a_command_is_read(kind: type, tmp_path: Path) -> None:
+    settings = command_settings(tmp_path / "shades")[kind]
+    assert unread(COMMANDS[kind].job, settings, tmp_path / "run") == []
