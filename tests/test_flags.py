@@ -1,4 +1,4 @@
-"""Every flag of every recipe is read by its run: a setting that the run ignores or overwrites fails, and is named."""
+"""Every flag of every recipe and command is read by its run: one that is ignored or overwritten fails, by name."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 from layouts import encoded, noise, write_folder
 from rich.progress import Progress
 
-from posattn.recipes import RECIPES, load
+from posattn.recipes import COMMANDS, RECIPES, load
+from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.recipes.images.settings import ImagesConfig
+from posattn.recipes.inspect.settings import InspectConfig
+from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
 from posattn.recipes.loading.settings import LoadingConfig
 from posattn.runs.engines import use_engine
 from posattn.runs.folder import open_run
@@ -115,7 +120,6 @@ def test_settings_that_do_nothing_are_found(tmp_path: Path) -> None:
     assert unread(job, Outer(), tmp_path) == ["inner.overwritten", "same.used", "ignored"]
 
 
-OPEN = {"demo": {"transfer.tuning"}}  # the demo does not fine-tune, and embeds the settings of `transfer`
 BY_JOB = {recipe.job: recipe for recipe in reversed(RECIPES.values())}  # one recipe for each job
 LIMITS = {
     "steps": 4,
@@ -125,6 +129,7 @@ LIMITS = {
     "frames": 2,
     "calibration": 32,
     "rounds": 2,
+    "speed_rounds": 2,
 }
 SMALL = {"after": (1,), "train_images": 256}
 
@@ -136,6 +141,8 @@ def shrunk(settings: Any) -> Any:
         name: min(values[name], limit) for name, limit in LIMITS.items() if isinstance(values.get(name), int)
     }
     changes |= {name: value for name, value in SMALL.items() if name in values}
+    if ORIGINAL in values.get("models", ()):
+        changes["models"] = (ORIGINAL, POSITIONAL)
     changes |= {name: shrunk(value) for name, value in values.items() if is_dataclass(value)}
     return replace(settings, **changes)
 
@@ -172,4 +179,24 @@ def test_every_flag_is_read(recipe: Any, pictures: Path, tmp_path: Path) -> None
     for number, more in enumerate(more_runs(settings, pictures)):
         still = unread(recipe.job, more, tmp_path / f"run-{number}")
         left = [flag for flag in left if flag in still]
-    assert set(left) <= OPEN.get(recipe.name, set())
+    assert left == []
+
+
+def command_settings(folder: Path) -> dict[type, Any]:
+    """Small settings of every top-level command, over varied pictures in ``folder``."""
+    shades = {f"{i}.png": encoded((noise(3, 24, 24).int() * i % 256).to(torch.uint8)) for i in range(20)}
+    write_folder(folder, shades)
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit").state_dict(), weights := folder.with_suffix(".pth"))
+    few = {"calibration": 2, "ranking": 6, "measured": 6, "nearest": 2, "points": 2, "width": 2, "steps": 2}
+    once = {"random_orders": 1, "recover": 1, "rounds": 2, "batch": 1, "batch_size": 2}
+    return {
+        InspectConfig: InspectConfig("test_vit", str(folder), limit=2),
+        ConvertConfig: ConvertConfig("test_vit", str(folder), weights, **few, **once),
+    }
+
+
+@pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)
+def test_every_flag_of_a_command_is_read(kind: type, tmp_path: Path) -> None:
+    settings = command_settings(tmp_path / "shades")[kind]
+    assert unread(COMMANDS[kind].job, settings, tmp_path / "run") == []

@@ -1,7 +1,7 @@
-"""Putting positions on a grid so that neighbours are alike: a quadratic assignment problem.
+"""Placing positions on a grid so that neighbours are similar: a quadratic assignment problem.
 
-Embedding followed by assignment, and general solvers of quadratic assignment, leave well-fitted pieces in wrong
-places. A jigsaw is better put together as people do it: piece by piece, the one that fits best first.
+Embedding followed by assignment, and general solvers of quadratic assignment, leave well-fitting pieces in the wrong
+places. This solver works as people do a jigsaw: piece by piece, the best fitting one first.
 """
 
 import numpy as np
@@ -20,23 +20,23 @@ Fit = Float[np.ndarray, "N N"]
 Arrangement = Int[np.ndarray, "_ _"]  # the position at each place
 EMPTY = -1
 JITTER = 0.5  # largest noise on the fit while regrowing, in standard deviations of the fit
-ANGLES = 12  # that an embedding is turned by
+ANGLES = 12  # rotations of an embedding that are tried
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 def recover_layout(
     similarity: Similarity, grid: tuple[int, int], *, rounds: int = 400, seed: int = 0
 ) -> Layout:
-    """The place of each position, up to the grid's symmetries, that makes neighbours most similar in all.
+    """The layout that maximises the total similarity of neighbours, up to the grid's symmetries.
 
-    From every position by itself an arrangement is grown, the best fitting position next, then improved by
-    exchanges. Of the best of them a random block is kept and the rest is grown again, round after round.
+    An arrangement is grown from each position, the best fitting position next, then improved by exchanges. In every
+    round a random block of the best arrangement is kept and the rest is grown again.
 
     Args:
         similarity: (N, N) of positions.
         grid: (H, W) with N places.
         rounds: of growing again.
-        seed: of what is kept.
+        seed: of the random blocks.
 
     Raises:
         TypeError, ValueError: the similarity is not finite or not of that grid, or a count is negative.
@@ -59,9 +59,9 @@ def recover_layout(
 
 
 def assigned_layout(similarity: Similarity, grid: tuple[int, int]) -> Layout:
-    """The layout by the shorter way: spectral embedding in the plane, assignment to the grid, then exchanges.
+    """A faster, less accurate layout: spectral embedding in the plane, assignment to the grid, then exchanges.
 
-    The embedding may be turned by any angle: of several, the best arrangement is taken. ValueError as above.
+    The embedding is rotated by several angles and the best arrangement is returned. ValueError as above.
     """
     fit = as_fit(similarity, grid)
     embedding = SpectralEmbedding(2, affinity="precomputed", random_state=0).fit_transform(fit.clip(0))
@@ -77,7 +77,7 @@ def assigned_layout(similarity: Similarity, grid: tuple[int, int]) -> Layout:
 
 
 def as_fit(similarity: Similarity, grid: tuple[int, int]) -> Fit:
-    """The symmetric part, 0 in the mean, so that having many neighbours is by itself no merit of a place."""
+    """The symmetric part with mean 0, so that a place does not gain from having many neighbours."""
     N = grid[0] * grid[1]
     if similarity.shape != (N, N) or not similarity.isfinite().all():
         raise ValueError(f"similarity must be finite and ({N}, {N}), got {tuple(similarity.shape)}")
@@ -87,7 +87,7 @@ def as_fit(similarity: Similarity, grid: tuple[int, int]) -> Fit:
 
 
 def grown(fit: Fit, block: Arrangement, shape: tuple[int, ...]) -> Arrangement:
-    """A block completed to a whole arrangement: time and again the position and place that fit best."""
+    """A block completed to a whole arrangement: the position and place that fit best, one after another."""
     H, W = shape
     canvas = np.full((2 * H + 1, 2 * W + 1), EMPTY)  # the block may come to lie anywhere in the grid
     gain = np.zeros((len(fit), *canvas.shape))
@@ -114,7 +114,7 @@ def grown(fit: Fit, block: Arrangement, shape: tuple[int, ...]) -> Arrangement:
 
 
 def reach(canvas: NDArray[np.int64], shape: tuple[int, int]) -> tuple[slice, slice]:
-    """The rows and columns that a grid of that shape can cover which holds all that is on the canvas."""
+    """The rows and columns that a grid of that shape can reach while it covers everything on the canvas."""
     taken = np.nonzero(canvas != EMPTY)
     rows, columns = (
         slice(int(at.max()) - side + 1, int(at.min()) + side) for at, side in zip(taken, shape, strict=True)
@@ -123,7 +123,7 @@ def reach(canvas: NDArray[np.int64], shape: tuple[int, int]) -> tuple[slice, sli
 
 
 def improved(fit: Fit, arrangement: Arrangement) -> Arrangement:
-    """Exchanges of two positions, the one that gains most first, until none gains."""
+    """The arrangement after exchanges of two positions, the best one first, until none gains."""
     near = adjacency(arrangement.shape).numpy().astype(float)
     order = arrangement.flatten()
     while True:

@@ -1,9 +1,9 @@
-"""Where the positions of a model lie in the image, read from its positional scores alone.
+"""Where the positions of a model are in the image, read from its positional scores alone.
 
-A position is what the model knows of a patch: its number. A layout is the place of every position, row by row
-on an (H, W) grid. Positions that are neighbours in the image have scores that vary together, both as keys and
-as queries, for what they carry is alike; what two positions share beyond all others, their partial correlation,
-falls off within a step or two, so that its largest values mark the neighbours.
+A position is the number that the model knows a patch by. A layout is the place of every position on an (H, W) grid,
+row by row. Positions that are neighbours in the image hold similar content, so their scores vary together, as keys
+and as queries. Partial correlation, what two positions share beyond all others, falls off within a step or two: its
+largest values mark the neighbours.
 """
 
 import numpy as np
@@ -24,13 +24,13 @@ ROUNDING = 1e-9  # of distances between the places of a grid
 def profile_similarity(scores_or_maps: Maps, shrinkage: float = 0.1) -> Similarity:
     """The partial correlation of every two positions' score profiles, over all heads of all layers.
 
-    Scores are centred over queries and over keys, scaled to the same spread in every head, and taken without
-    the score of a position on itself. Profiles are both columns (the position as a key) and rows (as a query).
+    Scores are centred over queries and over keys, scaled to unit standard deviation in every head, and their
+    diagonal is left out. Profiles are both columns (the position as a key) and rows (as a query).
 
     Args:
         scores_or_maps: (..., N, N) scores A or maps S, of which log S is taken.
         shrinkage: λ, added to the diagonal of the correlation before it is inverted. Large values give the
-            plain correlation, whose falling off with distance is slower.
+            plain correlation, which falls off with distance more slowly.
 
     Returns:
         (N, N), symmetric, 1 on the diagonal.
@@ -57,7 +57,7 @@ def partial_correlation(profiles: Float[Tensor, "samples N"], shrinkage: float =
 
 
 def centred_scores(scores_or_maps: Maps) -> Float[Tensor, "heads N N"]:
-    """Scores of unit spread without row means, column means and diagonal, in float64."""
+    """Scores of unit standard deviation without row means, column means and diagonal, in float64."""
     N = scores_or_maps.shape[-1]
     if scores_or_maps.shape[-2] != N or not scores_or_maps.isfinite().all():
         raise ValueError(f"maps must be finite and (..., N, N), got {tuple(scores_or_maps.shape)}")
@@ -68,8 +68,8 @@ def centred_scores(scores_or_maps: Maps) -> Float[Tensor, "heads N N"]:
     scores = scores - scores.mean(-1, keepdim=True)
     scores = scores - scores.mean(-2, keepdim=True)
     scores = scores * (1 - torch.eye(N, dtype=scores.dtype, device=scores.device))
-    spread = scores.flatten(1).std(-1)[:, None, None]
-    return torch.where(spread > ROUNDING, scores / spread, torch.zeros_like(scores))
+    std = scores.flatten(1).std(-1)[:, None, None]
+    return torch.where(std > ROUNDING, scores / std, torch.zeros_like(scores))
 
 
 def as_correlation(covariance: Similarity) -> Similarity:
@@ -103,7 +103,7 @@ def neighbour_recall(similarity: Similarity, layout: Layout, grid: tuple[int, in
 
 
 def neighbour_pairs_recovered(layout: Layout, truth: Layout, grid: tuple[int, int]) -> float:
-    """The share of pairs that are neighbours in truth and in the layout too; 1 for every symmetry of the truth.
+    """The share of true neighbour pairs that are neighbours in the layout; 1 for every symmetry of the truth.
 
     Args:
         layout: the place that each position is given.
@@ -118,7 +118,7 @@ def neighbour_pairs_recovered(layout: Layout, truth: Layout, grid: tuple[int, in
 
 
 def align(layout: Layout, truth: Layout, grid: tuple[int, int]) -> Layout:
-    """The layout turned and mirrored so that most positions lie at their true places, which scores cannot tell.
+    """The layout rotated and mirrored so that most positions are at their true places; scores cannot tell which way.
 
     ValueError where one is not a layout of the grid.
     """
@@ -128,7 +128,7 @@ def align(layout: Layout, truth: Layout, grid: tuple[int, int]) -> Layout:
 
 
 def symmetries(grid: tuple[int, int]) -> list[Layout]:
-    """Where each place goes under the turns and reflections of the grid: eight of a square, four else."""
+    """Where each place goes under the rotations and reflections of the grid: eight of a square, else four."""
     places = np.arange(grid[0] * grid[1]).reshape(grid)
     turns = range(4) if grid[0] == grid[1] else (0, 2)
     turned = [np.rot90(way, turn) for way in (places, places[::-1]) for turn in turns]
@@ -136,7 +136,7 @@ def symmetries(grid: tuple[int, int]) -> list[Layout]:
 
 
 def placed(near: Bool[Tensor, "N N"], layout: Layout) -> Bool[Tensor, "N N"]:
-    """A relation of places as one of positions."""
+    """A relation between places as one between positions."""
     return near[layout][:, layout]
 
 
