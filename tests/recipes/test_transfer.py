@@ -74,7 +74,7 @@ def test_without_the_structure_no_number_of_samples_is_enough() -> None:
     """q·D = 24 > C² = 16: the sum over all patches does not tell the label."""
     config = TransferConfig(num_patches=48, set_size=4, dim=8, noise_rate=0.5, steps=150, test_samples=2000)
     few, many = (dict(zip(DENIED, Lesson(config, 0).accuracies(n, DENIED), strict=True)) for n in (8, 1024))
-    assert few[PERMUTED] > 0.97
+    assert few[PERMUTED] > 0.93 > 0.9 > max(few[EVEN], few[START])
     assert max(many[EVEN], many[START]) < 0.9
 
 

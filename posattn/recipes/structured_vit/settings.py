@@ -51,7 +51,16 @@ class StructuredVitConfig:
 def structured_vit(smoke: bool = False) -> StructuredVitConfig:
     """A full Transformer on the structured data: does its position embedding, or its attention, find the sets?
 
-    STRUCTURED
+    Claim: of one block each, the positional ViT passes the accuracy of the sum over all patches (0.90) and the ViT does
+    not. The sets show in the positional ViT's P Pᵀ and in its score profiles, but not in the largest entries of its
+    attention, which fall below chance: a patch has itself through the residual stream, and reads the other sets. In the
+    ViT's average attention they show though P holds nothing of them: patches of the informative set share their sign.
+    Command: posattn run structured-vit
+    Time: 115 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work).
+    Expected, seeds 0 to 2, same machine, association off the diagonal (chance 0.200): positional ViT: accuracy
+    0.965 ± 0.008, P Pᵀ from 0.257 at the start to 0.431 ± 0.096, average attention from 0.170 to 0.031 ± 0.010, score
+    profiles from 0.257 to 0.514 ± 0.081; ViT: accuracy 0.899 ± 0.008, P Pᵀ 0.208 to 0.194 ± 0.079, average attention
+    0.191 to 1.000 at step 100 and 0.677 ± 0.280 at the end, score profiles 0.601 to 0.823 ± 0.223.
     """
     if not smoke:
         return StructuredVitConfig()
