@@ -60,6 +60,8 @@ class ConvertConfig:
     """Rows and columns of offsets that a convolution holds, odd."""
     tolerance: NonNegative = 0.1
     """How much larger than the least a head's loss may be for a faster way to keep it, as a share of it."""
+    limit: Count | None = None
+    """Use this many pictures at most (of the training split, with --labels); default: all."""
     image_size: Count | None = None
     """Height and width of the model's input; default: the model's own."""
     sizes: Distincts[Count] = ()

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import timm
 import torch
 from rich.progress import Progress
@@ -99,22 +98,19 @@ def load_material(config: ConvertConfig, model: Any, progress: Progress) -> Mate
 
 def unlabelled(config: ConvertConfig, model: Any, progress: Progress) -> Material:
     """Pictures without labels, drawn at random from all of them."""
-    pictures = Pictures(config.images, config.data_dir)
     wanted = config.calibration + config.ranking + config.measured
+    limit = config.limit if config.recover else min(wanted, config.limit or wanted)
+    pictures = Pictures(config.images, config.data_dir, limit)
     require(config, len(pictures), wanted)
-    count = len(pictures) if config.recover else wanted
     size = tuple(model.patch_embed.img_size)
     transform = create_transform(
         **{**resolve_model_data_config(model), "input_size": (3, *size)}, normalize=False
     )
-    order = np.random.default_rng(config.seed).permutation(len(pictures))[:count]
-    chosen, task = set(order.tolist()), progress.add_task("pictures", total=len(pictures))
-    held: dict[int, Tensor] = {}
-    for number, picture in enumerate(pictures):
-        if number in chosen:
-            held[number] = torch.as_tensor(transform(picture))
-        progress.advance(task)
-    every = torch.stack([held[number] for number in order.tolist()])
+    held = [
+        torch.as_tensor(transform(picture))
+        for picture in progress.track(pictures, total=len(pictures), description="pictures")
+    ]
+    every = torch.stack(held)[torch.randperm(len(held), generator=Generator().manual_seed(config.seed))]
     ends = torch.tensor([config.measured, config.ranking, config.calibration]).cumsum(0).tolist()
     measured, ranking, calibration = every.tensor_split(ends)[:3]
     return Material(calibration, ranking, measured, every[config.measured :], None, None, None)
@@ -127,10 +123,10 @@ def labelled(config: ConvertConfig, model: Any, progress: Progress) -> Material:
         load_images(config.images, split, config.data_dir, image_size=size)
         for split in progress.track(("train", "test"), description="pictures")
     )
-    require(config, len(train), config.calibration + config.ranking, "training pictures", measured=False)
     require(config, len(test), config.measured, "test pictures")
     generator = Generator().manual_seed(config.seed)
-    train = train.select(torch.randperm(len(train), generator=generator))
+    train = train.select(torch.randperm(len(train), generator=generator)[: config.limit])
+    require(config, len(train), config.calibration + config.ranking, "training pictures", measured=False)
     test = test.select(torch.randperm(len(test), generator=generator)[: config.measured])
     used = config.calibration + config.ranking
     return Material(
