@@ -1,0 +1,51 @@
+"""The site builds without warnings or dead links between its pages, and its notebooks run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+
+import posattn
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize("notebook", sorted(DOCS.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run_and_are_committed_without_outputs(notebook: Path) -> None:
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells)
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), str(notebook), "exec"), names)
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("sphinx", reason="the extra docs is not installed")
+    out = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-D", "nb_execution_mode=off"]
+    done = subprocess.run(
+        [*build, "-d", str(out / "trees"), str(DOCS), str(out / "html")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    shutil.rmtree(out / "trees")
+    return out / "html"
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    pages = "".join(page.read_text() for page in (site / "api").glob("*.html"))
+    missing = [name for name in posattn.__all__ if f".{name}" not in pages]
+    assert not missing
+
+
+def test_every_page_is_in_the_index(site: Path) -> None:
+    index = (site / "index.html").read_text()
+    for page in [*DOCS.glob("*.md"), *DOCS.glob("results/*/README.md")]:
+        assert str(page.relative_to(DOCS).with_suffix(".html")) in index
