@@ -25,7 +25,7 @@ from posattn.runs.folder import RunFolder
 from posattn.settings import Count, Seed
 
 COMMON = {"out", "overwrite", "debug"}
-FLAGS = COMMON | {"recipe", "config", "smoke", "resume", "backend", "jobs"}
+FLAGS = COMMON | {"recipe", "config", "smoke", "resume", "backend", "jobs", "scheduler"}
 DRAWN = re.compile("[\u2500-\u257f]")  # box drawing
 
 
