@@ -7,7 +7,7 @@ name of the field at fault, as the messages of ``posattn.checks`` do; ``check`` 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,10 +20,12 @@ from tyro.constructors import PrimitiveConstructorSpec
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
 class Distinct:
     """No value twice."""
 
 
+@dataclass(frozen=True)
 class Odd:
     """Not divisible by 2."""
 

@@ -36,7 +36,7 @@ def fails(out: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         (["--train.lr", "-1"], "lr.*-1"),
         (["--structure.num-sets", "7"], "num_sets must divide num_patches, got num_sets=7, num_patches=64"),
         (["--structure.steps", "0"], "steps must be at least 1, got 0"),
-        (["--transfer.noise-rate", "1.5"], "noise_rate must be a probability in \\[0, 1\\], got 1.5"),
+        (["--transfer.noise-rate", "1.5"], "--transfer.noise-rate must be at most 1, got 1.5"),
     ],
 )
 def test_a_bad_setting_is_one_line(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from posattn.recipes import recipe
-from posattn.settings import Count, NonNegative, Positive, Probability, Seed
+from posattn.settings import Count, Finite, NonNegative, Positive, Probability, Seed
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Setting:
     """p"""
     linear: NonNegative = 0.03
     """ν"""
-    diagonal: float | None = None
+    diagonal: Finite | None = None
     """σ_A; default: log log d"""
     scale: Positive | None = 1.0
     """κ; None: D"""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from posattn import checks
 from posattn.recipes import recipe
-from posattn.settings import Count, NonNegative, Positive, Seed, Several
+from posattn.settings import Count, Finite, NonNegative, Positive, Seed, Several
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class BoundariesConfig:
     """d"""
     ratios: Several[NonNegative] = tuple(2.0 ** (k / 2) for k in range(-4, 5))
     """q·D / C², in increasing order"""
-    diagonals: Several[float] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+    diagonals: Several[Finite] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
     """σ_A"""
     noise_stds: Several[NonNegative] = (0.125, 1.0, 4.0)
     """σ; 0.125 is 1/√d at d = 64"""

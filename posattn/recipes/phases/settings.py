@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, TypeVar
 
 from posattn.recipes import recipe
-from posattn.settings import Count, Distinct, NonNegative, Positive, Probability, Seed
+from posattn.settings import Count, Distinct, Finite, NonNegative, Positive, Probability, Seed
 
 T = TypeVar("T")
 Values = Annotated[tuple[T, ...], Distinct()]
@@ -24,7 +24,7 @@ class FlowSetting:
     """p"""
     linear: NonNegative = 0.01
     """ν"""
-    diagonal: float = 2.0
+    diagonal: Finite = 2.0
     """σ_A"""
     scale: Positive | None = None
     """κ; default: D"""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from posattn.recipes import recipe
-from posattn.settings import Count, NonNegative, Positive, Probability, Seed, Several
+from posattn.settings import Count, Finite, NonNegative, Positive, Probability, Seed, Several
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SolutionsConfig:
     """p"""
     linear: NonNegative = 0.01
     """ν"""
-    diagonal: float = 2.0
+    diagonal: Finite = 2.0
     """σ_A"""
     scale: Positive = 1.0
     """κ"""
