@@ -11,14 +11,19 @@ from posattn.runs.seeds import mean_std_text
 
 def denied_section(numbers: dict[str, Any]) -> Section:
     """What is lost without the structure, in words; the curves show it."""
-    most, mean = numbers["samples"][-1], numbers["mean"]
+    least, most, mean = (*(samples_text(numbers["samples"][end]) for end in (0, -1)), numbers["mean"])
     claim = (
         f"With the attention held even, or held at its start, v alone reaches {mean[EVEN][-1]:.2f} and "
-        f"{mean[START][-1]:.2f} with {most} samples; from scratch, A and v together reach {mean[SCRATCH][-1]:.2f}. "
-        f"Which set each query reads does not matter: with the sets permuted, {numbers['samples'][0]} "
-        f"{'sample gives' if numbers['samples'][0] == 1 else 'samples give'} {mean[PERMUTED][0]:.2f}."
+        f"{mean[START][-1]:.2f} with {most}; from scratch, A and v together reach {mean[SCRATCH][-1]:.2f}. "
+        f"Which set each query reads does not matter: with the sets permuted, the accuracy is "
+        f"{mean[PERMUTED][0]:.2f} with {least} and {mean[PERMUTED][-1]:.2f} with {most}."
     )
     return Section("Without the structure", claim, [])
+
+
+def samples_text(count: int) -> str:
+    """A number of samples."""
+    return f"{count} {'sample' if count == 1 else 'samples'}"
 
 
 def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Section:

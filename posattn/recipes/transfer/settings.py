@@ -40,7 +40,7 @@ class TransferConfig:
 class NeededConfig:
     """How many samples a target takes, as D grows; C, d, the noisy patches q·D and the rates stay."""
 
-    num_patches: Several[Count] = (64, 128, 256, 512)
+    num_patches: Several[Count] = (64, 128, 256)
     """D"""
     seeds: Count = 3
     target: Probability = 0.99
@@ -56,7 +56,7 @@ class TransferStudyConfig:
     """The curves at one D, and the samples needed over D."""
 
     curves: TransferConfig = field(
-        default_factory=lambda: TransferConfig(seeds=10, sizes=tuple(4**k for k in range(7)))
+        default_factory=lambda: TransferConfig(seeds=10, sizes=tuple(4**k for k in range(5)))
     )
     needed: NeededConfig = field(default_factory=NeededConfig)
     seed: Seed = 0
@@ -64,14 +64,21 @@ class TransferStudyConfig:
 
 @recipe
 def transfer(smoke: bool = False) -> TransferStudyConfig:
-    """With the learned attention a sample or a few teach another feature, whatever D; from scratch it takes many.
+    """With the learned attention a sample or a few teach another feature; from scratch it takes hundreds.
 
-    Claim: with the learned attention, frozen or fine-tuned by plain gradient descent at one rate, one sample of another
-    task is enough. From scratch it takes thousands. With the attention held even, or held at its start, no number of
-    samples is enough; with the sets permuted, one is. Training from scratch, upstream too, crosses the plateau by
-    unit-norm gradients, which plain descent does not in so many steps.
+    Claim: with the learned attention, frozen or fine-tuned by plain gradient descent at one rate, a few samples of
+    another task are enough. From scratch it takes hundreds to thousands, more with larger D; with the attention held
+    even, or held at its start, 256 samples do no better than 16; sets permuted by hand need as few as the learned ones.
+    A single sample misleads every attention where the sum of its patches opposes its label (7% of them at D = 128).
+    Training from scratch, upstream too, has unit-norm gradients: plain descent waits on the plateau (recipe phases).
     Command: posattn run transfer
-    TRANSFER
+    Time: about 130 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work; in three parts).
+    Expected, same machine, seeds 0 to 9, D = 128, accuracy at N = 1, 4, 16, 64 and 256:
+    frozen 0.900 ± 0.315 (one seed of ten misled), then 1.000 ± 0.000 at each; fine-tuned and sets permuted alike; from
+    scratch 0.790 ± 0.234, 0.754 ± 0.033, 0.675 ± 0.022, 0.721 ± 0.028, 0.886 ± 0.018; attention held even
+    0.828 ± 0.251, 0.921 ± 0.005, 0.926 ± 0.004, 0.926 ± 0.003, 0.926 ± 0.002; held at its start the same within 0.006.
+    Samples for 99%, geometric mean over seeds 0 to 2 (least to most), at D = 64, 128 and 256: frozen 1, 1.3 and 1,
+    fine-tuned 1.3, 1 and 1, from scratch 706 (576 to 860), 1015 (934 to 1131) and 1517 (1411 to 1664).
     """
     if not smoke:
         return TransferStudyConfig()
