@@ -86,7 +86,7 @@ def greedy_order(
             plan.ranking.quality,
             plan.ranking.batches,
             plan.metric,
-            width=config.width,
+            width=max(config.width, 2 * step),
             step=step,
         )
         state, number = greedy_from(run.unit(f"greedy step {number}", one)), number + 1

@@ -77,7 +77,7 @@ class ConvertConfig:
     points: Count = 12
     """Steps of a curve from none to all."""
     width: Count = 8
-    """Units that the greedy order measures again at each step."""
+    """Units that the greedy order measures again at each step; at least twice as many as a step converts."""
     steps: Count = 24
     """Steps of the greedy order."""
     random_orders: Count = 3

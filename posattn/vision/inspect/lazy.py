@@ -126,10 +126,14 @@ class FromMaps(LazyMaps):
 
 
 class Joined(LazyMaps):
-    """The heads of several parts one after the other; parts of one map serve all images."""
+    """The heads of several parts one after the other; parts of one map serve all images.
 
-    def __init__(self, parts: list[LazyMaps]) -> None:
+    ``order`` has the numbers that the heads are to have, where these are others.
+    """
+
+    def __init__(self, parts: list[LazyMaps], order: list[int] | None = None) -> None:
         self.parts = parts
+        self.places: Any = slice(None) if order is None else torch.tensor(order).argsort()
         images = max(part.shape[0] for part in parts)
         self.shape = (images, sum(part.shape[1] for part in parts), *parts[0].shape[2:])
         self.dtype, self.device = parts[0].dtype, parts[0].device
@@ -140,12 +144,12 @@ class Joined(LazyMaps):
         maps, entropy = zip(
             *((m.expand(number, -1, -1, -1), e.expand(number, -1, -1)) for m, e in found), strict=True
         )
-        return torch.cat(maps, 1), torch.cat(entropy, 1)
+        return torch.cat(maps, 1)[:, self.places], torch.cat(entropy, 1)[:, self.places]
 
     def select(self, images: slice) -> Tensor:
         found = [part.select(images if part.shape[0] > 1 else slice(None)) for part in self.parts]
         number = max(len(maps) for maps in found)
-        return torch.cat([maps.expand(number, -1, -1, -1) for maps in found], 1)
+        return torch.cat([maps.expand(number, -1, -1, -1) for maps in found], 1)[:, self.places]
 
     def finite(self) -> bool:
         return all(part.finite() for part in self.parts)

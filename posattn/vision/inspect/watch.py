@@ -154,9 +154,13 @@ class Watch(TorchFunctionMode):
             calls = [
                 call for call in calls if isinstance(call, FromQueries)
             ]  # not the softmax of constant maps
-        if not isinstance(module, PositionalAttention):
+        has_content = (
+            getattr(module, "content", module) is not None
+        )  # None in a layer that is converted whole
+        if has_content and not isinstance(module, PositionalAttention):
             parts += chosen_calls(calls, layer)
-        maps = parts[0] if len(parts) == 1 else Joined(parts)
+        order: Any = getattr(module, "order", None)  # of the heads of a converted layer
+        maps = parts[0] if len(parts) == 1 and order is None else Joined(parts, order)
         groups = maps.shape[0] / len(self.batch)
         if (
             groups != 1

@@ -9,7 +9,9 @@ from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
 from posattn.vision.convert.attention import ConvertedAttention
-from posattn.vision.convert.maps import KINDS, to_positional
+from posattn.vision.convert.maps import KINDS, average_maps, to_positional
+from posattn.vision.inspect.inspection import inspect_attention
+from posattn.vision.inspect.watch import watch_attention
 from posattn.vision.models.freeze import freeze_attention
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
@@ -163,6 +165,32 @@ def test_freezing_keeps_the_outputs() -> None:
         frozen = freeze_attention(model)
         torch.testing.assert_close(frozen(images()), model(images()))
     assert not any("scores.table" in name for name, _ in frozen.named_parameters())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_converted_heads_are_inspected_under_their_numbers(choice: str) -> None:
+    """On the one image that tables were averaged over, heads look as before; converted ones have one map for all."""
+    vit = make("registers")
+    tables = {number: dict.fromkeys(kinds, "table") for number, kinds in CHOICES[choice].items()}
+    converted = to_positional(vit, images(1), heads=tables)
+    before, after = average_maps(vit, images(1), [0, 1]), average_maps_of_layers(converted)
+    for number in (0, 1):
+        torch.testing.assert_close(after[number], before[number], atol=1e-5, rtol=1e-4)
+    model = to_positional(vit, images(), heads=CHOICES[choice], window=3)
+    table = inspect_attention(model, images(5))
+    for number, kinds in CHOICES[choice].items():
+        rows = table[(table.layer == number) & (table.measure == "positionality")]
+        assert {
+            head for head, value in zip(rows["head"], rows.value, strict=True) if value > 1 - 1e-6
+        } == set(kinds)
+
+
+def average_maps_of_layers(model: nn.Module) -> dict[int, torch.Tensor]:
+    """The maps of converted layers on one image, as they are observed."""
+    found: dict[int, torch.Tensor] = {}
+    layers = {number: block.attn for number, block in enumerate(model.blocks)}
+    watch_attention(model, images(1), layers, lambda number, maps, _: found.update({number: maps[0]}))
+    return found
 
 
 @pytest.mark.parametrize("choice", CHOICES)
