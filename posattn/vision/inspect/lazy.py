@@ -59,8 +59,8 @@ class FromQueries(LazyMaps):
 
     def __init__(
         self,
-        query: Float[Tensor, "n h Q c"],
-        key: Float[Tensor, "n g K c"],
+        query: Float[Tensor, "*n Q c"],
+        key: Float[Tensor, "*g K c"],
         value: Tensor | None = None,
         attn_mask: Tensor | None = None,
         dropout_p: float = 0.0,
@@ -71,11 +71,18 @@ class FromQueries(LazyMaps):
         self.dtype, self.device = torch.promote_types(query.dtype, torch.float32), query.device
         self.query, self.scale = query, query.shape[-1] ** -0.5 if scale is None else scale
         self.key = key.repeat_interleave(query.shape[1] // key.shape[1], 1) if enable_gqa else key
-        self.shape = (*query.shape[:3], key.shape[2])  # type: ignore[assignment]
+        self.shape = (*query.shape[:-1], key.shape[-2])  # type: ignore[assignment]
         if is_causal:
-            attn_mask = torch.ones(self.shape[2:], dtype=torch.bool, device=self.device).tril()
+            attn_mask = torch.ones(self.shape[-2:], dtype=torch.bool, device=self.device).tril()
         self.mask = None if attn_mask is None else attn_mask.expand(self.shape)
         self.masks = self.mask is not None
+
+    def unfold(self, num_heads: int) -> "FromQueries":
+        """The maps of queries (n·h, Q, c), with their axis of heads."""
+        fold = (-1, num_heads)
+        query, key = self.query.unflatten(0, fold), self.key.unflatten(0, fold)
+        mask = None if self.mask is None else self.mask.unflatten(0, fold)
+        return FromQueries(query, key, attn_mask=mask, scale=self.scale)
 
     def scores(self, images: slice, rows: slice) -> Tensor:
         query, key = self.query[images, :, rows].to(self.dtype), self.key[images].to(self.dtype)

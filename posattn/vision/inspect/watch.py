@@ -185,7 +185,7 @@ def check_tokens(maps: LazyMaps, inputs: Any, layer: AttentionLayer) -> None:
 
 def fused(query: Tensor, *args: Any, **kwargs: Any) -> LazyMaps | str:
     """The maps of a call of fused attention, or why there are none."""
-    if query.ndim != 4:
+    if query.ndim not in (3, 4):
         return f"its queries have {query.ndim} axes, {tuple(query.shape)}"
     return FromQueries(query, *args, **kwargs)
 
@@ -211,9 +211,11 @@ def chosen_calls(calls: list[LazyMaps | str], layer: AttentionLayer) -> list[Laz
 
 
 def unfolded(maps: LazyMaps, layer: AttentionLayer) -> LazyMaps:
-    """Maps (n·h, Q, K), as some libraries fold them, with their axis of heads."""
+    """Maps (n·h, Q, K), as some models fold them, with their axis of heads."""
     if isinstance(maps, FromScores) and maps.held.ndim == 3:
         return FromScores(maps.held.unflatten(0, (-1, layer.num_heads)))
+    if isinstance(maps, FromQueries) and maps.query.ndim == 3:
+        return maps.unfold(layer.num_heads)
     return maps
 
 

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from inspected_models import SMALL, TRANSFORMERS
 from torch import Tensor, nn
 
 from posattn.vision.inspect.adapters.find import find_attention
@@ -71,34 +72,6 @@ def test_torchvision() -> None:
     assert table.attrs["grid"] == [4, 4]
     assert table[table.measure == "prefix_share"].value.between(0.001, 0.5).all()
     assert (table.measure == "pos_embed_similarity").any()
-
-
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 8,
-}
-TEXT = {**SMALL, "hidden_size": 16, "vocab_size": 30, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], int]] = {  # model, config, options, prefix
-    "ViT": ("ViTModel", "ViTConfig", SMALL, 1),
-    "ViT classifier": ("ViTForImageClassification", "ViTConfig", SMALL, 1),
-    "DeiT": ("DeiTModel", "DeiTConfig", SMALL, 2),
-    "BEiT": ("BeitModel", "BeitConfig", {**SMALL, "use_relative_position_bias": True}, 1),
-    "DINOv2": ("Dinov2Model", "Dinov2Config", SMALL, 1),
-    "DINOv2, registers": (
-        "Dinov2WithRegistersModel",
-        "Dinov2WithRegistersConfig",
-        {**SMALL, "num_register_tokens": 3},
-        4,
-    ),
-    "DINOv3": ("DINOv3ViTModel", "DINOv3ViTConfig", {**SMALL, "num_register_tokens": 3}, 4),
-    "CLIP vision": ("CLIPVisionModel", "CLIPVisionConfig", SMALL, 1),
-    "CLIP": ("CLIPModel", "CLIPConfig", {"vision_config": SMALL, "text_config": TEXT}, 1),
-    "SigLIP vision": ("SiglipVisionModel", "SiglipVisionConfig", SMALL, 0),
-}
 
 
 def of_transformers(name: str, attention: str) -> Any:
@@ -280,3 +253,33 @@ def test_what_is_left_out_is_told() -> None:
     table = inspect_attention(model, images(2, 64, 64))
     assert table.attrs["layers"] == ["blocks.0.attn"]
     assert "attends from the class token alone" in table.attrs["left_out"]["blocks_token_only.0.attn"]
+
+
+def test_folded_heads_and_windows_of_timms_sam() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "window_size": 2, "img_size": 64}
+    model = disturbed(timm.create_model("samvit_base_patch16", **options, global_attn_indexes=(1,)), 0.1)
+    found, expected = seen(model, images(2, 64, 64)), []
+    for block in model.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_pre_hook(lambda module, inputs: expected.append(inputs[0]))
+    with torch.no_grad():
+        model.forward_features(images(2, 64, 64))
+    assert [maps.shape for maps in found.values()] == [(8, 3, 4, 4), (2, 3, 16, 16)]
+    same_maps(found, expected)
+
+
+def test_attention_from_one_token_is_no_grid() -> None:
+    """VOLO ends with class attention: its one query must not pass as a grid of one patch."""
+    options = {
+        "img_size": 64,
+        "embed_dims": (24, 24, 24, 24),
+        "num_heads": (2, 2, 2, 2),
+        "layers": (1, 1, 1, 1),
+    }
+    model = timm.models.VOLO(**options, mlp_ratio=1, downsamples=(True, False, False, False)).eval()
+    inspection = inspect_model(model, images(2, 64, 64))
+    assert {layout.queries.size for layout in inspection.layouts} == {(4, 4)}
+    reasons = inspection.table().attrs["left_out"]
+    assert any("from a single token" in reason for reason in reasons.values())
+    assert any("OutlookAttention predicts weights" in reason for reason in reasons.values())

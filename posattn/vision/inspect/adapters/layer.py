@@ -42,6 +42,8 @@ class AttentionLayer:
         Raises:
             TypeError: they are not the patches of a grid after the prefix.
         """
+        if num_queries == 1 < num_keys:
+            raise self.refuse("it attends from a single token, a class token or a query of its own")
         if self.windowed:
             return self._window(image, windows, num_queries, num_keys)
         queries = self._tokens(image, num_queries)

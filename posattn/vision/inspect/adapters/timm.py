@@ -18,7 +18,7 @@ from posattn.vision.inspect.adapters.layer import (
 )
 
 NO_LAYERS = (AttentionPoolLatent, RelPosBias, RelPosMlp)  # they have heads, but mix no tokens
-WINDOWED = {"WindowAttention", "WindowAttentionGlobal", "SpatialBlock"}
+WINDOWED = {"WindowAttention", "WindowAttentionGlobal", "SpatialBlock", "SwinTransformerV2Block"}
 POOLED = {
     "MultiScaleAttention",
     "MultiScaleAttentionPoolFirst",
