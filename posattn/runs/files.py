@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -93,9 +92,3 @@ def plain_name(name: str) -> str:
 def is_plain(name: str) -> bool:
     """Whether ``name`` is the name of a file and no path."""
     return name == Path(name).name and name not in ("", "..") and not {"\0", "\\"} & set(name)
-
-
-def name_of(text: str) -> str:
-    """A name for a file made from any text: other texts get other names."""
-    name = re.sub(r"[^\w.+=-]+", "-", text).strip("-.")[:80]
-    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,13 +1,9 @@
 """The settings of `posattn run phases`."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, TypeVar
 
 from posattn.recipes import recipe
-from posattn.settings import Count, Distinct, Finite, NonNegative, Positive, Probability, Seed
-
-T = TypeVar("T")
-Values = Annotated[tuple[T, ...], Distinct()]
+from posattn.settings import Count, Distincts, Finite, NonNegative, Positive, Probability, Seed
 
 
 @dataclass(frozen=True)
@@ -60,12 +56,12 @@ class Descent:
 class Scan:
     """The values of each varied number, the others as in the flow. No values: that number is not varied."""
 
-    num_patches: Values[Count] = (320, 480, 640, 960, 1280, 1920)
-    set_size: Values[Count] = (4, 5, 6, 8, 10)
-    noise_rate: Values[Probability] = (0.15, 0.2, 0.25, 0.35, 0.5)
-    linear: Values[Positive] = (0.0025, 0.005, 0.01, 0.02, 0.04)
-    diagonal: Values[Positive] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
-    scale: Values[Positive] = (0.001, 0.01, 0.1, 1.0, 480.0)
+    num_patches: Distincts[Count] = (320, 480, 640, 960, 1280, 1920)
+    set_size: Distincts[Count] = (4, 5, 6, 8, 10)
+    noise_rate: Distincts[Probability] = (0.15, 0.2, 0.25, 0.35, 0.5)
+    linear: Distincts[Positive] = (0.0025, 0.005, 0.01, 0.02, 0.04)
+    diagonal: Distincts[Positive] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+    scale: Distincts[Positive] = (0.001, 0.01, 0.1, 1.0, 480.0)
     seeds: Count = 4
     """Samples drawn at each value"""
     level: Probability = 0.75
