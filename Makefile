@@ -6,7 +6,7 @@ LOWEST := .venv-lowest/bin
 CHECK_PYTHON = $(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"posattn needs Python 3.11 or later, {sys.executable} is {v}; try make PYTHON=python3.11")'
 INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-lowest lint clean
+.PHONY: demo docs test test-lowest lint clean
 
 demo: .venv/installed
 	$(BIN)/posattn run demo --overwrite
@@ -16,6 +16,9 @@ test: .venv/installed-dev
 
 test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest -n 2
+
+docs: .venv/installed-dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

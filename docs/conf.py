@@ -4,7 +4,13 @@ import posattn  # noqa: F401  (registers the models before autodoc imports their
 
 project = "posattn"
 author = "the posattn authors"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx.ext.mathjax",
+]
 exclude_patterns = ["results/*/result.json"]
 html_theme = "furo"
 html_title = "posattn"

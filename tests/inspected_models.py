@@ -16,12 +16,12 @@ from posattn.vision.inspect.inspection import inspect_model
 
 HEADER = """# Models that can be inspected
 
-Made by `tests/inspected_models.py`, which runs a small random model of each family; a test holds this page to it. Layers
-that are left out are named in `table.attrs["left_out"]`. A grid is that of the first and, where it differs, of the last
-layer; of windows, that of a window. `+ 1`: tokens before the patches.
+Made by `tests/inspected_models.py`, which runs a small random model of each family; a test holds this page to it.
+Layers that are left out are named in `table.attrs["left_out"]`. A grid is that of the first
+and, where it differs, of the last layer; of windows, that of a window. `+ 1`: tokens before the patches.
 
-Maps are those that the model mixes its values by, with two exceptions: talking heads (CaiT) are reported before heads are
-mixed after the softmax, differential attention as two softmaxes per head, the second of all heads after the first.
+Maps are those that the model mixes its values by, with two exceptions: talking heads (CaiT) are reported before heads
+are mixed after the softmax, differential attention as two softmaxes per head, the second of all heads after the first.
 
 | library | family | model | layers | grid | left out, and why |
 |---|---|---|---|---|---|

@@ -32,7 +32,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-D", "nb_execution_mode=off"]
     done = subprocess.run(
-        [*build, "-d", str(out / "trees"), str(DOCS), str(out / "html")], cwd=ROOT, capture_output=True, text=True
+        [*build, "-d", str(out / "trees"), str(DOCS), str(out / "html")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert not done.returncode, done.stderr
     shutil.rmtree(out / "trees")
