@@ -77,7 +77,7 @@ def plan(
         batch_size or max(1, min(LARGEST_BATCH, TOKENS_PER_BATCH // tokens)),
         {path: str(error) for path, error in refused.items()},
         groups * max(sum(size[path] for path in turn) for turn in turns)
-        + sum(size.values()) * (1 + examples) // 2,
+        + sum(size.values()) * (2 + examples) // 2,
     )
 
 

@@ -14,6 +14,7 @@ from posattn.vision.convert.maps import to_positional
 from posattn.vision.grid import Grid, distances, grid_by_stride
 from posattn.vision.inspect.inspection import inspect_attention
 from posattn.vision.inspect.positions import closeness_correlation, similarity
+from posattn.vision.inspect.watch import watch_attention
 
 SMALL: dict[str, Any] = {
     "patch_size": 4,
@@ -74,7 +75,10 @@ def test_landscape_and_portrait_are_not_merged() -> None:
     with pytest.raises(ValueError, match=message) as caught:
         inspect_attention(model, [landscape, portrait])
     same_numbers(caught.value.table, alone)  # type: ignore[attr-defined]
+    layers = {0: model.blocks[0].attn}  # as a conversion averages maps
     with pytest.raises(ValueError, match=message):
+        watch_attention(model, [landscape, portrait], layers, lambda key, maps, batch: None)
+    with pytest.raises(ValueError):  # noqa: PT011  (which check refuses it first is the conversion's affair)
         to_positional(model, [landscape, portrait])
 
 
