@@ -38,7 +38,7 @@ def test_the_models_are_frozen_and_converted() -> None:
     for body in blocks(ROOT / "docs/models.md", "python"):
         exec(compile(body, "models.md", "exec"), names)
     assert names["frozen"].patch_embed.grid_size == (12, 16)
-    assert [hasattr(block.attn, "maps") for block in names["converted"].blocks] == [
+    assert [hasattr(block.attn, "attention_maps") for block in names["converted"].blocks] == [
         i in (0, 5) for i in range(12)
     ]
 

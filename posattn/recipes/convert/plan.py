@@ -8,6 +8,7 @@ from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.subject import Material, in_batches, normalise_of
 from posattn.vision.convert.maps import MapStatistics, map_statistics
 from posattn.vision.convert.needs import Unit, units_of
+from posattn.vision.convert.parts import attention_of
 from posattn.vision.convert.quality import ACCURACY, COSINE, Quality, features_of
 from posattn.vision.convert.reruns import Subject, subject_of
 
@@ -33,10 +34,8 @@ class Plan(NamedTuple):
 def plan_of(config: ConvertConfig, model: Any, material: Material, device: torch.device) -> Plan:
     """Maps, statistics and the original's outputs."""
     normalise = normalise_of(model)
-    layers = list(range(len(model.blocks)))
     calibration = in_batches(material.calibration.to(device), normalise)
-    content = [number for number in layers if not hasattr(model.blocks[number].attn, "maps")]
-    statistics = map_statistics(model, calibration, content)
+    statistics = map_statistics(model, calibration, list(attention_of(model)))
     subject = subject_of(
         model, {n: found.mean for n, found in statistics.items()}, config.window, config.kinds
     )

@@ -1,6 +1,7 @@
 """Converted models that are saved, built again by timm, and exported."""
 
 import json
+import re
 from pathlib import Path
 
 import onnxruntime
@@ -171,3 +172,13 @@ def test_a_layer_says_which_heads_are_which() -> None:
     assert isinstance(layer, ConvertedAttention)
     assert layer.kinds == {0: "convolution", 2: "table"}
     assert layer.order == [2, 0, 1]  # tables, convolutions, content
+
+
+def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[3] / "docs" / "convert.md"
+    (body,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(body, "convert.md", "exec"), names)
+    with torch.no_grad():
+        assert torch.equal(names["again"](names["pictures"]), names["model"].eval()(names["pictures"]))
