@@ -86,9 +86,9 @@ class ConvertConfig:
     """Steps of recovery: training to match the original's features on all pictures but the measured ones."""
     batch_size: Count = 32
     """Pictures of a step of recovery."""
-    lr: Positive = 1e-4
+    lr: Positive = 2e-5
     """Learning rate of the weights in recovery."""
-    maps_lr: Positive = 1e-2
+    maps_lr: Positive = 2e-3
     """Learning rate of the maps in recovery."""
     rounds: Repeats = 10
     """Timed rounds, after one warm-up."""

@@ -18,7 +18,9 @@ from posattn.vision.models.attention import FrozenMaps
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
 HALF = Normalise((0.5,) * 3, (0.5,) * 3)
 HEADS = {0: {0: "table", 1: "convolution", 2: "relative"}, 1: {0: "table", 1: "table", 2: "table"}}
-CONFIG = RecoveryConfig(steps=24, batch_size=8, lr=1e-3, checkpoint_every=7, padding=1)
+CONFIG = RecoveryConfig(
+    steps=24, batch_size=8, lr=1e-3, maps_lr=1e-2, warmup=0.05, checkpoint_every=7, padding=1
+)
 
 
 def pictures(n: int = 20) -> torch.Tensor:
