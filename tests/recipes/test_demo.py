@@ -20,7 +20,8 @@ def test_the_run_folder_is_complete(folder: Path) -> None:
     names = {file.name for file in folder.iterdir()}
     assert {"config.json", "metrics.jsonl", "result.json", "report.html"} <= names
     allowed = {".json", ".jsonl", ".html", ".safetensors"}
-    assert {file.suffix for file in folder.rglob("*") if file.is_file()} <= allowed
+    shown = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    assert {file.suffix for file in shown} <= allowed
 
 
 def test_the_report_is_one_offline_file(folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -24,3 +26,27 @@ def attention_for(model: nn.Module, device: str, dtype: str) -> Iterator[None]:
     finally:
         for layer in active:
             layer.fused_attn = True
+
+
+def refuse_wrong_convolutions(model: nn.Module, device: str, dtype: str) -> None:
+    """Make a forward raise ValueError where torch would return a wrong gradient: on a CPU, in bfloat16, that of a
+    padded convolution with a stride over an image of one pixel.
+
+    torch 2.14.1 (oneDNN) leaves memory uninitialised there: gradients of a 3 x 3 kernel were up to 1e37, or NaN, in
+    half of the trials. Patch embeddings have no padding and are right.
+    """
+    if device != "cpu" or dtype != "bfloat16":
+        return
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and max(module.stride) > 1
+            and module.padding not in ((0, 0), "valid")
+        ):
+            module.register_forward_pre_hook(partial(_refuse_one_pixel, name))
+
+
+def _refuse_one_pixel(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    if args[0].shape[-2:] == (1, 1) and torch.is_grad_enabled():
+        message = "torch's bfloat16 gradient of a strided convolution over one pixel is wrong on a CPU"
+        raise ValueError(f"{name}: {message}; train with precision float32")

@@ -24,7 +24,7 @@ from posattn.vision.data.decoding import Images
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.precision import attention_for
+from posattn.vision.training.precision import attention_for, refuse_wrong_convolutions
 
 Transform = Callable[[Tensor], Tensor]
 ORDER, STEP = 1, 2  # what a seed is derived for: the images' order in an epoch, the draws of a step
@@ -78,6 +78,7 @@ class Training:
         self.model = model.to(self.device).train()
         self.train_set = train_set.to(self.device)
         check_fits(model, train_set)
+        refuse_wrong_convolutions(model, self.device.type, self.dtype)
         self.mixer = make_mixer(config.mixup, config.cutmix, train_set.num_classes)
         self.optimizer = create_optimizer_v2(
             model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay
