@@ -10,7 +10,7 @@ def test_a_gradient_that_torch_gets_wrong_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1))
     refuse_wrong_convolutions(model, "cpu", "bfloat16")
     with pytest.raises(
-        ValueError, match="^1: torch's bfloat16 gradient of a strided convolution over one pixel"
+        ValueError, match=r"^1: torch's bfloat16 gradient of a strided convolution over one pixel"
     ):
         model(torch.zeros(2, 4, 2, 2))
     model(torch.zeros(2, 4, 4, 4))
