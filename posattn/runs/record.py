@@ -1,4 +1,4 @@
-"""What a run folder holds: config.json, metrics.jsonl, result.json, *.safetensors and, made from them, report.html.
+"""A run folder holds config.json, metrics.jsonl, result.json, ``*.safetensors`` and, built from them, report.html.
 
 A half-written file never replaces a whole one. ``metrics.jsonl`` is a journal: one event per line, appended. A finished
 unit of work is an event, so that an interrupted run goes on where it was; so is every file that is written, with its

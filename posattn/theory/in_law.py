@@ -1,8 +1,8 @@
 """Stochastic gradient descent exact in law, without building the patches.
 
-A fresh batch enters a step only through u, the noise along v, g_j = <v⊥, ξ_j> ~ N(0, σ²|v⊥|²) where v⊥ is v
+A fresh batch enters a step only through u, the noise along v, ``g_j = <v⊥, ξ_j> ~ N(0, σ²|v⊥|²)`` where v⊥ is v
 less its part along w*, and the noise that c_j = ∂L/∂<v, X_j> carries into ∂L/∂v = Σ_j c_j X_j. Given g,
-which fixes c, Σ_j c_j ξ_j = (Σ_j c_j g_j / |v⊥|²) v⊥ + σ (Σ_j c_j²)^½ ζ with ζ standard normal in the
+which fixes c, ``Σ_j c_j ξ_j = (Σ_j c_j g_j / |v⊥|²) v⊥ + σ (Σ_j c_j²)^½ ζ`` with ζ standard normal in the
 complement of {w*, v}.
 A step costs O(B D² + d) time and O(D² + B D + d) memory instead of O(B D d) for both.
 
@@ -86,14 +86,14 @@ def backward_in_law(model: SimplifiedViT, task: StructuredTask, batch: Draw) -> 
 
 @torch.no_grad()
 def project(model: SimplifiedViT, task: StructuredTask, batch: Draw) -> tuple[Feature, Signal]:
-    """(v⊥/|v⊥|, <v, X_j> of every patch)."""
+    """``v⊥/|v⊥|``, and <v, X_j> of every patch."""
     strength = model.value @ task.feature
     direction, length = unit_residue(model.value, strength, task.feature)
     return direction, strength * batch.signal + (task.noise_std * length) * batch.along
 
 
 def unit_residue(value: Feature, strength: Tensor, feature: Feature) -> tuple[Feature, Tensor]:
-    """(v⊥/|v⊥|, |v⊥|), the first 0 where v⊥ is."""
+    """``v⊥/|v⊥|`` and ``|v⊥|``; the direction is 0 where v⊥ is 0."""
     residue = value - strength * feature
     residue = residue - (residue @ feature) * feature  # what rounding left of w*, large beside a small v⊥
     length = residue.norm()

@@ -128,10 +128,10 @@ class StructuredTask:
         return Batch(patches, labels, informative, signal)
 
     def label(self, patches: Patches) -> Labels:
-        """The sign of f*(X) = Σ_ℓ T(Σ_{j in S_ℓ} <w*, X_j>), T(z) = z if |z| >= 0.9 C else 0.
+        """The sign of f*(X) = Σ_ℓ T(Σ_{j in S_ℓ} <w*, X_j>), where T(z) = z if ``|z| >= 0.9 C``, else 0.
 
-        C is the size of S_ℓ. 0 where no set counts, or those that do cancel. Raises ValueError where the patches are
-        not (n, D, d).
+        C is the size of S_ℓ. The label is 0 if no set reaches its threshold, or if those that do cancel.
+        Raises ValueError if the patches are not (n, D, d).
         """
         sums = set_sums(self._checked(patches) @ self.feature, self.partition)
         total = counted(sums, self.partition).sum(-1)

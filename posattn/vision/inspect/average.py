@@ -35,14 +35,14 @@ def positionality(
 ) -> Float[Tensor, " h"]:
     """The share of the attention's variance over images and entries that its average map explains.
 
-    ρ = |E S - 1/K|² / E |S - 1/K|², the norm over all entries of a head's maps S, 1/K being the mean of
+    ``ρ = |E S - 1/K|² / E |S - 1/K|²``, the norm over all entries of a head's maps S, 1/K being the mean of
     the entries of every map over K keys: in [0, 1], 1 where all images have one map. With the average over n images in
     place of E S it would be too large by about (1 - ρ)/n: the share of noise, estimated from the spread over
     images, is taken off, so that an estimate may fall slightly below 0.
 
     Args:
         maps: averages over n images.
-        total: the mean over images of |S - 1/K|².
+        total: the mean over images of ``|S - 1/K|²``.
         images: n; of a single one all is explained.
     """
     explained = (maps - 1 / maps.shape[-1]).flatten(1).norm(dim=1).double() ** 2
