@@ -14,8 +14,10 @@ extensions = [
 exclude_patterns = ["results/*/result.json"]
 html_theme = "furo"
 html_title = "posattn"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "html_image"]  # results show rows of <img>
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True

@@ -1,11 +1,13 @@
 """The site builds without warnings or dead links between its pages, and its notebooks run."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 import pytest
@@ -46,6 +48,22 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     pages = "".join(page.read_text() for page in (site / "api").glob("*.html"))
     missing = [name for name in posattn.__all__ if f".{name}" not in pages]
     assert not missing
+
+
+def test_pictures_and_links_between_pages_exist(site: Path) -> None:
+    missing = []
+    for page in (page for page in site.rglob("*.html") if "_modules" not in page.parts):  # those show source
+        for link in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text()):
+            if not re.match(r"[a-z]+:", link) and not (page.parent / unquote(link)).exists():
+                missing.append((page.name, link))
+    assert not missing
+
+
+def test_formulas_are_marked_for_mathjax(site: Path) -> None:
+    theory = (site / "theory.html").read_text()
+    assert r'<span class="math notranslate nohighlight">\(\kappa = D\)</span>' in theory
+    assert "mathjax" in theory.lower()
+    assert "$$" not in re.sub(r"<script.*?</script>", "", theory, flags=re.DOTALL)
 
 
 def test_every_page_is_in_the_index(site: Path) -> None:
