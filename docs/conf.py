@@ -14,6 +14,7 @@ extensions = [
 exclude_patterns = ["results/*/result.json"]
 html_theme = "furo"
 html_title = "posattn"
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 

@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ COMMANDS = [
 def test_there_is_something_to_run() -> None:
     assert len(PYTHON) == 3
     assert {language for language, _ in BLOCKS} == {"python", "bash"}
-    assert {command[0] for command in COMMANDS} == {"make", "posattn"}
+    assert {command[0] for command in COMMANDS} == {"make", "pip", "posattn"}
 
 
 @pytest.mark.parametrize("body", PYTHON, ids=range(len(PYTHON)))
@@ -47,6 +48,20 @@ def test_posattn_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         else:
             cli.main(command[1:])
     assert (tmp_path / "runs/demo-smoke/report.html").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_and_pictures_exist(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    assert not [link for link in links if not link.startswith("https:") and not (ROOT / link).exists()]
+
+
+def test_modules_of_the_changelog_exist() -> None:
+    """Each new place of a module that moved."""
+    moved = (ROOT / "CHANGELOG.md").read_text().partition("### Modules that moved")[2]
+    names = re.findall(r"`((?:structure|theory|vision|bench|runs)\.[a-z_.]*[a-z])`", moved)
+    assert len(names) > 20
+    assert all(find_spec(f"posattn.{name}") for name in names)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
