@@ -1,4 +1,4 @@
-"""What a computation costs by count: multiply-adds of its operators, and the bytes it holds at its peak."""
+"""Multiply-adds and peak memory of a computation."""
 
 import json
 import os
@@ -19,7 +19,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messa
 
 ATTENTION = re.compile(r"aten::_scaled_dot_product_\w*attention(?!\w*backward)\w*")
 WEIGHTED_SUM = re.compile(r"aten::_embedding_bag(_forward_only)?")
-# operators on several tensors that multiply no matrices, beside the pointwise ones
+# operators on several tensors that multiply no matrices, in addition to pointwise ones
 FREE = re.compile(
     r"aten::(cat|stack|copy_|\w*layer_norm|\w*rms_norm|\w*group_norm|\w*batch_norm\w*|where"
     r"|(index_put|index_copy|index_fill|scatter|slice_scatter|select_scatter|masked_scatter|masked_fill)_?)"
@@ -41,7 +41,7 @@ class _Uncounted(TorchDispatchMode):
 
 
 def _multiply_adds(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Multiply-adds of a call. NotImplementedError where the operator may multiply matrices and has no formula."""
+    """Multiply-adds of a call. Raises NotImplementedError for an operator without a formula that may multiply matrices."""
     name = func._schema.name
     if ATTENTION.fullmatch(name):
         query, key, value = (tensor.shape for tensor in args[:3])
@@ -62,21 +62,21 @@ def _is_operand(leaf: Any) -> bool:
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of one forward in evaluation mode, counted from the operators that it calls.
+    """Multiply-adds of one forward pass in evaluation mode, counted from the operators that it calls.
 
-    Only products count: linear layers, convolutions, attention (masked or not: all scores), pruned maps. It is half of
-    what torch's FlopCounterMode counts, plus the operators that this torch has no formula for, such as fused attention
-    on a CPU before torch 2.15.
+    Only products count: linear layers, convolutions, attention (all scores, masked or not), pruned maps. The result is
+    half of what torch's FlopCounterMode counts, plus operators without a formula in this version of torch, such as
+    fused attention on a CPU before torch 2.15.
 
     Args:
-        model: any; its mode is restored.
-        images: a batch that it takes.
+        model: any module; its training mode is restored.
+        images: a batch of its inputs.
 
     Raises:
-        NotImplementedError: the model calls an operator on several tensors that is not known to multiply nothing.
+        NotImplementedError: the model calls an operator without a formula that may multiply matrices.
     """
     training = model.training
-    model.train()  # positional attention drops the maps that it keeps
+    model.train()  # positional attention drops its cached maps
     counter = FlopCounterMode(display=False)
     # the counter decomposes operators, so it is entered last: the outer mode gets what it did not decompose
     with _Uncounted(counter.flop_registry) as uncounted, counter:
@@ -86,9 +86,9 @@ def multiply_adds(model: nn.Module, images: Tensor) -> int:
 
 
 def peak_memory(work: Callable[[], Any], device: torch.device | str = "cpu") -> int:
-    """Peak bytes that ``work`` allocates beyond what was allocated before, as torch's allocator counts them.
+    """Peak bytes that ``work`` allocates, by torch's allocator, beyond those allocated before.
 
-    On a CPU this leaves out the scratch memory of the libraries that torch calls.
+    On a CPU this excludes scratch memory of the libraries that torch calls.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""What an inspection costs beside plain fused inference of the same images."""
+"""The cost of an inspection relative to fused inference of the same images."""
 
 import time
 from collections.abc import Callable
@@ -14,19 +14,19 @@ FEW = 4  # images: their inspection is nearly all fixed cost
 
 
 class InspectionCost(NamedTuple):
-    """CPU seconds, of all threads, per image; ``fixed`` are those of an inspection that do not grow with the images."""
+    """CPU seconds per image over all threads; ``fixed`` is the part of an inspection independent of the images."""
 
     plain: Quartiles
     inspect: Quartiles
-    ratio: Quartiles  # inspect over plain, round by round
+    ratio: Quartiles  # inspection over plain inference, by round
     fixed: Quartiles
 
 
 def inspection_cost(model: nn.Module, images: Tensor, rounds: int = 3, **options: Any) -> InspectionCost:
-    """Time a model over images, plain and inspected by turns, after one warm-up round.
+    """Time plain inference and inspection of the same images in alternation, after one warm-up round.
 
-    CPU time is counted, so that other work on the machine disturbs it least. The fixed part is told by inspecting
-    few images too.
+    CPU time is least disturbed by other work on the machine. The fixed part is measured by also inspecting a few
+    images.
 
     Args:
         model: see ``inspect_model``.

@@ -1,4 +1,4 @@
-"""Whether loading keeps up: images a second that are loaded beside those that training steps take."""
+"""Throughput of data loading, side by side with the images per second that training steps consume."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -20,19 +20,19 @@ from posattn.vision.training.state import prepare
 
 
 class Work(NamedTuple):
-    """What is timed, and the images that a call of it handles."""
+    """A function to time, and the number of images that a call handles."""
 
     call: Callable[[], Any]
     images: int
 
 
 def rates(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Images a second of every work in each of ``rounds`` turns.
+    """Images per second of each work in each of ``rounds`` rounds.
 
-    Quick works are repeated until their turn lasts about as long as the slowest one's: on a machine that is shared, the
-    median of short turns would be too good. torch's global generators are left as they were.
+    Quick works are repeated until they take about as long as the slowest one: on a shared machine, the median of short
+    timings would be too good. torch's global random state is restored.
 
-    ValueError where ``rounds`` is below 1.
+    Raises ValueError if ``rounds`` is below 1.
     """
     checks.positive_int("rounds", rounds)
     calls = {name: work.call for name, work in works.items()}
@@ -47,13 +47,13 @@ def rates(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
 
 
 def repeat(call: Callable[[], Any], times: int) -> None:
-    """Call it so many times."""
+    """Call ``call`` ``times`` times."""
     for _ in range(times):
         call()
 
 
 def memory_loading(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Work:
-    """A training batch out of memory, on the set's device. ValueError where the set is smaller than a batch."""
+    """A training batch from memory, on the set's device. Raises ValueError if the set is smaller than a batch."""
     size, device = config.batch_size, image_set.images.device
     if len(image_set) < size:
         raise ValueError(f"batch_size must be at most {len(image_set)}, the images, got {size}")
@@ -67,7 +67,7 @@ def memory_loading(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> W
 
 
 def endless(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training batches, drawn, augmented and mixed as ``posattn.vision.training.loop.train`` does it."""
+    """Training batches, drawn, augmented and mixed as in ``posattn.vision.training.loop.train``."""
     mixer = make_mixer(config.mixup, config.cutmix, image_set.num_classes)
     whole = len(image_set) // config.batch_size * config.batch_size
     for epoch in count():
@@ -78,9 +78,9 @@ def endless(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Iterator
 
 
 def stream_loading(stream: ImageStream, config: TrainConfig, num_batches: int, seed: int = 0) -> Work:
-    """``num_batches`` training batches of a stream's first pictures, the start of its workers included.
+    """``num_batches`` training batches of a stream's first pictures, including the start of its workers.
 
-    Nothing is decoded ahead while others have their turn. ValueError where the stream holds fewer pictures.
+    Nothing is decoded ahead while other works are timed. Raises ValueError if the stream has fewer pictures.
     """
     total = checks.positive_int("num_batches", num_batches) * config.batch_size
     if len(stream) < total:
@@ -96,7 +96,7 @@ def stream_loading(stream: ImageStream, config: TrainConfig, num_batches: int, s
 
 
 def consumption(model: nn.Module, shape: tuple[int, int, int], config: TrainConfig) -> Work:
-    """A training step of the model alone, on a batch of (c, H, W) images that lies ready on its device."""
+    """A training step of the model alone, on a batch of (c, H, W) images already on its device."""
     pixels = torch.zeros(config.batch_size, *shape, device=next(model.parameters()).device)
     dtype = DTYPES[choose_precision(config.precision, str(pixels.device)).dtype]
     return Work(training_step(model, pixels, dtype), config.batch_size)

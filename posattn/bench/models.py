@@ -1,4 +1,4 @@
-"""Speed of models side by side: inference and training steps, eager and compiled, and the machine's matrix product."""
+"""Speed of models side by side: inference and training steps, eager and compiled, relative to a matrix product."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from posattn.vision.training.precision import attention_for
 INFERENCE, TRAINING = "inference", "training"
 EAGER, COMPILED = "eager", "compiled"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-PRODUCT = 2048  # side of the square matrix product that stands for the machine's peak
+PRODUCT = 2048  # size of the square matrix product that measures the machine's peak
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Work = Callable[[], Any]
 
@@ -33,16 +33,16 @@ def side_by_side(
     rounds: int,
     executions: Sequence[str] = (EAGER, COMPILED),
 ) -> dict[str, Any]:
-    """Time every model, in each execution, and the matrix product, taking turns in one run.
+    """Time each model in each execution, and the matrix product, interleaved in one run.
 
-    For inference weights and images have the dtype. A training step is forward, backward and AdamW on float32 weights,
-    with autocast where the dtype is bfloat16; there timm's attention is unfused on a CPU, since it trains faster.
+    For inference, weights and images have the dtype. A training step is forward, backward and AdamW on float32 weights,
+    with autocast if the dtype is bfloat16; on a CPU, attention is then unfused, which trains faster.
     ``torch.compile`` compiles the whole model for inference, with frozen weights, which inductor packs; for training
-    it compiles each block, and one compilation serves all equal blocks.
+    it compiles each block; equal blocks share one compilation.
 
     Args:
-        models: what to time, on the device of ``images``, each with ``blocks``.
-        images: (B, c, H, W) float32, a batch that all of them take.
+        models: models with ``blocks``, on the device of ``images``.
+        images: (B, c, H, W) float32, the input of all models.
         mode: ``inference`` or ``training``.
         dtype: ``float32`` or ``bfloat16``.
         rounds: timed rounds, after one warm-up.
@@ -93,9 +93,9 @@ def side_by_side(
 
 @contextmanager
 def own_compiler_cache() -> Iterator[None]:
-    """Within the context, torch.compile caches its files in a temporary folder.
+    """Context in which torch.compile caches its files in a temporary folder.
 
-    A run that is killed while it compiles leaves truncated files, which a later run must not read.
+    A run killed while it compiles leaves truncated files, which a later run must not read.
     """
     before = os.environ.get(CACHE)
     with TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ def executed(model: nn.Module, execution: str, mode: str) -> Any:
 
 
 def inference(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Work:
-    """One forward in evaluation mode."""
+    """One forward pass in evaluation mode."""
     model, images = model.to(dtype).eval(), images.to(dtype)
 
     @torch.no_grad()
@@ -130,7 +130,7 @@ def inference(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Work:
 
 
 def training_step(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Work:
-    """One step of AdamW on one batch, at the better of fused and unfused attention."""
+    """One AdamW step on one batch, with the faster of fused and unfused attention."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=True)
     labels = torch.arange(len(images), device=images.device)
     kind = images.device.type
@@ -159,7 +159,7 @@ def product(device: torch.device, dtype: torch.dtype) -> Work:
 
 
 def _settled_memory(work: Work, device: torch.device) -> int:
-    """Peak memory after a first call, which compiles and makes the optimizer's state."""
+    """Peak memory, measured after a first call that compiles and creates the optimizer state."""
     work()
     return peak_memory(work, device)
 

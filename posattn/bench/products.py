@@ -1,4 +1,4 @@
-"""Pruned maps times values in the forms that torch has for it, side by side with the dense product.
+"""Products of pruned maps and values in torch's sparse formats, side by side with the dense product.
 
 ``python -m posattn.bench.products --keep 16 --dtype float32`` prints the table.
 """
@@ -25,7 +25,7 @@ Columns = Float[Tensor, "h N c"]
 
 
 def local_maps(side: int, heads: int, width: float) -> MapsHNN:
-    """Maps that fall off around the query's place as a Gaussian of ``width`` patches, on a square grid."""
+    """Maps that are a Gaussian of ``width`` patches around each query, on a square grid."""
     places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
     maps = (-torch.cdist(places, places).square() / (2 * width**2)).softmax(-1)
     return maps.where(maps > torch.finfo().tiny, 0).repeat(heads, 1, 1)
@@ -38,12 +38,12 @@ def tiles(side: int, tile: int) -> Int[Tensor, " N"]:
 
 
 def dense(maps: MapsHNN, columns: Columns) -> Work:
-    """Every product, zeros or not."""
+    """The dense product."""
     return lambda: maps @ columns
 
 
 def gathered(maps: MapsHNN, columns: Columns) -> Work:
-    """Weighted sums of rows, by ``embedding_bag``: what pruned models run where it is the fastest."""
+    """Weighted sums of rows by ``embedding_bag``, which pruned models use where it is fastest."""
     weights, keys = largest(maps.float(), int((maps > 0).sum(-1).max()))
     keys = keys + maps.shape[1] * torch.arange(len(maps))[:, None, None]
     bags, weights, rows = keys.flatten(0, 1), weights.to(maps.dtype).flatten(0, 1), columns.flatten(0, 1)
@@ -51,19 +51,19 @@ def gathered(maps: MapsHNN, columns: Columns) -> Work:
 
 
 def csr(maps: MapsHNN, columns: Columns) -> Work:
-    """torch's compressed rows."""
+    """torch's compressed sparse rows (CSR)."""
     sparse = [one.to_sparse_csr() for one in maps]
     return lambda: torch.stack([one @ column for one, column in zip(sparse, columns, strict=True)])
 
 
 def bsr(maps: MapsHNN, columns: Columns, block: int) -> Work:
-    """torch's compressed rows of blocks."""
+    """torch's block compressed sparse rows (BSR)."""
     sparse = [one.to_sparse_bsr((block, block)) for one in maps]
     return lambda: torch.stack([one @ column for one, column in zip(sparse, columns, strict=True)])
 
 
 def gathered_blocks(maps: MapsHNN, columns: Columns, block: int) -> Work:
-    """One batched product over the blocks that hold anything, every row of blocks as wide as the widest."""
+    """One batched product over the nonzero blocks, with each row of blocks padded to the widest."""
     h, N, c = columns.shape
     n = N // block
     blocks = maps.view(h, n, block, n, block).transpose(2, 3)
@@ -77,7 +77,7 @@ def gathered_blocks(maps: MapsHNN, columns: Columns, block: int) -> Work:
 
 
 def banded(maps: MapsHNN, columns: Columns, rows: int) -> Work:
-    """One product for each run of ``rows`` queries, over all keys as near in the order as the farthest that is kept."""
+    """One product per ``rows`` consecutive queries, over the band of keys that holds all kept entries."""
     _, queries, keys = maps.nonzero(as_tuple=True)
     reach = int((queries - keys).abs().max())
     wide = rows + 2 * reach
@@ -93,7 +93,7 @@ def banded(maps: MapsHNN, columns: Columns, rows: int) -> Work:
 
 
 def flex(maps: MapsHNN, columns: Columns, block: int) -> Work:
-    """FlexAttention with a block mask: scores are the logarithm of the maps, queries and keys nothing."""
+    """FlexAttention with a block mask; the scores are the logarithm of the maps, queries and keys are zero."""
     h, N, _ = maps.shape
     kept, scores = maps > 0, maps.float().log()
     mask = create_block_mask(lambda b, i, q, k: kept[i, q, k], None, h, N, N, device="cpu", BLOCK_SIZE=block)
@@ -113,7 +113,7 @@ def flex(maps: MapsHNN, columns: Columns, block: int) -> Work:
 
 
 def forms(maps: MapsHNN, columns: Columns, side: int) -> dict[str, Work]:
-    """Every form, by name. Those in blocks have the tokens in square tiles, values and outputs too.
+    """Each product by name. Block formats order the tokens in square tiles, values and outputs too.
 
     torch multiplies compressed rows in float32, not in bfloat16.
     """
@@ -137,7 +137,7 @@ def forms(maps: MapsHNN, columns: Columns, side: int) -> dict[str, Work]:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What is timed: maps local around each query, of which every query keeps its largest entries."""
+    """Settings: maps are local around each query, and each query keeps its largest entries."""
 
     keep: int = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -154,7 +154,7 @@ class Pruned:
 
 @torch.no_grad()
 def timed(config: Pruned) -> dict[str, list[float]]:
-    """Seconds of every form, taking turns."""
+    """Seconds of each product, interleaved."""
     torch.manual_seed(config.seed)
     weights, keys = largest(local_maps(config.side, config.heads, config.width), config.keep)
     tokens = config.side**2

@@ -1,4 +1,4 @@
-"""How much faster a step is in law than with patches, the two interleaved in one run.
+"""Speed of a training step in law over one that builds the patches, interleaved in one run.
 
 ``python -m posattn.bench.theory --num-patches 1024 --dim 1024`` prints both.
 """
@@ -31,7 +31,7 @@ class StepSeconds(NamedTuple):
 
 
 def step_seconds(num_patches: int, set_size: int, dim: int, batch_size: int, rounds: int) -> StepSeconds:
-    """Times a step that builds the patches, then ten in law, and so on for ``rounds`` after one of warm-up.
+    """Time one step that builds the patches, then ten in law, for ``rounds`` rounds after one warm-up round.
 
     Both train the analysis preset at q = 0.25 in float32 on the CPU and draw their batches within the step.
     Steps in law come in bursts because the patches leave the caches cold for the first.
@@ -50,7 +50,7 @@ def step_seconds(num_patches: int, set_size: int, dim: int, batch_size: int, rou
 
 @dataclass(frozen=True)
 class Sizes:
-    """The task and the batch of the steps that are timed."""
+    """The task and batch size of the timed steps."""
 
     num_patches: int = 1024
     set_size: int = 8

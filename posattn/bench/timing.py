@@ -1,4 +1,4 @@
-"""Timings side by side, so that the machine's noise falls on all alike."""
+"""Interleaved timings, so that noise of the machine affects all of them alike."""
 
 import statistics
 import time
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Quartiles(NamedTuple):
-    """Median and quartiles of repeated timings, in seconds, or of values computed from them."""
+    """Median and quartiles of repeated timings in seconds, or of values computed from them."""
 
     median: float
     low: float
@@ -15,7 +15,7 @@ class Quartiles(NamedTuple):
 
 
 def interleaved(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call: the works take turns for ``rounds`` timed rounds, after one warm-up round."""
+    """Seconds of each call: all works are called once per round, for ``rounds`` rounds after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
@@ -27,7 +27,7 @@ def interleaved(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
 
 
 def quartiles(values: list[float]) -> Quartiles:
-    """Median and quartiles. ValueError for fewer than two values."""
+    """Median and quartiles. Raises ValueError for fewer than two values."""
     if len(values) < 2:
         raise ValueError(f"quartiles need at least two values, got {len(values)}")
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
