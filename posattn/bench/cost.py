@@ -41,7 +41,7 @@ class _Uncounted(TorchDispatchMode):
 
 
 def _multiply_adds(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Multiply-adds of a call. Raises NotImplementedError for an operator without a formula that may multiply matrices."""
+    """Multiply-adds of a call. Raises NotImplementedError for an unknown operator that may multiply matrices."""
     name = func._schema.name
     if ATTENTION.fullmatch(name):
         query, key, value = (tensor.shape for tensor in args[:3])
