@@ -119,7 +119,7 @@ def _check_value(name: str, hint: Any, value: Any) -> None:
 
 
 def _wrong_type(hint: Any, value: Any) -> str:
-    """What ``value`` should be, empty where it is that."""
+    """What ``value`` should be, empty if it is that."""
     if get_origin(hint) is Literal:
         return "" if value in get_args(hint) else f"one of {', '.join(map(repr, get_args(hint)))}"
     kinds = {

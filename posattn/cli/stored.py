@@ -47,7 +47,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _merge(default: dict[str, Any], given: Any, place: str = "") -> dict[str, Any]:
-    """The default settings with those given in their places. ValueError naming a setting that does not exist."""
+    """The default settings with those given in their places. Raises ValueError naming a setting that does not exist."""
     if not isinstance(given, dict):
         raise ValueError(f"{place or 'config'} must be a mapping of settings, got {given!r}")
     merged = dict(default)

@@ -1,4 +1,4 @@
-"""What config.json says of a run: its settings, and what made it."""
+"""The content of config.json: the settings of a run, and the versions and device that produced it."""
 
 import importlib.metadata
 import json
@@ -12,13 +12,13 @@ from typing import Any
 
 from posattn.runs.device import device_name
 
-FORMAT = "posattn run, version 1"  # by this line of config.json a folder is known as a run
+FORMAT = "posattn run, version 1"  # this line of config.json marks a folder as a run
 VERSIONED = ("posattn", "torch", "timm", "numpy", "scipy", "scikit-learn", "accelerate")
 
 
 def describe(recipe: str, config: Any) -> dict[str, Any]:
     """The content of config.json."""
-    settings = json.loads(json.dumps(asdict(config), allow_nan=False, default=str))  # a Path is its text
+    settings = json.loads(json.dumps(asdict(config), allow_nan=False, default=str))  # a Path becomes text
     return {
         "format": FORMAT,
         "recipe": recipe,
@@ -52,10 +52,10 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that the package runs from; None where it is installed from elsewhere."""
+    """The commit of the checkout that the package runs from; None if it is installed from elsewhere."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        # an installed copy may lie inside somebody else's checkout, whose commit says nothing of ours
+        # an installed copy may be inside another project's checkout, whose commit is unrelated
         subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
         described = [*git, "describe", "--always", "--dirty", "--abbrev=40"]
         return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()

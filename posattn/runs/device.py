@@ -1,4 +1,4 @@
-"""What this machine computes with: processor, instruction set, threads, and the precision it multiplies natively."""
+"""The hardware of this machine: processor, instruction set, threads, and the precisions it multiplies natively."""
 
 import os
 import platform
@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 Precision = Literal["auto", "float32", "bfloat16"]
 CPUINFO = Path("/proc/cpuinfo")
 SETS = {"AVX512": "AVX-512", "DEFAULT": "NEON" if platform.machine() in ("arm64", "aarch64") else "no AVX"}
-BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # features with which a CPU multiplies bfloat16; bf16 is ARM's
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # CPU features that multiply bfloat16; bf16 is ARM's
 
 
 class Choice(NamedTuple):
-    """The type that products are computed in, and why."""
+    """The dtype of matrix products, and the reason."""
 
     dtype: Literal["float32", "bfloat16"]
     reason: str
@@ -25,7 +25,7 @@ class Choice(NamedTuple):
 
 
 def choose_precision(setting: Precision, device: str) -> Choice:
-    """bfloat16 for ``auto`` where the device multiplies it natively, else float32; any other setting as it is.
+    """bfloat16 for ``auto`` if the device multiplies it natively, else float32; any other setting unchanged.
 
     Args:
         setting: ``auto``, ``float32`` or ``bfloat16``.
@@ -41,7 +41,7 @@ def choose_precision(setting: Precision, device: str) -> Choice:
 
 @cache
 def native_bfloat16(device: str) -> bool:
-    """Whether a torch device has instructions that multiply bfloat16 and torch uses them; emulation does not count."""
+    """Whether a torch device has bfloat16 instructions that torch uses; emulation does not count."""
     import torch
 
     kind = torch.device(device).type
@@ -79,7 +79,7 @@ def processor(device: str) -> str:
 
 @cache
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name, as reported by the system."""
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "CPU"
@@ -97,14 +97,14 @@ def cpu_features() -> frozenset[str]:
 
 
 def _onednn() -> Any:
-    """The operators of the library that multiplies bfloat16 for torch on a CPU."""
+    """The operators of the library that multiplies bfloat16 on a CPU for torch."""
     import torch
 
     return torch.ops.mkldnn
 
 
 def _cpuinfo(key: str) -> str:
-    """The first value of a key (a regular expression) in /proc/cpuinfo, empty where there is none."""
+    """The first value of a key (a regular expression) in /proc/cpuinfo, empty if there is none."""
     text = CPUINFO.read_text() if CPUINFO.exists() else ""
     found = re.search(rf"^(?:{key})[ \t]*:(.*)$", text, re.MULTILINE)
     return found[1].strip() if found else ""

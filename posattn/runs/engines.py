@@ -1,7 +1,7 @@
 """Where the parts of a sweep run: processes of this machine, a Dask cluster or a Ray cluster.
 
-An engine takes a function and keyed arguments and yields values as they are finished, in any order. The process that
-submits them writes the results; a part whose worker is lost is started again.
+An engine takes a function and keyed arguments and yields values as they finish, in any order. The submitting process
+writes the results; a part whose worker is lost is started again.
 """
 
 import importlib
@@ -23,16 +23,16 @@ Engine = Callable[[Compute, Calls], Iterator[Any]]
 LOCAL = ("loky", "threading", "sequential")
 BACKENDS = (*LOCAL, "dask", "ray")
 RETRIES = 2  # starts of a part after the worker that had it is lost
-PATIENCE = 10.0  # seconds that a scheduler is waited for
+PATIENCE = 10.0  # seconds to wait for a scheduler
 
 
 @contextmanager
 def use_engine(backend: str = "loky", jobs: int = -1, scheduler: str | None = None) -> Iterator[None]:
-    """Sweeps run on this engine while the context lasts.
+    """Context in which sweeps run on this engine.
 
     Args:
         backend: loky (processes), threading, sequential, dask or ray.
-        jobs: parts that run at once on this machine; -1: one per core. A cluster that is given decides for itself.
+        jobs: parts that run at once on this machine; -1: one per core. Ignored by a given cluster.
         scheduler: the address of a Dask scheduler ("tcp://host:8786") or a Ray cluster ("host:6379",
             "ray://host:10001"); None starts a local cluster.
 
@@ -56,7 +56,7 @@ def use_engine(backend: str = "loky", jobs: int = -1, scheduler: str | None = No
 
 
 def check_answers(address: str) -> None:
-    """Raise ConnectionError where nothing listens, ValueError where it is no address. Ray alone waits for minutes."""
+    """Raise ConnectionError if nothing listens, ValueError if it is no address. Ray by itself waits for minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"a scheduler's address is host:port, got {address!r}")
@@ -67,12 +67,12 @@ def check_answers(address: str) -> None:
 
 
 def run_parts(compute: Compute, calls: Calls) -> Iterator[Any]:
-    """``compute(key, *arguments)`` of every call, as they are finished; in turn where no engine is in use."""
+    """``compute(key, *arguments)`` of each call, as they finish; one after the other if no engine is in use."""
     return _engine.get()(compute, calls)
 
 
 def joblib_parts(backend: str, jobs: int, compute: Compute, calls: Calls) -> Iterator[Any]:
-    """The parts in processes or threads of this machine."""
+    """Runs parts in processes or threads of this machine."""
     from joblib import Parallel, delayed  # the import takes a third of a second
 
     workers = {"initializer": become_worker, "initargs": (os.getpid(),)} if backend == "loky" else {}
@@ -83,7 +83,7 @@ def joblib_parts(backend: str, jobs: int, compute: Compute, calls: Calls) -> Ite
 
 @contextmanager
 def local_engine(backend: str, jobs: int, scheduler: None) -> Iterator[Engine]:
-    """joblib's processes, threads, or the calling process alone."""
+    """joblib's processes, threads, or the calling process."""
     yield partial(joblib_parts, backend, jobs)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, lines that are whole or not there, and their checksums."""
+"""Atomic writes of files, journals of checked lines, and checksums."""
 
 import hashlib
 import json
@@ -7,11 +7,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-PART = ".posattn-part"  # what the name of a file under way ends with
+PART = ".posattn-part"  # suffix of a temporary file
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds all of it or what it held before. OSError naming ``path``."""
+    """Replace ``path`` by ``content`` atomically. Raises OSError naming ``path``."""
     part = path.with_name(f".{path.name}{PART}")
     try:
         with open(part, "wb") as file:
@@ -26,7 +26,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk hold the names of a folder's files."""
+    """fsync a folder, which makes the names of its files durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -35,7 +35,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. FileNotFoundError or ValueError naming the file."""
+    """The content of a JSON file. Raises FileNotFoundError or ValueError naming the file."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:  # not JSON, or not UTF-8
@@ -43,7 +43,7 @@ def read_json(path: Path) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Strict JSON: a value that is not finite raises ValueError."""
+    """Strict JSON. Raises ValueError for a value that is not finite."""
     return json.dumps(value, allow_nan=False)
 
 
@@ -67,7 +67,7 @@ def append_line(path: Path, values: dict[str, Any], *, sync: bool = False) -> No
 
 
 def read_line(line: bytes) -> dict[str, Any] | None:
-    """The values of a line that ``append_line`` wrote, None where it is damaged."""
+    """The values of a line written by ``append_line``, None if it is damaged."""
     text, found, check = line.rstrip(b"\n").rpartition(b', "crc32": "')
     if not found or check != f'{zlib.crc32(text + b"}"):08x}"}}'.encode():
         return None
@@ -75,7 +75,7 @@ def read_line(line: bytes) -> dict[str, Any] | None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, empty where there is none."""
+    """SHA-256 of a file, empty if there is none."""
     if not path.is_file():
         return ""
     with open(path, "rb") as file:
@@ -83,12 +83,12 @@ def digest(path: Path) -> str:
 
 
 def plain_name(name: str) -> str:
-    """``name`` where it is the name of a file and no path, else ValueError."""
+    """``name`` if it is a file name without a path. Raises ValueError otherwise."""
     if not is_plain(name):
         raise ValueError(f"{name!r} is not the name of a file in the run")
     return name
 
 
 def is_plain(name: str) -> bool:
-    """Whether ``name`` is the name of a file and no path."""
+    """Whether ``name`` is a file name without a path."""
     return name == Path(name).name and name not in ("", "..") and not {"\0", "\\"} & set(name)

@@ -1,4 +1,4 @@
-"""Starting, resuming and replacing runs: one process at a time, and nothing is removed that posattn did not write.
+"""Starting, resuming and replacing runs: one process at a time, and only files written by posattn are removed.
 
 ``--overwrite`` makes the new run in the folder ``.replacement`` inside the old one, which stays until the new one is
 finished. Then files of the old run go and those of the new one move up, config.json first and result.json last, so that
@@ -21,13 +21,16 @@ __all__ = ["CHECKPOINTS", "CONFIG", "METRICS", "REPORT", "RESULT", "TENSORBOARD"
 __all__ += ["OpenRun", "open_run", "write_whole"]
 
 REPLACEMENT = ".replacement"
-BELOW = {CHECKPOINTS: "step-*", TENSORBOARD: "events.out.tfevents.*"}  # files that others write for posattn
+BELOW = {
+    CHECKPOINTS: "step-*",
+    TENSORBOARD: "events.out.tfevents.*",
+}  # files that libraries write for posattn
 
 
 class OpenRun(RunFolder):
-    """A run that this process alone writes into, until it ends or the ``with`` block does.
+    """A run locked by this process until the ``with`` block or the process ends.
 
-    Where an error leaves nothing but the settings, they go too, so that a corrected command finds no run in its way.
+    If an error leaves only the settings, they are removed, so a corrected command can use the folder.
     """
 
     def __init__(self, path: Path, lock: FolderLock) -> None:
@@ -35,7 +38,7 @@ class OpenRun(RunFolder):
         self.lock = lock
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write result.json, which marks the run as finished; a run that replaces another takes its place."""
+        """Write result.json, which marks the run as finished; a replacement then takes the place of the old run."""
         super().finish(result)
         if self.path.name == REPLACEMENT:
             self.path = self.path.parent
@@ -52,7 +55,7 @@ class OpenRun(RunFolder):
             self.lock.release(remove=True)
             return
         if error is not None:
-            error.add_note(f"(what is done is in {self.lock.folder}; --resume goes on with it)")
+            error.add_note(f"(finished work is in {self.lock.folder}; --resume continues it)")
         self.lock.release()
 
 
@@ -62,11 +65,11 @@ def open_run(
     """A run folder to write into.
 
     Args:
-        path: the folder; made where it does not exist.
+        path: the folder, created if it does not exist.
         recipe: the recipe's name.
         config: the full config, a dataclass.
-        resume: go on with an interrupted run of the same config.
-        overwrite: make a new run that replaces the one that exists once it is finished.
+        resume: continue an interrupted run of the same config.
+        overwrite: start a new run that replaces the existing one when it is finished.
 
     Raises:
         ValueError: a setting is out of its bounds; a run exists and neither flag allows it; the run to resume had
@@ -77,7 +80,7 @@ def open_run(
     settings.check(config)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
-    path = path.absolute()  # worker processes may stand elsewhere
+    path = path.absolute()  # worker processes may have another working directory
     ours = is_run(path) or is_run(path / REPLACEMENT)
     if path.is_dir() and not ours and any(not file.name.startswith(".") for file in path.iterdir()):
         raise ValueError(f"{path} is not empty and holds no run of posattn; choose another --out")
@@ -106,7 +109,7 @@ def _open(path: Path, described: dict[str, Any], lock: FolderLock, resume: bool,
         choice = (
             "--overwrite replaces it"
             if finished and not pending
-            else "--resume goes on, --overwrite starts anew"
+            else "--resume continues it, --overwrite starts over"
         )
         raise ValueError(f"{path} holds {state}; {choice}")
     run = OpenRun(replacement if pending else path, lock)
@@ -124,7 +127,7 @@ def _begin(path: Path, described: dict[str, Any], lock: FolderLock) -> OpenRun:
 
 
 def own_files(path: Path) -> list[Path]:
-    """The files of the run in a folder, as far as they are there; those that say what the others are come last."""
+    """The existing files of the run in a folder; config.json and the journal come last."""
     named = set(RunFolder(path).files()) - {CONFIG}
     found = [path / name for name in sorted(named | {RESULT, REPORT})]
     found += [file for folder, pattern in BELOW.items() for file in (path / folder).rglob(pattern)]
@@ -164,7 +167,7 @@ def take_place(path: Path) -> None:
     for file in moved:
         target = path / file.relative_to(new)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # somebody else's, for the run's own are gone
+        if target.exists():  # not written by posattn, whose files were removed
             os.replace(target, target.with_name(f"{target.name}.kept"))
         os.replace(file, target)
     remove_empty(new)

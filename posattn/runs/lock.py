@@ -10,7 +10,7 @@ LOCK, OWNER = ".posattn-lock", ".posattn-owner"
 
 
 class FolderLock:
-    """Held from ``FolderLock(folder)`` to ``release``, or to the end of the process however it ends.
+    """A lock held from ``FolderLock(folder)`` to ``release`` or the end of the process, however it ends.
 
     Raises:
         BlockingIOError: another process holds it; its host and process id are named.
@@ -28,7 +28,7 @@ class FolderLock:
         (folder / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
 
     def release(self, *, remove: bool = False) -> None:
-        """Let others have the folder; with ``remove`` it goes where it was made for the lock and is empty now."""
+        """Release the folder; with ``remove``, delete it if it was created for the lock and is empty."""
         if not self._lock.is_locked:
             return
         (self.folder / OWNER).unlink(missing_ok=True)
@@ -40,7 +40,7 @@ class FolderLock:
 
 
 def owner(folder: Path) -> str:
-    """Who holds a folder, in words."""
+    """The holder of a lock, as text."""
     try:
         return (folder / OWNER).read_text() or "another process"
     except OSError:

@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: sections that hold a claim, figures and tables.
+"""The content of a report as plain data: sections with a claim, figures and tables.
 
 A figure refers to its numbers by their place in result.json, so that no number is stored twice, and to maps by file
 and tensor ("structure:maps" in structure.safetensors). Places are relative to the section's ``at``: in a section at
@@ -12,7 +12,7 @@ from typing import Any
 PLACES = {
     "lines": ("x", "y", "spread"),
     "heat_maps": ("values", "x", "y"),
-}  # the fields of a kind that are places
+}  # the fields of each kind that hold places
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Lines:
     """Curves, with a band or bars of one standard deviation where ``spread`` names one."""
 
     title: str
-    x: str | dict[str, str]  # the place of a common x, or label -> place
+    x: str | dict[str, str]  # place of a common x, or label -> place
     y: dict[str, str]  # label -> place
     spread: dict[str, str] = field(default_factory=dict)  # label -> place
     x_label: str = ""
@@ -33,11 +33,11 @@ class Lines:
 
 @dataclass(frozen=True)
 class Maps:
-    """Square maps with a slider over the first axis where there are several."""
+    """Square maps; several have a slider over the first axis."""
 
     title: str
     tensor: str  # "file:name", (frames, D, D) or (D, D)
-    frames: list[str] = field(default_factory=list)  # a label a frame
+    frames: list[str] = field(default_factory=list)  # one label per frame
     x_label: str = "key patch"
     y_label: str = "query patch"
     caption: str = ""
@@ -51,7 +51,7 @@ class GridMaps:
     title: str
     tensor: str  # "file:name", (heads, H*W, H*W)
     grid: tuple[int, int]
-    labels: list[str] = field(default_factory=list)  # a label a head
+    labels: list[str] = field(default_factory=list)  # one label per head
     caption: str = ""
     kind: str = "grid_maps"
 
@@ -62,7 +62,7 @@ class Gallery:
 
     title: str
     tensor: str  # "file:name", (maps, D, D)
-    labels: list[str] = field(default_factory=list)  # a label a map
+    labels: list[str] = field(default_factory=list)  # one label per map
     caption: str = ""
     kind: str = "gallery"
 
@@ -73,23 +73,23 @@ class PictureRows:
 
     title: str
     tensor: str  # "file:name", (rows, pictures, c, H, W) from 0 to 255
-    labels: list[str] = field(default_factory=list)  # a label a row
+    labels: list[str] = field(default_factory=list)  # one label per row
     caption: str = ""
     kind: str = "pictures"
 
 
 @dataclass(frozen=True)
 class HeatMaps:
-    """Values over two axes, panel beside panel on one colour scale."""
+    """Values over two axes, in panels with one colour scale."""
 
     title: str
     values: str  # place of (panels, rows, columns)
-    x: str  # place of a number a column, in increasing order
-    y: str  # place of a number a row
-    panels: list[str]  # a label a panel
+    x: str  # place of one number per column, increasing
+    y: str  # place of one number per row
+    panels: list[str]  # one label per panel
     x_label: str = ""
     y_label: str = ""
-    line: float | None = None  # an x at which an upright line is drawn
+    line: float | None = None  # x of a vertical line
     caption: str = ""
     kind: str = "heat_maps"
 
@@ -107,7 +107,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A claim, in a sentence, and what shows it."""
+    """A claim, in one sentence, and its evidence."""
 
     title: str
     claim: str
@@ -155,7 +155,7 @@ def _placed(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def lookup(numbers: dict[str, Any], place: str) -> Any:
-    """The value at ``place`` ("a.b.c") in nested ``numbers``; names may hold dots. KeyError naming the place."""
+    """The value at ``place`` ("a.b.c") in nested ``numbers``; names may hold dots. Raises KeyError naming the place."""
     value: Any = numbers
     rest = place
     while rest:

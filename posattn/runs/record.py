@@ -1,8 +1,8 @@
 """A run folder holds config.json, metrics.jsonl, result.json, ``*.safetensors`` and, built from them, report.html.
 
-A half-written file never replaces a whole one. ``metrics.jsonl`` is a journal: one event per line, appended. A finished
-unit of work is an event, so that an interrupted run goes on where it was; so is every file that is written, with its
-SHA-256, so that damage is noticed and only files of the run are ever removed. ``posattn.runs.folder`` makes the folder.
+Files are replaced atomically. ``metrics.jsonl`` is a journal: one event per line, appended. Each finished unit of work
+is an event, so an interrupted run can resume. Each written file is an event with its SHA-256, so damage is detected and
+only files of the run are removed. ``posattn.runs.folder`` creates the folder.
 """
 
 import json
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
-CHECKPOINTS = "checkpoints"  # a folder; trainings under way keep theirs below it
-TENSORBOARD = "tensorboard"  # a folder; trainings keep TensorBoard's files below it
+CHECKPOINTS = "checkpoints"  # a folder; unfinished trainings keep theirs in it
+TENSORBOARD = "tensorboard"  # a folder; trainings keep TensorBoard's files in it
 _recorded: ContextVar[tuple[list[str], ...]] = ContextVar("recorded", default=())
 
 
@@ -55,7 +55,7 @@ def is_run(path: Path) -> bool:
 
 
 class RunFolder:
-    """One run on disk. Made by ``open_run``, or directly to read it, or to write into it from a worker process."""
+    """One run on disk. Created by ``open_run``, or directly to read it or to write into it from a worker process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,7 +63,7 @@ class RunFolder:
 
     @classmethod
     def reading(cls, path: Path) -> "RunFolder":
-        """A finished run. ValueError where ``path`` holds none, or its settings or its result are damaged."""
+        """A finished run. Raises ValueError if ``path`` holds none, or if its settings or result are damaged."""
         if not is_run(path) or not (path / RESULT).is_file():
             state = "an unfinished run" if is_run(path) else "no run"
             raise ValueError(f"{path} holds {state}; a report needs a finished one ({RESULT})")
@@ -84,7 +84,7 @@ class RunFolder:
 
     @property
     def finished(self) -> str | None:
-        """When the run was first finished, in UTC; to resume it again only makes its page anew."""
+        """When the run was first finished, in UTC; resuming it again only rebuilds its page."""
         ends = self.events("finished")
         return ends[0]["at"] if ends else None
 
@@ -93,11 +93,11 @@ class RunFolder:
         append_line(self.path / METRICS, {"event": event, **values})
 
     def _record(self, event: str, **values: Any) -> None:
-        """``log``, and the line is on the disk when this returns."""
+        """``log``, then fsync."""
         append_line(self.path / METRICS, {"event": event, **values}, sync=True)
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl of that event, oldest first."""
+        """The lines of metrics.jsonl for one event, oldest first."""
         return [values for _, values in self._journal() if values["event"] == event]
 
     def added(self, place: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -111,15 +111,15 @@ class RunFolder:
         return [values for line in content.splitlines() if (values := read_line(line))], place + len(content)
 
     def _journal(self) -> list[tuple[bytes, dict[str, Any]]]:
-        """The whole lines; what a kill cut short, or a fault of the disk changed, is left out."""
+        """The undamaged lines; lines that a kill truncated or the disk corrupted are skipped."""
         path = self.path / METRICS
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         return [(line, values) for line in lines if line.endswith(b"\n") and (values := read_line(line))]
 
     def unit(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The JSON value of a unit of work: read back if an earlier start finished it, else computed and kept.
+        """The JSON value of a unit of work: read back if an earlier start finished it, else computed and recorded.
 
-        Files that are saved into the run meanwhile are the unit's: where one is damaged, the unit is computed again.
+        Files saved into the run meanwhile belong to the unit: if one is damaged, the unit is computed again.
         """
         if name not in self._done:
             with recorded_files() as files:
@@ -133,7 +133,7 @@ class RunFolder:
         self._done[name] = json.loads(to_json(value))
 
     def value(self, name: str) -> Any:
-        """The value of a finished unit. KeyError where it is not finished."""
+        """The value of a finished unit. Raises KeyError if it is not finished."""
         return self._done[name]
 
     def finished_units(self) -> set[str]:
@@ -145,7 +145,7 @@ class RunFolder:
         return {line["name"]: line["sha256"] for line in self.events("file") if is_plain(line["name"])}
 
     def save(self, name: str, content: bytes) -> None:
-        """Write a file of the run whole, and its SHA-256 into metrics.jsonl. ValueError where ``name`` is a path."""
+        """Write a whole file of the run and log its SHA-256. Raises ValueError if ``name`` is a path."""
         path = self.path / plain_name(name)
         write_whole(path, content)
         self._record("file", name=name, sha256=digest(path))
@@ -153,28 +153,28 @@ class RunFolder:
             files.append(name)
 
     def checked(self, name: str) -> Path:
-        """The path of a file of the run. ValueError where it is not as it was written, or ``name`` is a path."""
+        """The path of a file of the run. Raises ValueError if it has changed, or if ``name`` is a path."""
         path = self.path / plain_name(name)
         expected = self.files().get(name)
         if expected is not None and digest(path) != expected:
             state = "damaged: its SHA-256 is not that in metrics.jsonl" if path.is_file() else "missing"
-            raise ValueError(f"{path} is {state}; --resume makes it again")
+            raise ValueError(f"{path} is {state}; --resume computes it again")
         return path
 
     def save_tensors(self, name: str, tensors: "dict[str, Tensor]") -> None:
-        """Write ``name``.safetensors whole."""
+        """Write ``name``.safetensors atomically."""
         from safetensors.torch import save  # which takes as long to import as torch
 
         self.save(f"{name}.safetensors", save({k: t.contiguous() for k, t in tensors.items()}))
 
     def load_tensors(self, name: str) -> "dict[str, Tensor]":
-        """Read ``name``.safetensors. ValueError naming a file that is not whole."""
+        """Read ``name``.safetensors. Raises ValueError naming a damaged file."""
         from safetensors.torch import load_file
 
         return self._load(name, load_file)
 
     def load_arrays(self, name: str) -> dict[str, Any]:
-        """Read ``name``.safetensors as NumPy arrays, without torch. ValueError naming a file that is not whole."""
+        """Read ``name``.safetensors as NumPy arrays, without torch. Raises ValueError naming a damaged file."""
         from safetensors.numpy import load_file
 
         return self._load(name, load_file)
@@ -202,6 +202,6 @@ class RunFolder:
         for unit in self.events("unit"):
             if lost := damaged & set(unit["files"]):
                 self._done.pop(unit["name"], None)
-                warnings.warn(f"{self.path}: {', '.join(sorted(lost))} damaged, made again", stacklevel=2)
+                warnings.warn(f"{self.path}: {', '.join(sorted(lost))} damaged, computed again", stacklevel=2)
             else:
                 self._done[unit["name"]] = unit["value"]

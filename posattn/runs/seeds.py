@@ -6,7 +6,7 @@ from typing import Any
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; 0 where there is a single value. ValueError where there is none."""
+    """Mean and sample standard deviation; 0 where there is a single value. Raises ValueError if there is none."""
     if not values:
         raise ValueError("no values to average")
     return fmean(values), stdev(values) if len(values) > 1 else 0.0

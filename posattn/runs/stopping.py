@@ -1,4 +1,4 @@
-"""The processes of a run end together: workers with their parent, and all of them when a signal says so."""
+"""Ending all processes of a run together: workers with their parent, and all of them on a signal."""
 
 import multiprocessing
 import os
@@ -29,10 +29,11 @@ class Stopped(SystemExit):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """While it lasts, SIGINT, SIGTERM and SIGHUP end the worker processes, then raise ``Stopped``.
+    """Context in which SIGINT, SIGTERM and SIGHUP end the worker processes, then raise ``Stopped``.
 
     Workers get SIGTERM, which a training answers with a checkpoint, and ``GRACE`` seconds. A signal that the process
-    was started to ignore, as by nohup, stays ignored. Signals reach the main thread alone: elsewhere this does nothing.
+    was started to ignore, as by nohup, stays ignored. In threads other than the main
+    one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,7 +41,7 @@ def stoppable() -> Iterator[None]:
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a forked child before it has handlers of its own
+        if os.getpid() != process:  # a forked child that has not set its own handlers
             return
         for each in before:
             signal.signal(each, signal.SIG_IGN)
@@ -55,7 +56,7 @@ def stoppable() -> Iterator[None]:
 
 
 def handle(handler: Any) -> dict[signal.Signals, Any]:
-    """Set the handler of each signal that is not ignored; what was set before."""
+    """Set the handler of each signal that is not ignored; returns the previous handlers."""
     before = {each: signal.getsignal(each) for each in SIGNALS}
     before = {each: held for each, held in before.items() if held is not signal.SIG_IGN}
     for each in before:
@@ -70,7 +71,7 @@ def restore(before: dict[signal.Signals, Any]) -> None:
 
 
 def end_children() -> None:
-    """End the child processes: those that only decode pictures at once, workers after a checkpoint."""
+    """End the child processes: decoders at once, workers after a checkpoint."""
     children = multiprocessing.active_children()
     for child in children:
         child.kill() if child.daemon else child.terminate()
@@ -92,14 +93,14 @@ def hidden_from_children() -> Iterator[None]:
 
 
 def become_worker(parent: int) -> None:
-    """What a worker process does first: it ends when its parent does."""
+    """Initialise a worker process: it ends when its parent does."""
     global _worker
     _worker = True
     end_with(parent)
 
 
 def end_worker(stopped: Stopped) -> None:
-    """In a worker that was told to stop: end it and what it started, rather than take more work. Else nothing."""
+    """End a worker that was told to stop, and its children, before it takes more work. Otherwise do nothing."""
     if _worker:
         for child in multiprocessing.active_children():
             child.kill()

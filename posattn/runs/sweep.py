@@ -20,8 +20,8 @@ def sweep(
 ) -> dict[str, Any]:
     """``compute(*settings[key])`` for every key, each a unit of the run; values come back in the order of the keys.
 
-    It runs on the engine in use (``--backend``, ``--jobs``, ``--scheduler``). ``compute`` is a function of a module
-    and pure: its value is JSON and depends on its arguments alone. Files that it writes into the run are the unit's.
+    It runs on the current engine (``--backend``, ``--jobs``, ``--scheduler``). ``compute`` is a pure function at
+    module level whose value is JSON. Files that it writes into the run belong to the unit.
     """
     units = {key: f"{name}/{key}" for key in settings}
     todo = [key for key in settings if units[key] not in run.finished_units()]

@@ -1,4 +1,4 @@
-"""How much of the hidden structure an attention map holds.
+"""How well an attention map matches a partition of the patches.
 
 Source: arXiv 2210.09221, the definition of patch association.
 """
@@ -18,7 +18,9 @@ from posattn.structure.partition import Cover
 class PatchAssociation(NamedTuple):
     """Patch association of one map (floats) or of a batch of maps (tensors of its leading shape)."""
 
-    top_c: float | Tensor  # mean over rows of the share of the C largest entries that lie in the own set
+    top_c: (
+        float | Tensor
+    )  # mean over rows of the share of the C largest entries that are in the row's own set
     exact: float | Tensor  # share of the rows whose C largest entries are the own set
     mass: float | Tensor  # mean over rows of the attention inside the own set
     chance: float | Tensor  # mean of top_c over random orders of the entries off the diagonal
@@ -29,13 +31,13 @@ def patch_association(scores_or_map: Maps, partition: Cover) -> PatchAssociation
 
     Ties: ``top_c`` is the expectation over a random order of equal entries (a constant row scores C / D); a
     row is exact only if each entry of its own set is larger than every other. The entry of a row on the diagonal is
-    a hit where it is among the C largest, with scores in any order: ``chance`` keeps it where it is. It is
+    a hit if it is among the C largest, with scores in any order: ``chance`` keeps it where it is. It is
     (1 + (C-1)²/(D-1))/C under a diagonal above all other entries, (C-1)/(D-1) under one below them. Patches in no
     set have no row.
 
     Args:
-        scores_or_map: (..., D, D) scores A or maps S; what is not row-stochastic is taken for scores and its
-            row-softmax gives the mass.
+        scores_or_map: (..., D, D) scores A or maps S; maps that are not row-stochastic are treated as scores,
+            and their row-softmax gives the mass.
         partition: the sets, which may differ in size.
 
     Raises:
@@ -58,14 +60,14 @@ def patch_association(scores_or_map: Maps, partition: Cover) -> PatchAssociation
 
 
 def _chance(among: Maps, own: Pairs) -> Float[Tensor, "*heads D"]:
-    """The expected share of hits of each row, were its entries off the diagonal in random order."""
+    """The expected share of hits of each row with its off-diagonal entries in random order."""
     size, itself = own.sum(-1).to(among.dtype), among.diagonal(dim1=-2, dim2=-1)
     others = (size - 1) / max(1, len(own) - 1)  # the chance that another entry is a hit
     return (itself + (size - itself) * others) / size
 
 
 def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> Int[Tensor, "*heads D"]:
-    """The sets that a map shows to one who does not know them, as labels 0..L-1 of each patch.
+    """The partition recovered from a map by clustering, as labels 0..L-1 of each patch.
 
     Spectral clustering (scikit-learn) of the graph whose edges are the mutual attention (S + Sᵀ)/2; the sets
     found may differ in size.
@@ -89,7 +91,7 @@ def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> I
 
 
 def _checked(scores_or_map: Maps, num_patches: int) -> Maps:
-    """The maps in float64, or ValueError where they are not square of that size, or not finite."""
+    """The maps in float64. Raises ValueError if they are not square of that size, or not finite."""
     expected, shape = (num_patches, num_patches), tuple(scores_or_map.shape)
     if shape[-2:] != expected:
         raise ValueError(f"maps must be (..., {num_patches}, {num_patches}), got {shape}")
@@ -101,7 +103,7 @@ def _checked(scores_or_map: Maps, num_patches: int) -> Maps:
 def own_share_of_largest(
     maps: Float[Tensor, "*heads D D"], own: Bool[Tensor, "D D"]
 ) -> Float[Tensor, "*heads D"]:
-    """The share of each row's largest entries that ``own`` marks, as many as it marks in that row.
+    """For each row with k entries marked by ``own``, the share of its k largest entries that are marked.
 
     In expectation over the order of tied entries; NaN where it marks none.
     """
@@ -118,7 +120,7 @@ def among_largest(maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]) -
 
 
 def as_attention(maps: Maps) -> Maps:
-    """Row-stochastic maps as they are, anything else through the row-softmax."""
+    """Row-stochastic maps unchanged, otherwise the row-softmax."""
     return maps if is_attention(maps) else torch.softmax(maps, dim=-1)
 
 

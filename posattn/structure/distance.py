@@ -1,4 +1,4 @@
-"""How far an attention map is from the true one."""
+"""Distance between attention maps."""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -35,7 +35,7 @@ class Cover:
 
     @property
     def set_size(self) -> int:
-        """C, the size of every set. ValueError where the sets differ in size: each has its own in ``sizes``."""
+        """C, the size of every set. Raises ValueError if the sets differ in size: each has its own in ``sizes``."""
         if (self.sizes != self.sizes[0]).any():
             raise ValueError(f"set_size: the sets must have one size, got sizes {self.sizes.tolist()[:20]}")
         return int(self.sizes[0])
@@ -43,7 +43,7 @@ class Cover:
     def as_partition(self, quantity: str) -> "Partition":
         """These sets as a partition, for a quantity that is defined for disjoint sets alone.
 
-        ValueError naming the quantity and the first patch in several sets.
+        Raises ValueError naming the quantity and the first patch in several sets.
         """
         counts = self.membership.sum(0)
         if (counts > 1).any():
@@ -56,12 +56,12 @@ class Cover:
 
     @property
     def order(self) -> Int[Tensor, " D"]:
-        """The patches set after set, those in no set at the end. ValueError where sets overlap."""
+        """The patches set after set, those in no set at the end. Raises ValueError if sets overlap."""
         return self.as_partition("order").order
 
     @property
     def same(self) -> Pairs:
-        """Whether two patches share a set, the patch itself included. ValueError where sets overlap."""
+        """Whether two patches share a set, the patch itself included. Raises ValueError if sets overlap."""
         return self.as_partition("same").same
 
     def __repr__(self) -> str:
@@ -96,19 +96,19 @@ class Partition(Cover):
 
     @classmethod
     def contiguous(cls, num_patches: int, set_size: int) -> "Partition":
-        """Sets of consecutive patches: 0..C-1, C..2C-1, and so on. ValueError where C does not divide D."""
+        """Sets of consecutive patches: 0..C-1, C..2C-1, and so on. Raises ValueError if C does not divide D."""
         checks.divides("set_size", set_size, "num_patches", num_patches)
         return cls(torch.arange(num_patches) // set_size)
 
     @classmethod
     def random(cls, num_patches: int, set_size: int, *, generator: Generator | None = None) -> "Partition":
-        """A uniformly random partition into sets of size C. ValueError where C does not divide D."""
+        """A uniformly random partition into sets of size C. Raises ValueError if C does not divide D."""
         contiguous = cls.contiguous(num_patches, set_size)
         return cls(contiguous.labels[torch.randperm(num_patches, generator=generator)])
 
     @classmethod
     def tiles(cls, grid: tuple[int, int], tile: tuple[int, int]) -> "Partition":
-        """Tiles of (h, w) patches on an (H, W) grid, in row-major order. ValueError where they do not fit."""
+        """Tiles of (h, w) patches on an (H, W) grid, in row-major order. Raises ValueError if they do not fit."""
         rows = checks.divides("tile height", tile[0], "grid height", grid[0])
         columns = checks.divides("tile width", tile[1], "grid width", grid[1])
         sets = torch.arange(rows * columns).reshape(rows, columns)
@@ -120,7 +120,7 @@ class Partition(Cover):
 
     @property
     def sets(self) -> Int[Tensor, "L C"]:
-        """The patches of each set, in increasing order. ValueError where the sets differ in size."""
+        """The patches of each set, in increasing order. Raises ValueError if the sets differ in size."""
         return self.order[: self.num_sets * self.set_size].reshape(self.num_sets, -1)
 
     @property

@@ -36,7 +36,7 @@ def accuracy_in_law(
 ) -> float:
     """``accuracy`` on fresh samples of ``task``, equal in law, without building their patches.
 
-    ValueError where ``samples`` is below 1; TypeError or ValueError where ``check_in_law`` raises it.
+    Raises ValueError if ``samples`` is below 1, and the errors of ``check_in_law``.
     """
     checks.positive_int("samples", samples)
     check_in_law(model, task)

@@ -61,7 +61,7 @@ class MultiClassTask(StructuredTask):
             )
 
     def draw_labels(self, n: int, *, generator: Generator | None = None) -> Int[Tensor, " n"]:
-        """(n,) the class that each sample carries: uniformly."""
+        """(n,) the class of each sample, drawn uniformly."""
         return torch.randint(self.num_classes, (n,), generator=generator)
 
     def draw_signal(
@@ -77,14 +77,14 @@ class MultiClassTask(StructuredTask):
         return F.one_hot(torch.where(inside, carried, drawn), K + 1)[..., :K].to(self.feature)
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Batch:
-        """``n`` fresh samples. Raises ValueError where ``n`` is below 1."""
+        """``n`` fresh samples. Raises ValueError if ``n`` is below 1."""
         labels, informative, signal = self.sample_signal(n, generator=generator)
         noise = self.draw_noise(n, generator=generator)
         noise = noise - noise @ self.feature @ torch.linalg.pinv(self.feature)
         return Batch(noise + signal @ self.feature.T, labels, informative, signal)
 
     def label(self, patches: Patches) -> Int[Tensor, " n"]:
-        """The class with the largest Σ_k Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>), k its features; -1 where none is ahead."""
+        """The class with the largest Σ_k Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>), k its features; -1 in case of a tie."""
         sums = set_sums((self._checked(patches) @ self.feature).mT, self.partition)
         by_feature = counted(sums, self.partition).sum(-1)
         by_class = by_feature @ F.one_hot(self.classes, self.num_classes).to(by_feature)

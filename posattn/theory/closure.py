@@ -1,4 +1,4 @@
-"""Where gradient descent closes in the four numbers of the population flow: the flow of a model and a task."""
+"""The population flow of a model and a task, if gradient descent stays in its four numbers."""
 
 from typing import Any
 
@@ -28,12 +28,12 @@ def population_flow(
     """The population flow of a model on a task, with their D, C, q, p, ν, σ_A, κ and σ.
 
     Args:
-        model: a SimplifiedViT of the paper's φ and softmax; where its A and v are plays no part.
+        model: a SimplifiedViT of the paper's φ and softmax; the values of A and v do not matter.
         task: a StructuredTask on sets of one size that hold every patch.
         samples, seed, importance: as in ``PopulationFlow``.
 
     Raises:
-        TypeError, ValueError: descent on them does not stay in (α, β, γ, ρ); names what is in the way.
+        TypeError, ValueError: descent on them does not stay in (α, β, γ, ρ); the message names the reason.
     """
     refuse_overrides(model, SimplifiedViT)
     refuse_overrides(task, StructuredTask)
@@ -64,7 +64,7 @@ def population_flow(
 
 
 def refuse_overrides(given: Any, kind: type) -> None:
-    """TypeError for another class, or a subclass that overrides what the flow is derived from."""
+    """Raise TypeError for another class, or a subclass that overrides an assumption of the flow."""
     name = type(given).__name__
     if not isinstance(given, kind):
         raise TypeError(f"the population flow needs a {kind.__name__}, got {name}")
@@ -74,7 +74,7 @@ def refuse_overrides(given: Any, kind: type) -> None:
 
 
 def refuse_options(model: SimplifiedViT) -> None:
-    """ValueError for an option of the model under which the four numbers are not enough."""
+    """Raise ValueError for an option of the model under which the four numbers are not enough."""
     refused = {
         "an activation other than z^p + ν z": model.given_activation is not None,
         "a map of the scores other than the softmax": model.given_normalize is not None,

@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]  # of (logits, labels)
 class Step(NamedTuple):
     """One update of a gradient run."""
 
-    updates: int  # made so far, this one included
+    updates: int  # number of updates so far, including this one
     loss: float  # on the batch of this update, before it
 
 
@@ -100,7 +100,7 @@ def train(
 
 
 def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
-    """The updates, after each of which σ_A is where it is held."""
+    """The updates; a held σ_A is restored after each."""
     held = [module for module in model.modules() if isinstance(module, SimplifiedViT)]
     for step in run:
         for module in held:
@@ -111,7 +111,7 @@ def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
 def optimizer_of(
     model: nn.Module, rate: float | None, value_rate: float | None, optimizer: Optimizer | None
 ) -> Optimizer:
-    """Plain gradient descent at the rates that are given, or the optimizer that is given, checked."""
+    """Plain gradient descent at the given rates, or the given optimizer, checked."""
     if (rate is None) == (optimizer is None):
         raise ValueError(f"give either a rate or an optimizer, got rate={rate} and optimizer={optimizer}")
     if optimizer is None:
@@ -126,7 +126,7 @@ def optimizer_of(
 
 
 def value_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """v, of every head where there are several."""
+    """The parameters v, one per head."""
     return [p for name, p in model.named_parameters() if name.rpartition(".")[2] == "value"]
 
 
@@ -135,7 +135,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups of an optimizer: v with a rate of its own, and all other parameters.
 
-    ValueError where ``value_rate`` is negative or the model has no ``value``.
+    Raises ValueError if ``value_rate`` is negative or the model has no ``value``.
     """
     values = value_parameters(model)
     if value_rate is None:
@@ -173,9 +173,9 @@ def _updates(
 
 
 def minibatches(samples: Batch, batch_size: int, *, generator: Generator | None = None) -> Iterator[Batch]:
-    """Endless batches of a finite training set, in a new order each epoch; an incomplete last batch is left out.
+    """Endless batches of a finite training set, in a new order each epoch; an incomplete last batch is dropped.
 
-    All samples every time where they are no more than ``batch_size``. ``minibatches(...).__next__`` serves as the
+    Each batch is the whole set if it has at most ``batch_size`` samples. ``minibatches(...).__next__`` serves as the
     ``sample`` of ``descend``.
 
     Raises:
@@ -198,7 +198,7 @@ def _minibatches(samples: Batch, batch_size: int, generator: Generator | None) -
 
 def _to_unit_norm(gradient: Tensor, peak: Tensor) -> None:
     tiny = torch.finfo(gradient.dtype).tiny
-    gradient /= peak.clamp_min(tiny)  # whose squares would underflow where the loss is almost 0
+    gradient /= peak.clamp_min(tiny)  # squares underflow if the loss is almost 0
     gradient /= torch.linalg.vector_norm(gradient).clamp_min(tiny)
 
 

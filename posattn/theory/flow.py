@@ -37,12 +37,14 @@ from posattn.theory.integration import (
 from posattn.theory.moments import Expansion
 
 HELD_OUT = 20_000  # samples on which losses and accuracies are estimated
-LEAST_PRECISION = 1 / 3  # relative standard error of a fresh sample's loss beyond which it says too little
-FARTHEST = 4.0  # standard errors that the fixed sample's loss may be from the population's
+LEAST_PRECISION = 1 / 3  # largest trusted relative standard error of a fresh sample's loss
+FARTHEST = (
+    4.0  # largest trusted distance of the fixed sample's loss from the population's, in standard errors
+)
 
 
 class Score(NamedTuple):
-    """What a state is worth on the population, and whether the flow's own sample still tells."""
+    """Loss and accuracy of a state on the population, and whether the flow's own sample is still representative."""
 
     loss: float
     accuracy: float
@@ -54,8 +56,8 @@ class Score(NamedTuple):
     def trusted(self) -> bool:
         """Whether the flow's sample stands for the population here.
 
-        It does while a fresh sample of its size would tell the loss of the population to a third (relative standard
-        error), and its own loss is within four standard errors of it.
+        It does while the loss of a fresh sample of its size would have a relative standard error of at most a third,
+        and its own loss is within four standard errors of the population's.
         """
         precise = self.own_stderr <= LEAST_PRECISION * self.loss
         apart = abs(self.own_loss - self.loss)
@@ -72,10 +74,10 @@ class PopulationFlow:
         power: p, odd and at least 3.
         linear: ν, at least 0.
         diagonal: σ_A.
-        scale: κ; None stands for D.
-        noise_std: σ. Where it is above 0, each sample is taken with its noise and with the opposite noise, so
+        scale: κ; default: D.
+        noise_std: σ. If it is above 0, each sample is used with its noise and with the opposite noise, so
             that β = 0 stays 0 as it does in the population.
-        samples: size of the sample, drawn once, on first use: O(min(L, C²)) a sample for β = 0, else O(D).
+        samples: size of the sample, drawn once, on first use: O(min(L, C²)) per sample for β = 0, else O(D).
         seed: draws the sample, and from another stream the one for losses and accuracies.
         importance: draw the sample with rare sets made frequent, each sample with its weight, so that the flow
             stands for the population long after a plain sample has become separable.
@@ -141,14 +143,14 @@ class PopulationFlow:
     def patches(self) -> tuple[Float[ndarray, "n D"], Float[ndarray, "n D"]]:
         """The flow's sample patch by patch: u and g of X_j = u_j w* + g_j e. All y = +1, sets contiguous.
 
-        Each sample stands twice, with g and with -g. Takes 32 D bytes a sample: to look at small D.
+        Each sample appears twice, with g and with -g. Takes 32 D bytes per sample, so use it for small D.
         """
         u, g, _ = (np.concatenate(parts) for parts in zip(*self._draw_patches(), strict=True))
         u, g = (x.reshape(self.samples, -1) for x in (u, g))
         return np.concatenate([u, u]), np.concatenate([g, -g])
 
     def weights(self) -> Float[ndarray, " n"]:
-        """The weight of each sample of ``patches`` in the loss, of mean about 1; all 1 without ``importance``."""
+        """The weight in the loss of each sample of ``patches``: about 1 on average, all 1 without ``importance``."""
         return np.tile(self._without_noise.weights, 2)
 
     def score(self, alpha: float, beta: float, gamma: float, rho: float) -> Score:
@@ -227,7 +229,7 @@ class PopulationFlow:
     ) -> Iterator[Step]:
         """The steps of the solver one by one, from the start on, without scores. Arguments as of ``integrate``.
 
-        FloatingPointError where the solver cannot go on.
+        Raises FloatingPointError if the solver cannot go on.
         """
         given = zip(NAMES, (alpha, beta, gamma, rho), strict=True)
         start = np.array([checks.finite(name, number) for name, number in given])
@@ -280,7 +282,7 @@ class PopulationFlow:
 
     @cached_property
     def _entries(self) -> Float[ndarray, " 4"]:
-        """How many entries of (v, A) each number stands for: descent moves it by its gradient over them."""
+        """The number of entries of (v, A) that each number represents; descent divides its gradient by it."""
         D, C, _ = self.law
         return np.array([1.0, 1.0, max(D * (C - 1), 1), max(D * (D - C), 1)])
 
@@ -327,7 +329,7 @@ class PopulationFlow:
             yield u, self.noise_std * unit, weights
 
     def _rngs(self, stream: int) -> tuple[Generator, Generator]:
-        """Of the signal and of the noise; streams 0 (the flow's sample) and 2 (held out) share nothing."""
+        """Generators of the signal and of the noise; streams 0 (the flow's sample) and 2 (held out) are independent."""
         seeds = [self.seed if stream == 0 else [self.seed, stream], [self.seed, stream + 1]]
         return np.random.default_rng(seeds[0]), np.random.default_rng(seeds[1])
 

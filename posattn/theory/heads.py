@@ -13,7 +13,7 @@ from posattn.theory.simplified import SimplifiedViT
 class Heads(nn.Module):
     """F(X) = Σ_h F_h(X): every head has its own A, v and φ. Trained by ``descend``; not in law, which needs one v.
 
-    ValueError where there is no head, or heads differ in D or d.
+    Raises ValueError if there is no head, or heads differ in D or d.
     """
 
     def __init__(self, heads: Iterable[SimplifiedViT]) -> None:
@@ -27,12 +27,12 @@ class Heads(nn.Module):
         return [head for head in self.heads if isinstance(head, SimplifiedViT)]
 
     def reset_parameters(self, *, generator: Generator | None = None) -> None:
-        """Every head at its random start again."""
+        """Draw every head again at random."""
         for head in self._each():
             head.reset_parameters(generator=generator)
 
     def held_scores(self) -> Maps:
-        """(h, D, D) A of every head as it is read."""
+        """(h, D, D) scores A of every head, with held diagonals."""
         return torch.stack([head.held_scores() for head in self._each()])
 
     def attention(self) -> Maps:

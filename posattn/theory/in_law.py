@@ -25,7 +25,7 @@ from posattn.theory.task import StructuredTask
 
 
 class Draw(NamedTuple):
-    """All that a step needs of a batch."""
+    """The random variables of a batch that a step needs."""
 
     labels: Labels
     signal: Signal  # u
@@ -34,14 +34,14 @@ class Draw(NamedTuple):
 
 
 def draw(task: StructuredTask, n: int, *, generator: Generator | None = None) -> Draw:
-    """A fresh batch of ``n`` samples of ``task``. ValueError where ``n`` is below 1."""
+    """A fresh batch of ``n`` samples of ``task``. Raises ValueError if ``n`` is below 1."""
     labels, _, signal = task.sample_signal(n, generator=generator)
     along, across = (torch.empty_like(x).normal_(generator=generator) for x in (signal, task.feature))
     return Draw(labels, signal, along, across)
 
 
 def check_in_law(model: Any, task: Any) -> None:
-    """What holds in law: a SimplifiedViT that keeps ``forward``, a StructuredTask that keeps its Gaussian noise.
+    """Check that model and task can be trained in law: ``forward`` and the Gaussian noise must not be overridden.
 
     Raises:
         TypeError: model or task is of another kind, or overrides what the law is derived from.
@@ -70,7 +70,7 @@ def backward_in_law(model: SimplifiedViT, task: StructuredTask, batch: Draw) -> 
     Args:
         model: at (A, v).
         task: w* and σ.
-        batch: what was drawn of the task.
+        batch: drawn from the task.
     """
     direction, projections = project(model, task, batch)
     loss = logistic_loss(model.logits(projections.requires_grad_()), batch.labels)
@@ -95,7 +95,8 @@ def project(model: SimplifiedViT, task: StructuredTask, batch: Draw) -> tuple[Fe
 def unit_residue(value: Feature, strength: Tensor, feature: Feature) -> tuple[Feature, Tensor]:
     """``v⊥/|v⊥|`` and ``|v⊥|``; the direction is 0 where v⊥ is 0."""
     residue = value - strength * feature
-    residue = residue - (residue @ feature) * feature  # what rounding left of w*, large beside a small v⊥
+    # remove the rounding error along w*, which is large relative to a small v⊥
+    residue = residue - (residue @ feature) * feature
     length = residue.norm()
     return residue / length.clamp_min(torch.finfo(length.dtype).tiny), length
 

@@ -1,4 +1,4 @@
-"""A stiff ODE of four numbers, step by step: the trajectory, its errors, and the solver that restarts its clock."""
+"""Integration of a stiff ODE of four numbers: trajectories, their errors, and a solver that restarts its clock."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -17,9 +17,9 @@ Field = Callable[[State], ndarray]
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A solution of the flow at the times the solver chose.
+    """A solution of the flow at the solver's time steps.
 
-    Times never fall; they may repeat, where the flow after a long plateau is faster than t can resolve. Loss and
+    Times never decrease; they may repeat where the flow after a long plateau is faster than t can resolve. Loss and
     accuracy are those of the population, estimated on samples that the flow was not integrated on; the flow descends
     ``own_loss``.
     """
@@ -34,7 +34,7 @@ class Trajectory:
     loss_stderr: Float[ndarray, " T"]  # standard error of ``loss``
     own_loss: Float[ndarray, " T"]
     stopped: str = ""
-    """Why the trajectory ends before ``t_end``, empty where it does not."""
+    """Why the trajectory ends before ``t_end``, empty if it does not."""
 
     @property
     def valid_until(self) -> float:
@@ -53,7 +53,7 @@ class SampleExhaustedWarning(UserWarning):
 
 
 class FlowDivergedError(FloatingPointError):
-    """The flow met a non-finite value; ``trajectory`` is what was integrated before."""
+    """The flow met a non-finite value; ``trajectory`` holds the steps before it."""
 
     def __init__(self, message: str, trajectory: Trajectory) -> None:
         super().__init__(message)
@@ -105,7 +105,7 @@ def solve(
         failure = solver.step()
         if failure and solver.t > 0:
             # A step fell below the spacing of t, as after a long plateau. The flow does not depend on t,
-            # so the clock starts anew.
+            # so its clock restarts at 0.
             elapsed = min(elapsed + solver.t, t_end)
             solver = radau(solver.y, t_end - elapsed)
         elif failure:
@@ -126,5 +126,5 @@ def check_finite(name: str, values: ndarray, t: float, state: State) -> ndarray:
 
 
 def place(t: float, state: State) -> str:
-    """A time and a state in words."""
+    """A time and a state as text."""
     return f"at t = {t:.6g}, " + ", ".join(f"{n} = {x:.6g}" for n, x in zip(NAMES, state, strict=True))

@@ -1,8 +1,8 @@
-"""Masked reconstruction on the structured data: no labels, and yet the sets are what predicts a hidden patch.
+"""Masked reconstruction on the structured data: without labels, a hidden patch is predicted from its set.
 
 Patches of the informative set carry the same label along w*, so that <w*, X_i> X_j has the mean w*/L for two patches of
-one set and 0 across sets. A model that reads positions alone therefore reads a hidden patch off its own set. Beyond
-arXiv 2210.09221; the task is that of masked autoencoders (He et al., arXiv 2111.06377).
+one set and 0 across sets. A model with attention over positions alone therefore predicts a hidden patch from its
+own set. Beyond arXiv 2210.09221; the task is that of masked autoencoders (He et al., arXiv 2111.06377).
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class MaskedBatch(NamedTuple):
 def masked(task: Task, n: int, mask_rate: float, *, generator: Generator | None = None) -> MaskedBatch:
     """``n`` fresh samples of ``task``, each patch hidden with probability ``mask_rate``.
 
-    ValueError where ``n`` is below 1 or ``mask_rate`` is not a probability.
+    Raises ValueError if ``n`` is below 1 or ``mask_rate`` is not a probability.
     """
     checks.probability("mask_rate", mask_rate)
     patches = task.sample(n, generator=generator).patches

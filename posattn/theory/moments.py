@@ -1,4 +1,4 @@
-"""F(X) = Σ_i φ(θ·x_i) of a sample as a polynomial in θ, whose coefficients are summed once.
+"""F(X) = Σ_i φ(θ·x_i) of a sample as a polynomial in θ, with coefficients computed once.
 
 The quantities of a patch are x_i = (u_i, U_ℓ(i), U), followed by (g_i, G_ℓ(i), G) where patches carry noise.
 φ(z) = z^p + ν z depends on the sample only through the moments Σ_i Π_k x_ik^e_k of degree p and 1.

@@ -1,4 +1,4 @@
-"""What a task and a model must have for the functions of this wing; the classes here are one choice of each."""
+"""Protocols of a task and a model: all that the functions of ``posattn.theory`` need."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +23,7 @@ class Labelled(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """A distribution of labelled patches with sets of patches; one whose ``feature`` is known also says how v lies."""
+    """A distribution of labelled patches with sets of patches; with a ``feature``, cos(v, w*) is measured too."""
 
     @property
     def partition(self) -> Cover:
@@ -38,10 +38,10 @@ class Task(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """A model whose attention depends on positions alone; ``held_scores``, if it has them, are its A."""
+    """A model whose attention depends on positions alone; ``held_scores``, if present, gives its scores A."""
 
     def attention(self) -> Maps:
-        """(..., D, D) the map S of every head."""
+        """(..., D, D) the attention map S of every head."""
 
     def __call__(self, patches: Patches, /) -> Tensor:
         """(n,) logits, or (n, K) for K classes."""

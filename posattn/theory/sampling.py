@@ -1,7 +1,7 @@
 """Samples of the structured distribution along w*, drawn set by set or faster.
 
-With y = +1 (the laws of (y, X) and (-y, -X) are one) a sample is its sets, and a set is how many of its
-patches carry +1 and -1: its type. The informative set is the first and of type (C, 0).
+With y = +1 (the laws of (y, X) and (-y, -X) are one) a sample is given by its sets, and a set by its type:
+the numbers of its patches that carry +1 and -1. The informative set is the first and of type (C, 0).
 """
 
 from collections.abc import Iterator
@@ -69,15 +69,15 @@ def tilted_laws(law: Law) -> Float[ndarray, "K T"]:
 def draw_counts(rng: Generator, samples: int, law: Law, *, importance: bool = False) -> Iterator[SetCounts]:
     """The uninformative sets of ``samples`` samples, in chunks of bounded memory.
 
-    A sample costs the smaller of L and the number of types: where types are fewer, how many sets have each
+    A sample costs the smaller of L and the number of types: with fewer types than sets, the number of sets of each
     type is one multinomial draw.
 
     Args:
-        rng: draws.
+        rng: the random generator.
         samples: n.
         law: the distribution.
-        importance: draw half of the samples from ``tilted_laws``, which makes rare samples frequent. The weights say
-            by how much; they are at most about 2.
+        importance: draw half of the samples from ``tilted_laws``, which makes rare samples frequent; the weights
+            correct for it and are at most about 2.
     """
     num_sets, C, q = law.num_patches // law.set_size, law.set_size, law.noise_rate
     plus, minus, chance = set_types(law)

@@ -1,4 +1,4 @@
-"""Power laws on log-log axes and whether they hold, and the time at which a training leaves its plateau."""
+"""Power laws and tests of whether they hold, and the time at which a training leaves its plateau."""
 
 import warnings
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class PowerLaw(NamedTuple):
     high: float
     prefactor: float
     r_squared: float
-    p_value: float | None  # of so much lack of fit, were it a power law; None without scatter to compare with
+    p_value: float | None  # p-value of the lack of fit; None without scatter to compare with
     rejected: bool  # whether it is below 1%
 
     def __call__(self, x: float) -> float:
@@ -36,12 +36,12 @@ class PowerLaw(NamedTuple):
 def power_law(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> PowerLaw:
     """The power law through positive points, with Student's interval of the exponent, and whether it holds.
 
-    It is tested by the F test for lack of fit: the distance of the means at each x from the line against the scatter
-    of the points at one x. Where it is rejected the exponent and its interval are an average over the range only.
+    The F test for lack of fit compares the distance of the means at each x from the line with the scatter of the
+    points at one x. If the power law is rejected, the exponent and its interval are only an average over the range.
 
     Args:
-        x: where some x come more than once, their scatter is what the line is tested against.
-        y: as many.
+        x: repeated values give the scatter that the line is tested against.
+        y: of the same length.
         confidence: of the interval.
 
     Raises:
@@ -74,7 +74,7 @@ def _lack_of_fit(x: ndarray, y: ndarray, fitted: ndarray) -> float | None:
 
 
 def plateau_loss(flow: PopulationFlow) -> float:
-    """The least loss that v alone reaches while A stays at its start: the level of the flow's plateau."""
+    """The lowest loss that v alone reaches while A stays at its start: the level of the flow's plateau."""
 
     def loss(log_read: float) -> float:
         return flow.score(np.exp(log_read) / flow.scale, 0.0, 0.0, 0.0).loss
@@ -91,7 +91,7 @@ def transition_time(
     rtol: float = 1e-6,
     rate_ratio: float = 1.0,
 ) -> float | None:
-    """When the loss of the population first falls below ``level`` times the plateau's; the flow stops there.
+    """The time at which the population's loss first falls below ``level`` times the plateau's; the flow stops there.
 
     Args:
         flow: starts at v = ``alpha`` w*, A_ij = 0.
@@ -99,7 +99,7 @@ def transition_time(
         level: between 0 and 1.
 
     Returns:
-        The time, or None where the loss does not fall so far before ``t_end``.
+        The time, or None if the loss does not fall so far before ``t_end``.
 
     Raises:
         TypeError, ValueError: an argument is out of range.
@@ -128,7 +128,7 @@ def transition_time(
 
 
 def time_below(times: ArrayLike, losses: ArrayLike, level: float) -> float | None:
-    """The first time at which the loss is below ``level``, linear in between; None where it never is."""
+    """The first time at which the loss is below ``level``, linear in between; None if it never is."""
     times, losses = np.asarray(times, float), np.asarray(losses, float)
     below = losses < level
     if not below.any():

@@ -18,7 +18,7 @@ from posattn.theory.task import StructuredTask
 
 
 def logistic_loss(logits: Float[Tensor, "..."], labels: Tensor) -> Float[Tensor, ""]:
-    """The mean of log(1 + exp(-y F(X))). ValueError where the shapes differ, as for the logits of several classes."""
+    """The mean of log(1 + exp(-y F(X))). Raises ValueError if the shapes differ."""
     if logits.shape != labels.shape:
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(
@@ -41,7 +41,7 @@ class SimplifiedViT(nn.Module):
         linear: ν, at least 0.
         diagonal: σ_A.
         scale: κ; default: D.
-        activation: φ, any function of each entry by itself; default: z^p + ν z.
+        activation: φ, any elementwise function; default: z^p + ν z.
         normalize: the map S of the scores A, (D, D) to (D, D); default: the softmax of each row.
         hold_diagonal: hold A_ii at σ_A; otherwise σ_A is its start, and each A_ii is trained.
         init_std: standard deviation of the Gaussian start of A off the diagonal and of v.
@@ -86,10 +86,10 @@ class SimplifiedViT(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, *, generator: Generator | None = None) -> None:
-        """A and v at their random start again, σ_A on the diagonal."""
+        """Draw A and v again at random, with σ_A on the diagonal."""
         if parametrize.is_parametrized(self, "scores"):
             gram = self.get_submodule("parametrizations.scores.0")
-            assert isinstance(gram, GramScores)  # the one parametrization there is
+            assert isinstance(gram, GramScores)  # the only parametrization
             gram.reset(self.get_parameter("parametrizations.scores.original"), generator)
         else:
             self.scores.copy_(self.init_std * torch.randn(self.scores.shape, generator=generator))
@@ -100,7 +100,7 @@ class SimplifiedViT(nn.Module):
     def small(cls, num_patches: int, dim: int, *, generator: Generator | None = None) -> "SimplifiedViT":
         """The paper's small-experiment setting: κ = 1, p = 5, ν = 0.03, σ_A = log log d, a start at 1e-3.
 
-        ValueError for d below 3, where log log d is not a number.
+        Raises ValueError for d below 3, where log log d is not a number.
         """
         if checks.positive_int("dim", dim) < 3:
             raise ValueError(f"dim must be at least 3 for σ_A = log log d, got {dim}")
@@ -121,11 +121,11 @@ class SimplifiedViT(nn.Module):
         return z**self.power + self.linear * z
 
     def normalize(self, scores: Scores) -> Scores:
-        """S, the map of given scores."""
+        """The map S of the scores."""
         return torch.softmax(scores, dim=-1) if self.given_normalize is None else self.given_normalize(scores)
 
     def held_scores(self) -> Scores:
-        """A as it is read: A_ii = σ_A, whatever is stored there, where the diagonal is held."""
+        """The scores A with A_ii = σ_A if the diagonal is held, whatever is stored there."""
         if not self.hold_diagonal:
             return self.scores
         held = self.scores.new_full((self.num_patches,), self.diagonal)
@@ -133,7 +133,7 @@ class SimplifiedViT(nn.Module):
 
     @torch.no_grad()
     def restore_diagonal(self) -> None:
-        """Stores σ_A on the diagonal of A where it is held, which weight decay moves."""
+        """Reset the stored diagonal of A to σ_A if it is held; weight decay changes it."""
         if self.hold_diagonal and not parametrize.is_parametrized(self, "scores"):
             self.scores.fill_diagonal_(self.diagonal)
 
@@ -147,7 +147,7 @@ class SimplifiedViT(nn.Module):
         return self.activation(z).sum(-1)
 
     def forward(self, patches: Patches) -> Float[Tensor, " n *k"]:
-        """(n,) logits F(X), (n, k) where v is (d, k). ValueError where the patches are not (n, D, d)."""
+        """(n,) logits F(X), (n, k) where v is (d, k). Raises ValueError if the patches are not (n, D, d)."""
         if patches.ndim != 3 or tuple(patches.shape[1:]) != (self.num_patches, self.dim):
             expected = f"(n, {self.num_patches}, {self.dim})"
             raise ValueError(f"patches must be {expected}, got {tuple(patches.shape)}")

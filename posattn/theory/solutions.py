@@ -1,4 +1,4 @@
-"""Simplified ViTs written down rather than trained, which generalise with the structure and without it.
+"""Hand-written simplified ViTs that generalise, with the structure and without it.
 
 Source: arXiv 2210.09221, the remark that solutions without patch association generalise as well.
 """
@@ -15,8 +15,10 @@ from posattn.structure.partition import Cover
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 
-SHARPNESS = math.log(100.0)  # each row puts 100 times more on what it reads than on all the rest
-READ = 0.98  # of a row, which is what that amounts to
+SHARPNESS = math.log(
+    100.0
+)  # each row puts 100 times more attention on the patches it reads than on all others
+READ = 0.98  # the resulting share of a row
 
 
 def associated(partition: Cover, task: StructuredTask, **options: Any) -> SimplifiedViT:
@@ -30,7 +32,7 @@ def associated(partition: Cover, task: StructuredTask, **options: Any) -> Simpli
 def permuted(
     partition: Cover, task: StructuredTask, permutation: Int[Tensor, " L"], **options: Any
 ) -> SimplifiedViT:
-    """A solution without the structure: queries of set ℓ read set π(ℓ), those in no set read everywhere evenly.
+    """A solution without the structure: queries of set ℓ read set π(ℓ), patches in no set attend uniformly.
 
     Args:
         partition: the sets.
@@ -57,8 +59,8 @@ def delegates(
     Args:
         partition: the sets.
         task: its feature becomes v.
-        others: what all other queries read: ``everywhere`` evenly, which generalises with one row in C that
-            associates, or ``themselves``, which does not: the sign noise of D patches outweighs L means.
+        others: the attention of all other queries: ``everywhere`` (uniform), which generalises with one row in C
+            associated, or ``themselves``, which does not: the sign noise of D patches outweighs L means.
         options: those of SimplifiedViT.
 
     Raises:
@@ -73,7 +75,7 @@ def delegates(
 
 
 def even(partition: Cover, task: StructuredTask, **options: Any) -> SimplifiedViT:
-    """Everybody reads everywhere evenly: the label is the sign of the sum, which noise decides if q·D > C².
+    """Uniform attention: the prediction is the sign of the sum over all patches, which noise decides if q·D > C².
 
     ``options`` are those of SimplifiedViT; errors as in ``reading``.
     """
@@ -84,11 +86,11 @@ def even(partition: Cover, task: StructuredTask, **options: Any) -> SimplifiedVi
 def reading(reads: Bool[Tensor, "D D"], task: StructuredTask, **options: Any) -> SimplifiedViT:
     """A simplified ViT with v = w* whose query i reads the patches that row i of ``reads`` marks.
 
-    What is read scores alike, σ_A where the query reads itself, and outweighs all the rest together.
+    The patches read get equal scores, σ_A where the query reads itself, and outweigh all others together.
 
     Raises:
-        ValueError: the task has another D, or the attention is normalised so that the rows do not read what they
-            should: the scores are those for a softmax.
+        ValueError: the task has another D, or ``normalize`` is not close to a softmax, so that rows do not attend as
+            intended.
     """
     if reads.shape[0] != task.partition.num_patches:
         raise ValueError(f"the partition has {reads.shape[0]} patches, the task {task.partition.num_patches}")

@@ -20,7 +20,7 @@ ROUNDING = 1e-5  # of the size of a set
 
 
 class SignalBatch(NamedTuple):
-    """What a sample carries along the feature, without its patches."""
+    """The latent variables of samples, without their patches."""
 
     labels: Labels
     informative: Int[Tensor, " n"]  # the set that carries the label
@@ -28,7 +28,7 @@ class SignalBatch(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples of a structured task, with the truth that made them."""
+    """Samples of a structured task, with their latent variables."""
 
     patches: Patches
     labels: Labels
@@ -53,7 +53,7 @@ class StructuredTask:
         feature: (d,) the feature w*, normalised here; default: uniform on the sphere.
         generator: draws the feature.
 
-    Samples have the feature's dtype and device (the default dtype where it is drawn).
+    Samples have the feature's dtype and device (the default dtype if it is drawn).
 
     Raises:
         TypeError, ValueError: an argument is out of range, or the feature is not a non-zero (d,) vector.
@@ -83,12 +83,12 @@ class StructuredTask:
         self.feature = feature / feature.norm()
 
     def draw_labels(self, n: int, *, generator: Generator | None = None) -> Labels:
-        """(n,) the label y that each sample carries: ±1 fairly."""
+        """(n,) the labels y of the samples, ±1 with equal probability."""
         signs = torch.randint(2, (n,), generator=generator, device=self.feature.device)
         return signs.to(self.feature.dtype) * 2 - 1
 
     def draw_sets(self, n: int, *, generator: Generator | None = None) -> Int[Tensor, " n"]:
-        """(n,) the set ℓ that carries the label: uniformly."""
+        """(n,) the informative set ℓ of each sample, drawn uniformly."""
         return torch.randint(self.partition.num_sets, (n,), generator=generator, device=self.feature.device)
 
     def draw_signal(
@@ -102,11 +102,11 @@ class StructuredTask:
         return torch.where(inside, labels[:, None], noise)
 
     def observe(self, labels: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """(n,) the labels that a learner sees of those that the samples carry: the same."""
+        """(n,) the labels that a learner sees, given those of the samples: by default the same."""
         return labels
 
     def draw_noise(self, n: int, *, generator: Generator | None = None) -> Patches:
-        """(n, D, d) the noise, of which the part along w* is taken off: independent N(0, σ²) entries."""
+        """(n, D, d) independent N(0, σ²) noise; its component along w* is removed afterwards."""
         shape = (n, self.partition.num_patches, self.dim)
         like = {"dtype": self.feature.dtype, "device": self.feature.device}
         return torch.randn(shape, generator=generator, **like).mul_(self.noise_std)
@@ -120,7 +120,7 @@ class StructuredTask:
         return SignalBatch(self.observe(labels, generator=generator), informative, signal)
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Batch:
-        """``n`` fresh samples. Raises ValueError where ``n`` is below 1."""
+        """``n`` fresh samples. Raises ValueError if ``n`` is below 1."""
         labels, informative, signal = self.sample_signal(n, generator=generator)
         noise = self.draw_noise(n, generator=generator)
         along = noise @ self.feature  # ξ_j is orthogonal to w*, so that <w*, X_j> is the signal exactly
@@ -146,7 +146,7 @@ class StructuredTask:
 
     @property
     def rounding(self) -> float:
-        """What a sum over a set may be off by: it has as many rounded products as the set has patches."""
+        """A bound on the rounding error of a sum over a set."""
         return ROUNDING * int(self.partition.sizes.max())
 
     def _checked(self, patches: Patches) -> Patches:

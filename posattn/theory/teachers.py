@@ -35,7 +35,7 @@ class Teacher:
     """Y = φ(S* X V*) on standard normal patches; made by one of the functions below.
 
     φ is the identity (``linear``), the positive part (``relu``), or the sign of the mean over queries (``sign``), which
-    is then one ±1 label a sample.
+    is then one ±1 label per sample.
     """
 
     attention: Float[Tensor, "Q D"]  # S*
@@ -43,13 +43,13 @@ class Teacher:
     head: Head
 
     def sample(self, n: int, *, generator: Generator | None = None) -> TeacherBatch:
-        """``n`` fresh samples: (n, D, d) patches and (n, Q, k) labels, or (n, 1, 1) of ±1. ValueError for n below 1."""
+        """``n`` fresh samples: (n, D, d) patches and (n, Q, k) labels, or (n, 1, 1) of ±1. ValueError if n < 1."""
         checks.positive_int("n", n)
         patches = torch.randn(n, self.attention.shape[1], self.value.shape[0], generator=generator)
         return TeacherBatch(patches, self.label(patches))
 
     def label(self, patches: Patches) -> Outputs:
-        """Y of given patches. ValueError where they are not (n, D, d)."""
+        """Y of given patches. Raises ValueError if they are not (n, D, d)."""
         expected = (self.attention.shape[1], self.value.shape[0])
         if patches.ndim != 3 or tuple(patches.shape[1:]) != expected:
             raise ValueError(f"patches must be (n, {expected[0]}, {expected[1]}), got {tuple(patches.shape)}")
@@ -58,7 +58,7 @@ class Teacher:
 
 
 def read_out(read: Outputs, head: str) -> Float[Tensor, "n R k"]:
-    """φ without the sign: what a student of that head puts out. R is Q, or 1 for ``sign``."""
+    """φ without the sign, the output of a student with that head. R is Q, or 1 for ``sign``."""
     if head == "sign":
         return read.mean(1, keepdim=True)
     return read.relu() if head == "relu" else read
@@ -67,7 +67,7 @@ def read_out(read: Outputs, head: str) -> Float[Tensor, "n R k"]:
 def convolution(
     partition: Cover, *, dim: int, outputs: int = 1, generator: Generator | None = None
 ) -> Teacher:
-    """One convolution whose kernel is one patch, average pooling over each set, then ReLU.
+    """One convolution with a kernel of one patch, average pooling over each set, then ReLU.
 
     Y_ℓ = relu(1/C Σ_{j in S_ℓ} V*ᵀ X_j), C the size of S_ℓ: the L queries are the pooled outputs.
 
@@ -92,7 +92,7 @@ def graph_convolution(
     On a regular graph this is the symmetric normalisation of Kipf and Welling (arXiv 1609.02907).
 
     Args:
-        adjacency: (D, D), symmetric, 0 or 1, without loops, every row of one sum.
+        adjacency: (D, D), symmetric, 0 or 1, without loops, all rows with the same sum.
         dim: d.
         outputs: k.
         generator: draws V*.
@@ -129,7 +129,7 @@ def circulant_graph(num_patches: int, degree: int, *, generator: Generator | Non
 def token_selection(
     num_patches: int, selected: int, *, dim: int, outputs: int = 1, generator: Generator | None = None
 ) -> Teacher:
-    """Sparse token selection: query i puts out the mean over its own s tokens, Y_i = 1/s Σ_{j in G_i} V*ᵀ X_j.
+    """Sparse token selection: query i outputs the mean over its own s tokens, Y_i = 1/s Σ_{j in G_i} V*ᵀ X_j.
 
     A variant with subsets G_i fixed by position of sparse averaging (Sanford, Hsu and Telgarsky, arXiv 2306.02896;
     Wang, Wei, Hsu and Lee, arXiv 2406.06893), where they come with the input.

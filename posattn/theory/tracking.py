@@ -1,4 +1,4 @@
-"""What a simplified ViT has learned, measured along its training: shared by the recipes of the theory."""
+"""Measurements along the training of a simplified ViT, shared by the recipes of the theory."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -24,8 +24,8 @@ History = dict[str, list[float]]
 def describe(model: Model, task: Task, test: Labelled, loss: Loss = logistic_loss) -> dict[str, float]:
     """Loss and accuracy on ``test``, patch association, exact rows, attention inside the sets, cos(v, w*).
 
-    Means over heads or classes where there are several. NaN: the attention inside the sets where S is not a
-    distribution over patches, the cosine where the task has no feature or the model no value. ValueError where
+    Means over heads or classes if there are several. NaN: the attention inside the sets where S is not a
+    distribution over patches, the cosine where the task has no feature or the model no value. Raises ValueError if
     sets overlap, for which association is not defined.
     """
     logits, attention = model(test.patches), model.attention()
@@ -55,7 +55,7 @@ def alignment(model: Model, task: Task) -> float:
 
 
 def held_scores(model: Model) -> Maps:
-    """A as the model reads it: A_ii = σ_A, whatever parametrises the rest; S of a model without scores."""
+    """The scores A with a held diagonal, under any parametrization; S for a model without scores."""
     scores = model.held_scores() if hasattr(model, "held_scores") else model.attention()
     return scores.detach().clone()
 
@@ -63,7 +63,7 @@ def held_scores(model: Model) -> Maps:
 def association_of_others(scores: Scores, partition: Cover) -> float:
     """The share of each row's C - 1 largest entries off the diagonal that lie in the own set.
 
-    ValueError for sets of a single patch, which have no others.
+    Raises ValueError for sets of a single patch, which have no others.
     """
     check_sets(partition)
     others = scores.detach().clone()
@@ -73,14 +73,14 @@ def association_of_others(scores: Scores, partition: Cover) -> float:
 
 
 def check_sets(partition: Cover) -> None:
-    """ValueError for sets of a single patch: association off the diagonal is not defined."""
+    """Raise ValueError for sets of a single patch: association off the diagonal is not defined."""
     if partition.set_size < 2:
         message = "association off the diagonal needs sets of at least two patches"
         raise ValueError(f"{message}, got {partition.set_size}")
 
 
 def chance_below_diagonal(partition: Cover) -> float:
-    """The association of random scores under a diagonal that lies on top: one place of C is always right."""
+    """The association of random scores below a larger diagonal: one of the C places is always right."""
     C, D = partition.set_size, partition.num_patches
     return (1 + (C - 1) ** 2 / max(1, D - 1)) / C
 
@@ -93,12 +93,12 @@ def by_set(map_: Maps, partition: Cover) -> Maps:
 def track(
     training: Iterable[Step], steps: Iterable[int], measure: Callable[[Step], dict[str, float]]
 ) -> History:
-    """What ``measure`` gives after each of the ``steps`` of a training, which is run to its end.
+    """Run a training to its end and collect ``measure`` after each of ``steps``.
 
     Args:
-        training: the updates; nothing has happened before it is advanced.
-        steps: numbers of updates; 0 is the start, at which ``measure`` is given a step of NaN loss.
-        measure: row by row, each of the same names.
+        training: an iterator of updates that has not started.
+        steps: numbers of updates; at 0, the start, ``measure`` gets a step with NaN loss.
+        measure: returns a dict with the same keys each time.
 
     Returns:
         One list per name, and the numbers of updates as ``step``.
@@ -125,10 +125,10 @@ def evenly(steps: int, count: int) -> list[int]:
 
 
 def rounded(map_: Tensor) -> list[list[float]]:
-    """A map as JSON of three significant digits, enough for a picture."""
+    """A map as JSON with three significant digits, enough for a picture."""
     return [[float(f"{value:.3g}") for value in row] for row in map_.tolist()]
 
 
 def first_full(history: dict[str, Any], measure: str = "exact") -> float | None:
-    """The first measured step at which ``measure`` is 1, None where it never is."""
+    """The first measured step at which ``measure`` is 1, None if it never is."""
     return next((s for s, value in zip(history["step"], history[measure], strict=True) if value == 1.0), None)

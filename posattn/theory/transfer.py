@@ -21,12 +21,12 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def fresh_start(like: Model, *, value_std: float = 0.0, generator: Generator | None = None) -> Model:
-    """A copy of ``like``, of its class and settings, with A at its random start and v at 0; it trains both.
+    """A copy of ``like`` with A drawn at random again and v = 0; both are trained.
 
     Args:
         like: has ``reset_parameters``.
-        value_std: standard deviation of the Gaussian start of v. It is 0 because with a large κ, what a sharp
-            attention makes of a random v can be certain of a label by luck.
+        value_std: standard deviation of the Gaussian start of v. It is 0 because with a large κ, sharp
+            attention with a random v can be confident of a label by chance.
         generator: draws the start.
 
     Raises:
@@ -43,12 +43,12 @@ def fresh_start(like: Model, *, value_std: float = 0.0, generator: Generator | N
 def transferred_attention(
     learned: Model, *, value_std: float = 0.0, generator: Generator | None = None
 ) -> Model:
-    """A copy that begins at the learned attention with v at 0; it trains both. Otherwise as ``fresh_start``."""
+    """A copy that starts from the learned attention with v = 0; both are trained. Otherwise as ``fresh_start``."""
     return _start_value(copy.deepcopy(learned), value_std, generator)
 
 
 def frozen_attention(learned: Model, *, value_std: float = 0.0, generator: Generator | None = None) -> Model:
-    """A copy that keeps the learned attention and trains v alone, from 0. Otherwise as ``fresh_start``."""
+    """A copy with the learned attention frozen; only v is trained, from 0. Otherwise as ``fresh_start``."""
     model = transferred_attention(learned, value_std=value_std, generator=generator)
     values = {id(p) for p in value_parameters(model)}
     for parameter in model.parameters():
@@ -64,12 +64,12 @@ def held_attention(
     generator: Generator | None = None,
     **options: Any,
 ) -> SimplifiedViT:
-    """A model that is denied the structure: v alone is trained, from 0, and the attention is held.
+    """A model without access to the structure: the attention is held and only v is trained, from 0.
 
     Args:
         task: the task to learn.
-        attention: ``uniform``: every query reads all patches evenly; ``permuted``: each reads its set in a partition of
-            which the patches are permuted at random; ``start``: A stays at its random start.
+        attention: ``uniform``: every query attends uniformly; ``permuted``: each attends to its set in a randomly
+            permuted partition; ``start``: A stays at its random start.
         value_std: as in ``fresh_start``.
         generator: draws the permutation or the start.
         options: those of SimplifiedViT.

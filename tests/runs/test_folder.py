@@ -118,9 +118,9 @@ def test_a_unit_whose_file_is_damaged_is_done_again(damage: str, tmp_path: Path)
         path.unlink()
     else:
         path.write_bytes(content if damage == "flipped" else content[:-4])
-    with pytest.raises(ValueError, match=r"a\.safetensors is (damaged|missing).*--resume makes it again"):
+    with pytest.raises(ValueError, match=r"a\.safetensors is (damaged|missing).*--resume computes it again"):
         RunFolder(tmp_path / "run").load_tensors("a")
-    with pytest.warns(UserWarning, match=r"a\.safetensors damaged, made again"):
+    with pytest.warns(UserWarning, match=r"a\.safetensors damaged, computed again"):
         again = resumed(tmp_path / "run")
     assert again.finished_units() == {"b"}
     again.unit("a", lambda: work(again, "a"))
@@ -324,7 +324,7 @@ def test_a_run_in_which_nothing_was_done_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="loss") as raised:
         half()
-    assert "--resume goes on with it" in raised.value.__notes__[0]
+    assert "--resume continues it" in raised.value.__notes__[0]
     assert resumed(tmp_path / "half").finished_units() == {"first"}
 
 

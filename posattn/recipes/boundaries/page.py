@@ -90,7 +90,7 @@ def flow_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Section:
 
 
 def least_diagonal(config: BoundariesConfig, column: list[float]) -> float | None:
-    """The least σ_A from which on the sets are found, None where they are not at the largest."""
+    """The least σ_A from which on the sets are found, None if they are not at the largest."""
     below = [d for d, a in zip(config.diagonals, column, strict=True) if a < FOUND]
     above = [d for d in config.diagonals if not below or d > max(below)]
     return min(above, default=None)

@@ -35,7 +35,7 @@ class ImagesConfig(ImageTraining):
     """Timed rounds of inference, the models taking turns, after one warm-up"""
 
     def validate(self) -> None:
-        """ValueError where a model is not known or one of the two that are compared is missing."""
+        """Raise ValueError if a model is not known or one of the two that are compared is missing."""
         super().validate()
         check_names(self.models)
         for needed in (ORIGINAL, POSITIONAL):

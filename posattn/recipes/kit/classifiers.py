@@ -36,7 +36,7 @@ def read(data: MemoryDataConfig, split: str) -> AnyImages:
 def load_split(config: ImageTraining, split: str) -> Any:
     """The images of ``train`` (those that are trained on) or ``test``: an ImageSet, or an ImageStream.
 
-    ValueError where ``train_images`` is more than there are, or is given for a stream.
+    Raises ValueError if ``train_images`` is more than there are, or is given for a stream.
     """
     images, count = read(config.data, split), config.train_images
     if count is None or (split != "train" and not isinstance(images, ImageStream)):
@@ -66,7 +66,7 @@ def build(size: ModelSize, name: str, seed: int, images: AnyImages, **options: A
     """A new timm model for the images, initialised with the seed.
 
     ``size`` is that of ViTs; the ResNet has its own. ``options`` are passed to ``timm.create_model``.
-    Raises ValueError where the patch size does not divide the images or the heads the width.
+    Raises ValueError if the patch size does not divide the images or the heads the width.
     """
     architecture, (channels, height, width) = ARCHITECTURES[name], images.shape
     options = {"in_chans": channels, "num_classes": images.num_classes, **architecture.options, **options}

@@ -36,7 +36,7 @@ ARCHITECTURES = {
 
 
 def check_names(names: Iterable[str]) -> None:
-    """ValueError where a name is not one of ``ARCHITECTURES``."""
+    """Raise ValueError if a name is not one of ``ARCHITECTURES``."""
     for name in names:
         checks.known("model", name, ARCHITECTURES)
 
@@ -55,7 +55,7 @@ class ModelSize:
     """Heads per block"""
 
     def validate(self) -> None:
-        """ValueError where the heads do not divide the width."""
+        """Raise ValueError if the heads do not divide the width."""
         checks.divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
 
 
@@ -79,7 +79,7 @@ class ImageTraining:
     """The first seed"""
 
     def validate(self) -> None:
-        """ValueError where settings do not go together; recipes add theirs."""
+        """Raise ValueError if settings do not go together; recipes add theirs."""
 
     @property
     def all_seeds(self) -> range:

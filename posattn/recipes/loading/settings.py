@@ -41,7 +41,7 @@ class LoadingConfig:
     """Of the models and of the order of the images"""
 
     def validate(self) -> None:
-        """ValueError where the heads do not divide the width or there is nothing to load."""
+        """Raise ValueError if the heads do not divide the width or there is nothing to load."""
         checks.divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
         if not self.sets and self.pictures is None:
             raise ValueError("sets must not be empty where --pictures is not given")

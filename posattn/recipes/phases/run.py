@@ -60,7 +60,7 @@ def integrate(flow: PopulationFlow, setting: FlowSetting, t_end: float) -> Traje
 
 
 def time_of_transition(setting: FlowSetting, seed: int, level: float) -> float | None:
-    """When the flow's loss falls below ``level`` times the plateau's; None where it does not before ``t_end``."""
+    """When the flow's loss falls below ``level`` times the plateau's; None if it does not before ``t_end``."""
     return transition_time(
         make_flow(setting, seed), alpha=setting.alpha, level=level, t_end=setting.t_end, rtol=setting.rtol
     )
@@ -140,7 +140,7 @@ def compare_descent(config: PhasesConfig, run: RunFolder, progress: Progress) ->
 
 
 def flow_beside(setting: FlowSetting, level: float, seed: int, times: list[float]) -> dict[str, Any]:
-    """The flow of the descent's setting at the descent's times; None where it ended before."""
+    """The flow of the descent's setting at the descent's times; None if it ended before."""
     flow = make_flow(setting, seed)
     trajectory = integrate(flow, setting, setting.t_end)
     at_times = {name: np.interp(times, trajectory.t, getattr(trajectory, name)).tolist() for name in STATE}

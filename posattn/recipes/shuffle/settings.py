@@ -27,7 +27,7 @@ class ShuffleConfig(ImageTraining):
     """Seed of the permutation, one for all"""
 
     def validate(self) -> None:
-        """ValueError where a model is not known."""
+        """Raise ValueError if a model is not known."""
         super().validate()
         check_names(self.models)
 

@@ -132,7 +132,7 @@ def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Sect
 
 
 def per_second(seconds: list[float], batch: int) -> str:
-    """Images a second."""
+    """Images per second."""
     median, low, high = quartiles([batch / s for s in seconds])
     return f"{median:,.1f} ({low:,.1f} to {high:,.1f})"
 

@@ -50,7 +50,7 @@ def at_patches(config: TransferStudyConfig, num_patches: int) -> TransferConfig:
 
 
 def needed_samples(config: TransferStudyConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
-    """The N needed each way, of every D and seed; None where the largest that was tried is too few."""
+    """The N needed each way, of every D and seed; None if the largest that was tried is too few."""
     needed = config.needed
     seeds = range(config.seed, config.seed + needed.seeds)
     largest_first = sorted(needed.num_patches, reverse=True)
@@ -81,7 +81,7 @@ def samples_needed(config: TransferConfig, needed: NeededConfig, seed: int) -> d
 
 
 def least_samples(accuracy: Callable[[int], float], needed: NeededConfig) -> float | None:
-    """The least N at which the accuracy after training on N samples reaches the target; None where it does not.
+    """The least N at which the accuracy after training on N samples reaches the target; None if it does not.
 
     Found by bisection among powers of 2, then linear in log N between the last below the target and the first
     that reached it.

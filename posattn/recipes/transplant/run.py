@@ -46,7 +46,7 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
 
 
 def target_set(config: TransplantConfig, target: str, split: str) -> ImageSet:
-    """A target in the size and channels of the source's images. ValueError where its channels do not fit."""
+    """A target in the size and channels of the source's images. Raises ValueError if its channels do not fit."""
     channels, height, _ = load_split(config, "test").shape
     data = MemoryDataConfig(target, config.target_dir, config.data.download, image_size=height)
     images: Any = read(data, split)
@@ -56,7 +56,7 @@ def target_set(config: TransplantConfig, target: str, split: str) -> ImageSet:
 
 
 def available_sizes(config: TransplantConfig, target: str) -> list[int]:
-    """The sizes for which every class of the target has enough training images. ValueError where there are none."""
+    """The sizes for which every class of the target has enough training images. Raises ValueError if there are none."""
     target_set(config, target, "test")
     smallest = int(target_set(config, target, "train").labels.bincount().min())
     if not (sizes := [size for size in config.sizes if size <= smallest]):

@@ -12,18 +12,18 @@ from posattn.runs.folder import RESULT, RunFolder
 from posattn.runs.record import is_run
 from posattn.runs.report.html import prepared_sections
 
-INK, PAPER = "#24292f", "#ffffff"  # figures outside the page have no text colour to take
+INK, PAPER = "#24292f", "#ffffff"  # figures outside a page cannot inherit a text colour
 PAGE, WRITTEN = "README.md", ".posattn-export.json"  # the page, and the SHA-256 of each file of the export
 
 
 def export(folder: Path, target: Path) -> Path:
     """Write README.md, its figures and result.json (the numbers and what made them) into ``target``.
 
-    Files of an earlier export are replaced, others never are. Returns the path of README.md.
+    Files of an earlier export are replaced, other files never are. Returns the path of README.md.
 
     Raises:
-        ValueError: ``folder`` holds no finished run; ``target`` is a run, or has a file of the same name that is not
-            as an export wrote it. Nothing is written.
+        ValueError: ``folder`` holds no finished run; ``target`` is a run, or has a file of the same name that no export
+            wrote or that has changed since. Nothing is written.
         OSError: ``target`` cannot be written.
     """
     files = exported(RunFolder.reading(folder))
@@ -33,7 +33,7 @@ def export(folder: Path, target: Path) -> Path:
     for name in files:
         if digest(target / name) not in ("", earlier.get(name)):
             raise ValueError(
-                f"{target / name} is not as an export wrote it; move it, or choose another folder"
+                f"{target / name} was not written by an export or has changed since; move it, or choose another folder"
             )
     target.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -91,7 +91,9 @@ def item_text(item: dict[str, Any], files: dict[str, bytes]) -> str:
         return caption + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
     stem = free_stem(item["title"], files)
     if "svg" in item:
-        svg = str(item["svg"]).replace("currentColor", INK)  # as text: markup would escape what is put in
+        svg = str(item["svg"]).replace(
+            "currentColor", INK
+        )  # as plain text: markup would escape the inserted values
         files[f"{stem}.svg"] = svg.replace("<svg ", f'<svg style="background:{PAPER}" ', 1).encode()
         return f"{caption}\n\n![{plain(item['title'])}]({stem}.svg)"
     labels = item.get("labels") or [item["title"]]
@@ -113,7 +115,7 @@ def item_text(item: dict[str, Any], files: dict[str, bytes]) -> str:
 
 
 def free_stem(title: str, files: dict[str, bytes]) -> str:
-    """A name for the pictures of an item that none before it has."""
+    """A name for an item's pictures that no earlier item has."""
     stem = re.sub(r"[^\w-]+", "-", title.lower()).strip("-")[:80] or "figure"
     taken = {name.rpartition(".")[0] for name in files}
     number = 1

@@ -1,4 +1,4 @@
-"""Figures of a report: plain data in, inline SVG or small PNG frames out. Nothing is computed here."""
+"""Figures of a report: plain data in, inline SVG or small PNG frames out. This module computes no results."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
 
 
 def literal(text: str) -> str:
-    """Text that matplotlib draws as it is: no dollar starts mathematics, no first underscore hides a curve's label."""
+    """Text that matplotlib draws literally: dollars are escaped, and a leading underscore does not hide a label."""
     shown = text.replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
@@ -83,7 +83,7 @@ def heat_maps(spec: dict[str, Any], values: NDArray[np.floating], x: list[float]
 
 
 def frame(image: NDArray[np.floating], colour_map: str = COLOUR_MAP) -> str:
-    """A small PNG, a pixel an entry, as a data address; brightest at the image's own maximum."""
+    """A small PNG with one pixel per entry, as a data URL; the maximum is brightest."""
     low, high = float(image.min()), float(image.max())
     scaled = (image - low) / (high - low) if high > low else np.zeros_like(image)
     pixels = (matplotlib.colormaps[colour_map](scaled)[..., :3] * 255).astype(np.uint8)
@@ -91,7 +91,7 @@ def frame(image: NDArray[np.floating], colour_map: str = COLOUR_MAP) -> str:
 
 
 def png(pixels: NDArray[np.uint8]) -> str:
-    """(H, W) grey, (H, W, 3) or (H, W, 4) pixels as the data address of a PNG."""
+    """(H, W) grey, (H, W, 3) or (H, W, 4) pixels as the data URL of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -102,7 +102,7 @@ def strip(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     n, _, H, W = pictures.shape
     gap = max(1, W // 8)
     row = np.zeros((H, n, W + gap, 4), np.uint8)
-    row[:, :, :W, :3] = pictures.transpose(2, 0, 3, 1)  # one channel serves as all three
+    row[:, :, :W, :3] = pictures.transpose(2, 0, 3, 1)  # repeat a single channel
     row[:, :, :W, 3] = 255
     return row.reshape(H, -1, 4)[:, :-gap]
 

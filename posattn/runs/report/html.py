@@ -13,9 +13,9 @@ from posattn.runs.report import figures
 
 
 def build_report(folder: Path) -> Path:
-    """Write report.html from what the run folder holds, without retraining; returns its path.
+    """Write report.html from the files of a run folder, without retraining; returns its path.
 
-    Raises ValueError where the folder holds no finished run or a file of it is not whole.
+    Raises ValueError if the folder holds no finished run or a file of it is not whole.
     """
     run = RunFolder.reading(folder)
     config, result = run.config, run.result
@@ -38,7 +38,7 @@ def build_report(folder: Path) -> Path:
 
 
 def prepared_sections(run: RunFolder) -> list[dict[str, Any]]:
-    """The sections of a finished run's page, with the figures drawn: ``svg``, or PNG ``images`` as data addresses."""
+    """The sections of a finished run's page, with the figures drawn: ``svg``, or PNG ``images`` as data URLs."""
     result = run.result
     return [
         {**section, "items": [_item(item, run, result) for item in section["items"]]}

@@ -1,4 +1,4 @@
-"""The page of an inspection: what its script and its template show, out of the folder alone.
+"""The page of an inspection, built from its folder: the data of its script and template.
 
 A page must stay under 10 MB. Entries are told apart by 86 levels on average maps and by 16 on those of example
 images; where heads and patches are many, only every second (third, ...) row and column of queries is kept of either,
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from posattn.runs.folder import RunFolder
 from posattn.runs.report import figures
 
-AVERAGE_ENTRIES, EXAMPLE_ENTRIES = 6_000_000, 3_000_000  # at most so many on a page
+AVERAGE_ENTRIES, EXAMPLE_ENTRIES = 6_000_000, 3_000_000  # most on a page
 AVERAGE_LEVELS, EXAMPLE_LEVELS = 85, 15  # above 0; divisors of 255
 MEASURES = {
     "positionality": ("Positionality", "share of its variance that the average map explains; 1: positional"),
@@ -36,7 +36,7 @@ MEASURES = {
 
 
 def context(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
-    """What the template is rendered with."""
+    """The variables of the template."""
     table, maps = pd.read_parquet(run.checked("table.parquet")), run.load_arrays("maps")
     curve = np.array(result["similarity_by_distance"]).T.tolist()
     shown = [name for name in MEASURES if (table.measure == name).any()]
@@ -52,7 +52,7 @@ def context(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
 def page_data(
     table: pd.DataFrame, maps: dict[str, Any], result: dict[str, Any], shown: list[str]
 ) -> dict[str, Any]:
-    """What the script reads."""
+    """The data of the script."""
     layers = range(len(result["layers"]))
     queries, keys = result["queries"], result["keys"]
     average = [among_patches(maps[f"average.{i}"], queries[i], keys[i]) for i in layers]
@@ -109,7 +109,7 @@ def by_head(table: pd.DataFrame) -> dict[tuple[int, int], dict[str, Any]]:
 
 
 def measure_of(table: pd.DataFrame, name: str) -> list[list[float | None]]:
-    """Values by layer and head; None where a layer has no such value."""
+    """Values by layer and head; None if a layer has no such value."""
     chosen = table[(table.measure == name) & (table.layer >= 0)].sort_values(["layer", "head"])
     return [
         [None if np.isnan(v) else round(v, 6) for v in group.value] for _, group in chosen.groupby("layer")
@@ -131,7 +131,7 @@ def every(map_: NDArray[Any], stride: int, grid: list[int]) -> NDArray[Any]:
 
 
 def encode(map_: NDArray[Any], levels: int) -> str:
-    """A PNG, a row a query, of the square root of what each entry is of its row's largest."""
+    """A PNG with one row per query: the square root of each entry relative to the largest of its row."""
     share = np.sqrt(map_ / map_.max(-1, keepdims=True).clip(1e-12))
     return figures.png((np.round(share * levels) * (255 // levels)).astype(np.uint8))
 

@@ -31,7 +31,7 @@ def visible(name: str) -> bool:
 
 
 def split_folder(folder: Path, split: str) -> Path | None:
-    """The folder of a split in a folder, None where there is none. ValueError where two names differ by case only."""
+    """The folder of a split in a folder, None if there is none. Raises ValueError if two names differ by case only."""
     found = {path.name.lower(): path for path in subfolders(folder)}
     twice = [path for path in subfolders(folder) if path != found[path.name.lower()]]
     if twice and twice[0].name.lower() in SPLIT_NAMES[split]:
@@ -66,7 +66,7 @@ def list_classes(folder: Path) -> tuple[str, ...]:
 
 
 def check_no_splits(folder: Path, names: Iterable[str]) -> None:
-    """ValueError where folders that are to be classes, or parts of one, look like splits."""
+    """Raise ValueError if folders that are to be classes, or parts of one, look like splits."""
     looks = {split: name for name in names if (split := split_of(name))}
     if len(looks) > 1:
         raise ValueError(
@@ -103,14 +103,14 @@ def pictures_below(folder: Path) -> list[str]:
 
 
 def check_same_classes(folder: Path, parent: Path, split: str) -> None:
-    """ValueError where the class folders of a split and of the other one, if any, have not the same names."""
+    """Raise ValueError if the class folders of a split and of the other one, if any, have not the same names."""
     other = split_folder(parent, "test" if split == "train" else "train")
     if other is not None and other != folder and subfolders(other):
         check_same(str(folder), list_classes(folder), str(other), list_classes(other))
 
 
 def check_same(one: str, ours: Iterable[str], other: str, theirs: Iterable[str]) -> None:
-    """ValueError naming the classes that only one of two splits has."""
+    """Raise ValueError naming the classes that only one of two splits has."""
     parts = [
         f"only in {place}: {', '.join(sorted(only)[:10])}"
         for place, only in ((one, {*ours} - {*theirs}), (other, {*theirs} - {*ours}))

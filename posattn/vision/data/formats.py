@@ -63,7 +63,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """A dictionary as in the Python version of CIFAR. ValueError where it is damaged or of another kind."""
+    """A dictionary as in the Python version of CIFAR. Raises ValueError if it is damaged or of another kind."""
     try:
         with path.open("rb") as file:
             return dict(ArrayUnpickler(file, encoding="latin1").load())

@@ -177,7 +177,7 @@ class Files:
 
 
 class Rows:
-    """Encoded pictures in the rows of a parquet file. ValueError where it is no such file."""
+    """Encoded pictures in the rows of a parquet file. Raises ValueError if it is no such file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

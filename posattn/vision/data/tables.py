@@ -35,7 +35,7 @@ class Columns(NamedTuple):
 
 
 def parquet_parts(paths: Sequence[Path]) -> list[Part]:
-    """The tables of parquet files. ValueError naming one that is not whole."""
+    """The tables of parquet files. Raises ValueError naming one that is not whole."""
     parts = []
     for path in paths:
         try:
@@ -46,7 +46,7 @@ def parquet_parts(paths: Sequence[Path]) -> list[Part]:
 
 
 def saved_parts(folder: Path) -> list[Part]:
-    """The tables of a folder of ``Dataset.save_to_disk``. ValueError naming a file that is not whole."""
+    """The tables of a folder of ``Dataset.save_to_disk``. Raises ValueError naming a file that is not whole."""
     names = [each["filename"] for each in json.loads((folder / "state.json").read_text())["_data_files"]]
     parts = []
     for path in (folder / Path(name).name for name in names):
@@ -106,7 +106,7 @@ def numbered(values: Sequence[Any], where: str) -> tuple[Int[Tensor, " n"], tupl
 
 
 def shared_names(parts: Sequence[Part], columns: Columns) -> tuple[str, ...]:
-    """The class names in the schema of the tables, none where they have none. ValueError where tables differ."""
+    """The class names in the schema of the tables, none where they have none. Raises ValueError if tables differ."""
     found = {part.where: schema_names(part, columns) for part in parts}
     first = next(iter(found), "")
     for where, names in found.items():

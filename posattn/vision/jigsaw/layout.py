@@ -79,7 +79,7 @@ def as_correlation(covariance: Similarity) -> Similarity:
 
 
 def adjacency(grid: tuple[int, int]) -> Bool[Tensor, "N N"]:
-    """Which places of an (H, W) grid share an edge. ValueError where the grid has a single place."""
+    """Which places of an (H, W) grid share an edge. Raises ValueError if the grid has a single place."""
     H, W = (
         checks.positive_int(name, side)
         for name, side in zip(("grid rows", "grid columns"), grid, strict=True)
@@ -92,7 +92,7 @@ def adjacency(grid: tuple[int, int]) -> Bool[Tensor, "N N"]:
 def neighbour_recall(similarity: Similarity, layout: Layout, grid: tuple[int, int]) -> float:
     """The share of true neighbours that are among a position's four most similar ones.
 
-    Chance is 4 / (N - 1). ``layout`` holds the true place of each position. ValueError where sizes differ.
+    Chance is 4 / (N - 1). ``layout`` holds the true place of each position. Raises ValueError if sizes differ.
     """
     near = placed(adjacency(grid), checked(layout, grid))
     if similarity.shape != near.shape:
@@ -110,7 +110,7 @@ def neighbour_pairs_recovered(layout: Layout, truth: Layout, grid: tuple[int, in
         truth: the place that each position has: the permutation, for patches moved by ``shuffle_patches``.
         grid: (H, W).
 
-    Chance is (2HW - H - W) / (N (N - 1) / 2). ValueError where one is not a layout of the grid.
+    Chance is (2HW - H - W) / (N (N - 1) / 2). Raises ValueError if one is not a layout of the grid.
     """
     near = adjacency(grid)
     both = placed(near, checked(layout, grid)) & placed(near, checked(truth, grid))
@@ -120,7 +120,7 @@ def neighbour_pairs_recovered(layout: Layout, truth: Layout, grid: tuple[int, in
 def align(layout: Layout, truth: Layout, grid: tuple[int, int]) -> Layout:
     """The layout rotated and mirrored so that most positions are at their true places; scores cannot tell which way.
 
-    ValueError where one is not a layout of the grid.
+    Raises ValueError if one is not a layout of the grid.
     """
     layout, truth = checked(layout, grid), checked(truth, grid)
     turned = [symmetry[layout] for symmetry in symmetries(grid)]

@@ -133,7 +133,7 @@ def ungathered(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
 
 
 def refuse_other_grid(state: Mapping[str, Any], model: nn.Module) -> None:
-    """ValueError where a state dict is of another grid than the model."""
+    """Raise ValueError if a state dict is of another grid than the model."""
     own = model.state_dict()
     for name in sorted(own.keys() & state.keys()):
         if name.endswith(ON_GRID) and state[name].shape != own[name].shape:

@@ -11,7 +11,7 @@ from posattn import checks
 def top_mass(maps: Float[Tensor, "layers h N N"], keeps: Sequence[int]) -> Float[Tensor, "layers k"]:
     """The mass that the k largest entries of a row hold, mean over rows and heads, for each k of ``keeps``.
 
-    ValueError where a k is not in 1..N.
+    Raises ValueError if a k is not in 1..N.
     """
     N = maps.shape[-1]
     for k in keeps:

@@ -69,7 +69,7 @@ def prune(layer: Any, k: int) -> None:
 def largest(maps: Maps, k: int) -> tuple[Float[Tensor, "*heads D k"], Int[Tensor, "*heads D k"]]:
     """Every row's k largest entries, renormalised to sum to 1, and their columns.
 
-    TypeError, ValueError where k is not an integer in 1..N.
+    Raises TypeError, ValueError if k is not an integer in 1..N.
     """
     if checks.positive_int("keep", k) > maps.shape[-1]:
         raise ValueError(f"keep must be at most N={maps.shape[-1]}, got {k}")

@@ -1,7 +1,7 @@
 """Scores of positional attention: what a query position gives to a key position, for every head.
 
 N = prefix + H·W tokens: class token and registers first, then the grid row by row. A score module maps the
-shared positional encodings P, or None where it owns all it needs, to (h, N, N) scores.
+shared positional encodings P, or None if it owns all it needs, to (h, N, N) scores.
 """
 
 import math

@@ -64,7 +64,7 @@ def unwrap_checkpoint(state: Mapping[str, Any], names: set[str]) -> tuple[State,
 
 
 def common_prefix(weights: State) -> str | None:
-    """The known prefix that most names have; None where no name has one."""
+    """The known prefix that most names have; None if no name has one."""
     counts = {prefix: sum(name.startswith(prefix) for name in weights) for prefix in PREFIXES}
     best = max(counts, key=lambda prefix: counts[prefix])
     return best if counts[best] else None

@@ -99,7 +99,7 @@ class VisionTransformerPosAttn(VisionTransformer):
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
         """timm's ``set_input_size``; P and the tables are resampled bicubically and the maps rebuilt.
 
-        ValueError where the grid changes and the maps are frozen.
+        Raises ValueError if the grid changes and the maps are frozen.
         """
         before = self._grid()
         frozen = any(isinstance(attn.maps, FrozenMaps) for attn in self.positional_layers())
@@ -114,7 +114,7 @@ class VisionTransformerPosAttn(VisionTransformer):
                 module.set_grid(self._grid())
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """nn.Module's; ValueError for another grid's checkpoint, which ``checkpoint_filter_fn`` resamples."""
+        """Raises ValueError for a checkpoint of another grid, which ``checkpoint_filter_fn`` resamples."""
         state = ungathered(state_dict, self)
         refuse_other_grid(state, self)
         return super().load_state_dict(state, *args, **options)
@@ -153,7 +153,7 @@ def split_of(positional_blocks: int | None, depth: int) -> int:
 
 
 def refuse_varying_tokens(options: dict[str, Any]) -> None:
-    """ValueError for the options of timm's ViT that make tokens vary by image."""
+    """Raise ValueError for the options of timm's ViT that make tokens vary by image."""
     for name in ("dynamic_img_size", "dynamic_img_pad", "patch_drop_rate"):
         if options.get(name):
             raise ValueError(

@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of ``folder``, None where it holds none. A damaged one gives a warning.
+    """The newest whole checkpoint of ``folder``, None if it holds none. A damaged one gives a warning.
 
     Raises:
         ValueError: there are checkpoints and all of them are damaged.
@@ -75,7 +75,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """One checkpoint. ValueError where the file was cut short or a bit of it changed."""
+    """One checkpoint. Raises ValueError if the file was cut short or a bit of it changed."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

@@ -79,7 +79,7 @@ class TrainingLog:
 
 
 class TrainingBars:
-    """A bar for each training under way: steps, loss and images a second; it goes when the training is done."""
+    """A bar for each training under way: steps, loss and images per second; it goes when the training is done."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress

@@ -241,7 +241,7 @@ def memory_advice(advice: str) -> Iterator[None]:
 
 @torch.no_grad()
 def check_fits(model: nn.Module, image_set: ImageSet | ImageStream) -> None:
-    """ValueError where the model does not take the set's images, cuts them short or has too few outputs."""
+    """Raise ValueError if the model does not take the set's images, cuts them short or has too few outputs."""
     patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None) or (1, 1)
     for side, patch, size in zip(("height", "width"), patch_size, image_set.shape[1:], strict=True):
         checks.divides(f"patch {side}", patch, f"image {side}", size)

@@ -8,7 +8,7 @@ SHOWN = 3  # names of each kind
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
-    """``model.load_state_dict(tensors)``. ValueError naming ``where`` and the first names that differ."""
+    """``model.load_state_dict(tensors)``. Raises ValueError naming ``where`` and the first names that differ."""
     theirs, ours = tensors.keys(), model.state_dict()
     differing = [name for name in ours.keys() & theirs if ours[name].shape != tensors[name].shape]
     faults = {

@@ -68,7 +68,7 @@ def test_a_file_that_no_export_wrote_is_never_replaced(name: str, finished: Path
     out = tmp_path / "kept"
     out.mkdir()
     (out / name).write_text("mine")
-    with pytest.raises(ValueError, match=f"{name} is not as an export wrote it"):
+    with pytest.raises(ValueError, match=f"{name} was not written by an export or has changed"):
         export(finished, out)
     assert files_of(out) == {name: b"mine"}
 
@@ -83,7 +83,7 @@ def test_an_export_replaces_an_earlier_one_but_no_file_that_was_edited(
     export(finished, out)
     assert files_of(out) == {**first, "notes.md": b"mine"}
     (out / "README.md").write_text("better words")
-    with pytest.raises(ValueError, match=r"README\.md is not as an export wrote it"):
+    with pytest.raises(ValueError, match=r"README\.md was not written by an export or has changed"):
         export(finished, out)
     assert (out / "README.md").read_text() == "better words"
 
