@@ -1,7 +1,7 @@
 """Spatial structure in Vision Transformers: positional attention, its theory, its models, its measures.
 
-Importing the package registers the ``vit_posattn_*`` models with timm. Nothing heavy is loaded before it is used:
-the names below load their modules at first access, and the models register themselves as soon as timm is imported.
+Importing the package registers the ``vit_posattn_*`` models with timm. Heavy modules are loaded on first
+use: the names below load their modules at first access, and the models are registered when timm is imported.
 """
 
 import importlib

@@ -31,7 +31,7 @@ class Odd:
 
 
 def _shown(metavar: str, read: Callable[[str], Any]) -> PrimitiveConstructorSpec[Any]:
-    """How ``--help`` shows a type, alone, in a tuple or beside None; the bounds are for ``check`` to hold."""
+    """How ``--help`` shows a type, alone, in a tuple or as an alternative to None; ``check`` enforces the bounds."""
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
@@ -45,7 +45,7 @@ def _shown(metavar: str, read: Callable[[str], Any]) -> PrimitiveConstructorSpec
 Count = Annotated[int, Ge(1), Lt(2**31), _shown("INT>=1", int)]
 Natural = Annotated[int, Ge(0), Lt(2**31), _shown("INT>=0", int)]
 Repeats = Annotated[int, Ge(2), Lt(2**31), _shown("INT>=2", int)]
-"""A number of repetitions that a spread is taken over."""
+"""A number of repetitions, enough for quartiles."""
 OddPower = Annotated[int, Ge(3), Lt(100), Odd(), _shown("ODD INT>=3", int)]
 Pixels = Annotated[int, Ge(1), Le(8192), _shown("INT in [1,8192]", int)]
 Seed = Annotated[int, Ge(0), Lt(2**31), _shown("INT>=0", int)]

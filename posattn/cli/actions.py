@@ -1,4 +1,4 @@
-"""What the commands do once their flags are read. Each imports what it uses when it runs, for a quick start."""
+"""The actions of the commands. Each imports what it uses only when it runs, for a quick start."""
 
 import importlib
 from pathlib import Path
@@ -99,7 +99,7 @@ def print_section(section: dict[str, Any], out: Console) -> None:
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error, with counts and time left; silent where that is no terminal."""
+    """A bar on standard error, with counts and time left; silent unless it is a terminal."""
     counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)

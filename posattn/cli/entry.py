@@ -1,4 +1,4 @@
-"""From the arguments to the command that they ask for."""
+"""Parses the arguments and runs the command."""
 
 import argparse
 import importlib.metadata
@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:
-    """The command that the arguments ask for, and whether to show tracebacks.
+    """The command given by the arguments, and whether to show tracebacks.
 
-    Raises ValueError naming a flag and its value where they are wrong, SystemExit where they ask for help.
+    Raises ValueError naming a wrong flag and its value, SystemExit for --help.
     """
     arguments = list(arguments)
     if arguments == ["--version"]:
@@ -82,7 +82,7 @@ def choose(arguments: list[str]) -> tuple[list[str], Chosen]:
 
 
 def act(options: Any) -> None:
-    """Do what the options ask for."""
+    """Run the command."""
     match options:
         case List():
             actions.list_known(options)
@@ -97,7 +97,7 @@ def act(options: Any) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What is said of an error: its message and its notes; its kind too where it is none that bad input causes."""
+    """The text of an error: its message and notes, and its type if bad input cannot cause it."""
     expected = isinstance(error, ValueError | TypeError | OSError | FloatingPointError | Stopped)
     kind = "" if expected else f"{type(error).__name__} "
     return " ".join([kind, str(error), *getattr(error, "__notes__", [])]).strip().replace("\n", " ")

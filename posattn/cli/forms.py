@@ -70,17 +70,17 @@ class LongWork(Work[SettingsT]):
 
 @dataclass(frozen=True)
 class Run(Work[SettingsT]):
-    """`posattn run RECIPE`, and its options beside the settings of the recipe."""
+    """`posattn run RECIPE`, and its options other than the settings of the recipe."""
 
     recipe: Suppress[Fixed[str]] = ""
     config: Path | None = None
     """Start from the settings in this file: a run's config.json, or YAML of the same form. Flags override them."""
     smoke: bool = False
-    """Run at a size that ends in seconds."""
+    """Run at a size that takes seconds."""
     resume: bool = False
     """Continue an interrupted run of the same settings."""
     backend: Literal["loky", "threading", "sequential", "dask", "ray"] = "loky"
-    """Where sweeps run: processes, threads or the one process of this machine, or a Dask or Ray cluster."""
+    """Where sweeps run: processes, threads or a single process of this machine, or a Dask or Ray cluster."""
     jobs: int = -1
     """How many parts of a sweep run at once on this machine; -1: one per core."""
     scheduler: str | None = None

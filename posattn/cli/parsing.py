@@ -11,10 +11,9 @@ CONFIG = (FlagCreatePairsOff, OmitSubcommandPrefixes, PositionalMetavarFromField
 
 
 def parse_arguments(form: Any, arguments: Sequence[str], description: str) -> Any:
-    """The instance of ``form`` that the arguments describe.
+    """The instance of ``form`` given by the arguments.
 
-    Raises ValueError naming the flag and the value where they describe none, SystemExit where they ask for help or for
-    a completion script, which tyro prints.
+    Raises ValueError naming a wrong flag and its value, SystemExit for help or a completion script, which tyro prints.
     """
     with errors.on_parse_error(reject):
         return tyro.cli(form, prog="posattn", description=description, args=arguments, config=CONFIG)

@@ -18,7 +18,7 @@ class Stored(NamedTuple):
 
 
 def read_stored(path: Path) -> Stored:
-    """The recipe and the settings in a file; settings that the file leaves out have the recipe's defaults.
+    """The recipe and the settings in a file; missing settings have the recipe's defaults.
 
     The file has the keys ``recipe`` and ``config``; others are ignored, so that every config.json can be read.
     Raises ValueError naming the file and the key, or OSError.

@@ -3,7 +3,7 @@
 ``settings.py`` holds the flags; it imports no torch. For a recipe it has a function that returns the full config (a
 frozen dataclass with a ``seed``), whose docstring is the header, registered with ``@recipe``. For a command it has the
 dataclass itself, whose docstring is the help, registered with ``@command``. ``run.py`` has the job,
-``run(config, folder, progress)``, which returns the content of result.json; ``page.py`` has what the report shows.
+``run(config, folder, progress)``, which returns the content of result.json; ``page.py`` has the sections of the report.
 """
 
 import importlib
@@ -20,7 +20,7 @@ Config = Callable[[bool], Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named run: ``config(smoke)`` gives its settings, ``job`` does it."""
+    """A named run: ``config(smoke)`` gives its settings, ``job`` runs it."""
 
     name: str
     config: Config
@@ -32,7 +32,7 @@ class Recipe:
 
     @property
     def job(self) -> Callable[..., dict[str, Any]]:
-        """What takes the config, the run folder and a progress bar, and returns the content of result.json."""
+        """The function of config, run folder and progress bar that returns the content of result.json."""
         return job_beside(self.config)
 
 
@@ -57,7 +57,7 @@ COMMANDS: dict[type, Command] = {}  # by the class of their settings
 
 
 def job_beside(settings: Any) -> Callable[..., dict[str, Any]]:
-    """The function ``run`` of the module ``run`` beside the one that ``settings`` is from."""
+    """The function ``run`` of the module ``run`` in the same folder as the settings."""
     return importlib.import_module(f"{settings.__module__.rpartition('.')[0]}.run").run
 
 

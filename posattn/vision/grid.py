@@ -1,4 +1,4 @@
-"""Where the tokens of an image are: distances, neighbours, and the grid of patches that a forward pass used."""
+"""Positions of the tokens of an image: distances, neighbours, and the patch grid of a forward pass."""
 
 from math import ceil
 from typing import Any, NamedTuple, TypeVar
@@ -86,7 +86,7 @@ def grid_by_stride(image_size: tuple[int, int], num_patches: int) -> tuple[int, 
 
 
 def keep_grid(known: dict[KeyT, Layout], key: KeyT, layout: Layout) -> None:
-    """Note the layout of layer ``key`` in ``known``.
+    """Record the layout of layer ``key`` in ``known``.
 
     Raises:
         ValueError: it differs from the one known: maps of a landscape and of a portrait image have the same
@@ -107,7 +107,7 @@ def describe(layout: Layout) -> str:
 
 
 def weights(layout: Layout, radius: float) -> dict[str, Float[Tensor, "Q K"]]:
-    """What a map is weighed by, for patches that attend to patches; zero wherever a prefix token takes part.
+    """Weights of a map's entries from patches to patches; zero for prefix tokens.
 
     ``within``: 1 within ``radius``; ``apart``: the distance in patches; ``pixels``: the distance in pixels, only
     where patches are not square (elsewhere it is ``apart`` times their side).

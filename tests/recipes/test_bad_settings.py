@@ -27,7 +27,7 @@ from posattn import cli
         ("pruned-maps --keeps 4 4", "--keeps must not repeat a value, got (4, 4)"),
         ("content-heads --calibration 0", "--calibration must be at least 1, got 0"),
         ("loading --rounds 1", "--rounds must be at least 2, got 1"),
-        ("loading --sets", "--sets must not be empty where --pictures is not given"),
+        ("loading --sets", "--sets must not be empty without --pictures"),
     ],
 )
 def test_a_bad_setting_is_refused(

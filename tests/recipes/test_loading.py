@@ -26,7 +26,7 @@ def test_ratios_are_taken_within_a_turn_and_the_least_is_said() -> None:
     assert found["none"]["ViT"].median == pytest.approx(6)  # of 6, 9, 4
     assert found["none"]["positional ViT"].median == pytest.approx(3)  # of 3, 3, 4
     claim = loading_section(3, {"toy": rates}, {"toy": found}).claim
-    assert "It did in 1 of 2 cases; the least was 3.0 (toy, none, positional ViT)" in claim
+    assert "It did in 1 of 2 cases; the lowest was 3.0 (toy, none, positional ViT)" in claim
 
 
 def test_a_set_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

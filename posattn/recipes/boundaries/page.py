@@ -9,7 +9,7 @@ from numpy import ndarray
 from posattn.recipes.boundaries.settings import BoundariesConfig
 from posattn.runs.page import HeatMaps, Section, Table, to_plain
 
-FOUND = 0.9  # from this association on the sets count as found
+FOUND = 0.9  # the sets count as found at this association
 AXES: dict[str, Any] = {"x": "ratios", "y": "diagonals", "x_label": "q·D / C²", "y_label": "σ_A", "line": 1.0}
 
 
@@ -90,7 +90,7 @@ def flow_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Section:
 
 
 def least_diagonal(config: BoundariesConfig, column: list[float]) -> float | None:
-    """The least σ_A from which on the sets are found, None if they are not at the largest."""
+    """The smallest σ_A from which on the sets are found, None if they are not found at the largest."""
     below = [d for d, a in zip(config.diagonals, column, strict=True) if a < FOUND]
     above = [d for d in config.diagonals if not below or d > max(below)]
     return min(above, default=None)

@@ -33,7 +33,7 @@ class BoundariesConfig:
     test_samples: Count = 2048
     flow_samples: Count = 2000
     flow_times: Several[Positive] = (1e4, 1e5, 1e6)
-    """Times (rate times number of steps) at which the population flow is read; it starts at α = 0.005, β = γ = ρ = 0"""
+    """Times (rate times number of steps) at which the population flow is read; its start: α = 0.005, β = γ = ρ = 0"""
     seed: Seed = 0
 
     def noise_rate(self, ratio: float) -> float:
@@ -43,16 +43,16 @@ class BoundariesConfig:
 
 @recipe
 def boundaries(smoke: bool = False) -> BoundariesConfig:
-    """Whether descent finds the structure depends on the fixed diagonal, more of it as both noises grow.
+    """Whether descent finds the structure depends on the fixed diagonal; larger noise needs a larger one.
 
-    Claim: σ_A = 0 is a fixed point of the attention; the σ_A that it takes to find the sets within a number of steps
-    grows with q·D and with σ. At q·D = C² the sum over all patches ceases to tell the label, but the sets are still
+    Claim: σ_A = 0 is a fixed point of the attention; the σ_A needed to find the sets within a number of steps grows
+    with q·D and with σ. At q·D = C² the sum over all patches no longer decides the label, but the sets are still
     found. The population flow finds them for every σ_A above 0, given time.
     Command: posattn run boundaries
-    Time: 260 s of CPU time on an AMD EPYC (2 cores shared with much other work), of which the flow takes 38 s.
+    Time: 260 s of CPU time on an AMD EPYC (2 cores shared with much other work), 38 s of it for the flow.
     On CPUs with AVX2 only: unknown
-    Expected, mean over seeds 0 to 2: the least σ_A for an association of 0.9 at q·D/C² = 1/4, 1 and 4 is 0.5, 1 and 3
-    at σ = 1/8, 2, 2 and 4 at σ = 1, and 4, 4 and none up to 5 at σ = 4. At σ = 1/8, σ_A = 5 and q·D/C² = 4 the
+    Expected, mean over seeds 0 to 2: the smallest σ_A for an association of 0.9 at q·D/C² = 1/4, 1 and 4 is 0.5, 1 and
+    3 at σ = 1/8, 2, 2 and 4 at σ = 1, and 4, 4 and none up to 5 at σ = 4. At σ = 1/8, σ_A = 5 and q·D/C² = 4 the
     association is 1.00 and the accuracy 0.69: the scores are in the right order before the attention is sharp. The
     flow's γ - ρ exceeds 1 in 33%, 84% and 98% of the settings with σ_A > 0 by t = 1e4, 1e5 and 1e6 (seed 0; in 14 of 72
     settings the sample stops standing for the population before t = 1e6, with γ - ρ above 2.5 by then).

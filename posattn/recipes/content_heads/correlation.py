@@ -1,4 +1,4 @@
-"""Whether positionality tells what the conversion of a head costs."""
+"""Whether positionality predicts what the conversion of a head costs."""
 
 from collections.abc import Sequence
 from itertools import chain

@@ -49,7 +49,7 @@ def ranking_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
             ]
             for rank, need in enumerate(seeds[0]["ranked"], 1)
         ],
-        "± standard error over the images, paired. Heads of other seeds have other places.",
+        "± standard error over the images, paired. Head numbers of different seeds do not correspond.",
     )
     return Section("Heads ranked", claim, [figure, blocks, heads], at="heads")
 
@@ -78,7 +78,7 @@ def trace_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
 
 
 def positionality_section(numbers: Numbers) -> Section:
-    """Whether a head's positionality tells what its conversion costs in testing."""
+    """Whether a head's positionality predicts what its conversion costs in testing."""
     found = numbers["rank_correlation"]
     heads = sum(len(one["ranked"]) for one in numbers["seeds"])
     claim = (

@@ -20,16 +20,16 @@ class ContentHeadsConfig(ImageTraining):
 
 @recipe
 def content_heads(smoke: bool = False) -> ContentHeadsConfig:
-    """Heads of trained ViTs converted to constant maps: which need content, and whether positionality tells which.
+    """Heads of trained ViTs converted to constant maps: which need content, and whether positionality predicts it.
 
     Claims: few heads need the image to know where to look; converting one at a time finds them. Positionality does
     not: on digits early layers are both more positional and more expensive to convert.
     Command: posattn run content-heads
-    Time: 11 minutes on 2 cores that a dozen other processes shared; 3 minutes of CPU time
+    Time: 11 minutes on 2 cores shared with a dozen other processes; 3 minutes of CPU time
     On CPUs with AVX2 only: unknown
     Expected (seeds 0-4, 2 CPU cores): test accuracy 93.7 ± 1.7 % before; with 8 of 16 heads replaced 90.1 % if the
-    most positional go first, 59.7 % if the others do; 44.8 ± 14.9 % with all. One head costs 0.0 points for the most
-    positional and 6.9 for the last, most of it in the first block (3.5 ± 3.7 a head there, 0.1 in the last two).
+    most positional go first, 59.7 % if the least positional do; 44.8 ± 14.9 % with all. One head costs 0.0 points for
+    the most positional and 6.9 for the last, mostly in the first block (3.5 ± 3.7 per head, 0.1 in the last two).
     With --seeds 3 --calibration 1437: rank correlation of positionality with the rise of the test loss 0.53 (95 % 0.27
     to 0.72), with the fall of the test accuracy 0.34 (0.05 to 0.59); 48 heads.
     """

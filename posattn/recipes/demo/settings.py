@@ -40,7 +40,7 @@ class DemoConfig:
     """Settings of the three acts; flags without a prefix are those of `posattn run images`."""
 
     structure: StructureConfig = field(default_factory=StructureConfig)
-    # of the step lengths tried, those that serve training from scratch on few samples best
+    # the best step lengths tried for training from scratch on few samples
     transfer: TransferConfig = field(default_factory=lambda: TransferConfig(rate=0.1, value_rate=0.001))
     images: Annotated[ImagesConfig, arg(name="")] = field(default_factory=ImagesConfig)
 
@@ -52,7 +52,7 @@ class DemoConfig:
 
 @recipe
 def demo(smoke: bool = False) -> DemoConfig:
-    """Structure, transfer and real images: the main claims in three acts, on data that is at hand.
+    """Structure, transfer and real images: the main claims in three acts, on data that ships with the dependencies.
 
     Claims: gradient descent finds the hidden sets (association to 1.00) though permuted sets generalise as well; the
     learned attention transfers with 8 samples; a ViT with positional attention does about as well on real images.

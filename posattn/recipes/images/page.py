@@ -36,7 +36,7 @@ def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> S
         curves,
         **accuracy,
         x_label="seconds",
-        caption=f"The same, by the clock. {sharing_text(numbers)}",
+        caption=f"The same over training time. {sharing_text(numbers)}",
     )
     looks = GridMaps(
         "Learned positional attention over the image grid",
@@ -81,20 +81,20 @@ def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Tab
         caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {sharing_text(numbers)} "
         f"MACs: multiply-adds per image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final "
         f"one, as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the interquartile "
-        f"range, the models taking turns.{skipped_text(numbers['skipped'])}",
+        f"range, the models interleaved.{skipped_text(numbers['skipped'])}",
     )
 
 
 def sharing_text(numbers: Numbers) -> str:
-    """How the trainings ran, for captions."""
+    """A sentence on how the trainings ran, for captions."""
     return f"Trainings share the machine, one thread each, in {numbers['precision']}."
 
 
 def skipped_text(skipped: dict[str, int]) -> str:
-    """How many pictures could not be decoded."""
+    """A sentence on the pictures that could not be decoded."""
     if not any(skipped.values()):
         return ""
-    return f" Pictures left out because they could not be decoded: {skipped['train']} training, {skipped['test']} test."
+    return f" Pictures that could not be decoded and were skipped: {skipped['train']} training, {skipped['test']} test."
 
 
 def median_text(median: float, low: float, high: float) -> str:

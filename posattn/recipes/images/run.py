@@ -96,7 +96,7 @@ def for_inference(model: Any) -> Any:
 
 @torch.inference_mode()
 def throughput(models: Mapping[str, nn.Module], pixels: torch.Tensor, rounds: int) -> dict[str, list[float]]:
-    """Images per second in inference, the models taking turns: median and quartiles."""
+    """Images per second in inference, interleaved: median and quartiles."""
     seconds = interleaved({name: partial(model, pixels) for name, model in models.items()}, rounds)
     return {name: list(quartiles([len(pixels) / s for s in each])) for name, each in seconds.items()}
 

@@ -30,9 +30,9 @@ class ImagesConfig(ImageTraining):
     models: Several[str] = (ORIGINAL, POSITIONAL)
     """ViT, positional ViT, relative, table, hybrid, ResNet; the first two are needed"""
     tensorboard: bool = False
-    """Write TensorBoard's files beside metrics.jsonl"""
+    """Write TensorBoard files in addition to metrics.jsonl"""
     speed_rounds: Repeats = 30
-    """Timed rounds of inference, the models taking turns, after one warm-up"""
+    """Timed, interleaved rounds of inference, after one warm-up"""
 
     def validate(self) -> None:
         """Raise ValueError if a model is not known or one of the two that are compared is missing."""
@@ -74,11 +74,11 @@ ON_A_GPU = ImagesConfig(
 def images(smoke: bool = False) -> ImagesConfig:
     """Digits: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
 
-    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images
     Time: 2 minutes on 2 CPU cores with native bfloat16, measured with every model in float32
     On CPUs with AVX2 only: unknown
-    Expected (30 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT 94.2 ± 1.7 %; positional ViT 97.9 ± 0.2 %, the
+    Expected (30 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT 94.2 ± 1.7 %; positional ViT 97.9 ± 0.2 %, the
     ViT's accuracy in 0.15 of its time; relative 97.4 ± 0.9 %; hybrid 96.9 ± 1.0 %.
     """
     return sized(ImagesConfig(models=MODELS), smoke)
@@ -88,11 +88,11 @@ def images(smoke: bool = False) -> ImagesConfig:
 def images_fashion_mnist(smoke: bool = False) -> ImagesConfig:
     """Fashion-MNIST: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
 
-    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images-fashion-mnist
     Time: 13 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
     On CPUs with AVX2 only: unknown
-    Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT 83.5 ± 0.1 % in 144 s;
+    Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT 83.5 ± 0.1 % in 144 s;
     positional ViT 86.0 ± 0.5 %, the ViT's accuracy in 0.30 of its time; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.
     """
     return sized(replace(ON_A_CPU, data=DataConfig("fashion-mnist")), smoke)
@@ -102,11 +102,11 @@ def images_fashion_mnist(smoke: bool = False) -> ImagesConfig:
 def images_cifar10(smoke: bool = False) -> ImagesConfig:
     """CIFAR-10 at a size for CPUs: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
 
-    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images-cifar10 --data-dir FOLDER
     Time: 19 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
     On CPUs with AVX2 only: unknown
-    Expected (CIFAR-10 (JPEG copy), 20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, a thread each): ViT
+    Expected (CIFAR-10 (JPEG copy), 20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT
     51.6 ± 0.7 % in 201 s; positional ViT 55.6 ± 1.4 %, the ViT's accuracy in 0.28 of its time; relative 50.0 ± 1.2 %;
     hybrid 54.1 ± 1.1 %.
     """
@@ -117,10 +117,10 @@ def images_cifar10(smoke: bool = False) -> ImagesConfig:
 def images_cifar10_long(smoke: bool = False) -> ImagesConfig:
     """CIFAR-10 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
 
-    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images-cifar10-long --data-dir FOLDER --jobs 1
     Time: unknown
-    Expected: not run yet, for want of a GPU; published small ViTs of this size reach 91 to 93.6 %.
+    Expected: not run yet (needs a GPU); published small ViTs of this size reach 91 to 93.6 %.
     """
     return sized(replace(ON_A_GPU, data=DataConfig("cifar10")), smoke)
 
@@ -129,7 +129,7 @@ def images_cifar10_long(smoke: bool = False) -> ImagesConfig:
 def images_cifar100(smoke: bool = False) -> ImagesConfig:
     """CIFAR-100 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
 
-    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images-cifar100 --data-dir FOLDER --jobs 1
     Time: unknown
     Expected: not run yet.
@@ -141,10 +141,10 @@ def images_cifar100(smoke: bool = False) -> ImagesConfig:
 def images_svhn(smoke: bool = False) -> ImagesConfig:
     """SVHN for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
 
-    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images-svhn --data-dir FOLDER --jobs 1
     Time: unknown
-    Expected: not run yet, for want of the data.
+    Expected: not run yet (needs the data).
     """
     return sized(replace(ON_A_GPU, data=DataConfig("svhn"), train=replace(ON_A_GPU.train, flip=False)), smoke)
 
@@ -153,10 +153,10 @@ def images_svhn(smoke: bool = False) -> ImagesConfig:
 def images_imagenet(smoke: bool = False) -> ImagesConfig:
     """ImageNet for 300 epochs on GPUs, at ViT-Tiny's size with patches of 16: the four models of the other sets.
 
-    Claim: positional attention does as well as the original in a part of its training time; a hybrid is above it.
+    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images-imagenet --data-dir FOLDER --jobs 1
     Time: unknown
-    Expected: not run yet, for want of the data; the paper reports 71.9 % for the original and 68.9 % for the
+    Expected: not run yet (needs the data); the paper reports 71.9 % for the original and 68.9 % for the
     positional ViT.
     """
     size = replace(ON_A_GPU.size, patch_size=16)
@@ -165,7 +165,7 @@ def images_imagenet(smoke: bool = False) -> ImagesConfig:
 
 
 def sized(config: ImagesConfig, smoke: bool) -> ImagesConfig:
-    """The recipe's size, or for ``smoke`` the same comparison on digits, which ends in seconds."""
+    """The recipe's config, or with ``smoke`` the same comparison on digits, which takes seconds."""
     if not smoke:
         return config
     return replace(

@@ -14,9 +14,9 @@ class JigsawConfig(ImageTraining):
     """Positional ViTs with free tables of scores and no position embedding; each seed has its own permutation."""
 
     plain_seeds: Natural = 1
-    """Number of seeds of training on images as they are"""
+    """Number of seeds of training on unshuffled images"""
     rounds: Natural = 400
-    """Rounds in which a part of the layout is grown again"""
+    """Rounds of regrowing a part of the layout"""
     tile: Count = 2
     """Side of the neighbourhoods, in patches, that patch association is measured on"""
     pictures: Count = 6
@@ -27,7 +27,7 @@ class JigsawConfig(ImageTraining):
 def jigsaw(smoke: bool = False) -> JigsawConfig:
     """The layout of images, recovered from the positional scores of a model trained on shuffled patches.
 
-    Claim: a positional ViT that never saw where its patches belong holds the grid in its scores.
+    Claim: the grid can be recovered from the scores of a positional ViT that never saw where its patches belong.
     Command: posattn run jigsaw --data-dir FOLDER
     Time: 3 minutes on 2 CPU cores
     On CPUs with AVX2 only: unknown

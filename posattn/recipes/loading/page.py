@@ -1,4 +1,4 @@
-"""What the page of `posattn run loading` shows."""
+"""The page of `posattn run loading`."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ Ratios = Mapping[str, Mapping[str, Quartiles]]
 def loading_section(
     rounds: int, measured: Mapping[str, Mapping[str, list[float]]], ratios: Mapping[str, Ratios]
 ) -> Section:
-    """The rates and ratios of every set, and the least ratio."""
+    """The rates and ratios of each set, and the lowest ratio."""
     cases = [
         (ratio.median, name, kind, model)
         for name, kinds in ratios.items()
@@ -25,7 +25,7 @@ def loading_section(
     return Section(
         "Loading",
         f"Loading should give at least {TARGET:g} times the images that training steps take. It did in {reached} of "
-        f"{len(cases)} cases; the least was {ratio:.1f} ({name}, {kind}, {model}).",
+        f"{len(cases)} cases; the lowest was {ratio:.1f} ({name}, {kind}, {model}).",
         [
             Table(
                 "Images per second, loaded and consumed",

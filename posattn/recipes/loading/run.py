@@ -1,4 +1,4 @@
-"""Loading and augmentation beside what training steps consume."""
+"""Throughput of loading and augmentation, compared with what training steps consume."""
 
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from posattn.vision.data.streams import stream_images
 from posattn.vision.training.config import TrainConfig
 
 MODELS = (ORIGINAL, POSITIONAL)
-AUGMENTATIONS: dict[str, dict[str, Any]] = {  # each with what the one before has
+AUGMENTATIONS: dict[str, dict[str, Any]] = {  # each adds to the previous one
     "no augmentation": {},
     "crop, flip": {"padding": 4, "flip": True},
     "and TrivialAugment": {"padding": 4, "flip": True, "policy": "trivial"},
@@ -40,7 +40,7 @@ def run(config: LoadingConfig, run: RunFolder, progress: Progress) -> dict[str, 
         measured[name] = run.unit(name, work)
     ratios = {name: loading_ratios(rates) for name, rates in measured.items()}
     return {
-        "title": "Loading beside training",
+        "title": "Loading and training throughput",
         "summary": f"Batches of {config.batch_size}; models of width {config.embed_dim}, depth {config.depth}; "
         f"{torch.get_num_threads()} threads, {config.device}.",
         "timing": {"images_per_second": measured, "ratios": ratios},
@@ -49,7 +49,7 @@ def run(config: LoadingConfig, run: RunFolder, progress: Progress) -> dict[str, 
 
 
 def measure_memory(config: LoadingConfig, name: str) -> Rates:
-    """Images per second of every augmentation and of every model's training steps, taking turns."""
+    """Images per second of each augmentation and of each model's training steps, interleaved."""
     image_set = load_images(name, "train", config.data_dir).to(config.device)
     works = {
         kind: memory_loading(image_set, training(config, **options), config.seed)

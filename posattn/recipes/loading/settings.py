@@ -11,14 +11,14 @@ from posattn.settings import Count, Distincts, Repeats, Seed
 
 @dataclass(frozen=True)
 class LoadingConfig:
-    """Sets, what is done to their images, and the size of the models that take them."""
+    """Image sets, their augmentation, and the size of the models that consume them."""
 
     sets: Distincts[str] = ("digits", "fashion-mnist")
     """Sets held in memory: names of `posattn list data`, or paths"""
     data_dir: Path | None = None
     """Where the files of named sets are"""
     pictures: Path | None = None
-    """A folder of train or val, each of class folders, decoded by workers at 224 px; default: none"""
+    """A folder of train or val with class folders, decoded by workers at 224 px; default: none"""
     workers: Count | None = None
     """Processes that decode; default: one per CPU core"""
     stream_batches: Count = 4
@@ -32,28 +32,28 @@ class LoadingConfig:
     batch_size: Count = 128
     """Images per batch"""
     precision: Precision = "auto"
-    """Of the training steps; auto: bfloat16 autocast where the device multiplies bfloat16 natively, else float32"""
+    """Of the training steps; auto: bfloat16 autocast if the device multiplies bfloat16 natively, else float32"""
     rounds: Repeats = 10
     """Timed rounds, after one warm-up"""
     device: str = "cpu"
-    """Where images are augmented and models trained"""
+    """Device for augmentation and training"""
     seed: Seed = 0
-    """Of the models and of the order of the images"""
+    """Seed of the models and of the order of the images"""
 
     def validate(self) -> None:
         """Raise ValueError if the heads do not divide the width or there is nothing to load."""
         checks.divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
         if not self.sets and self.pictures is None:
-            raise ValueError("sets must not be empty where --pictures is not given")
+            raise ValueError("sets must not be empty without --pictures")
 
 
 @recipe
 def loading(smoke: bool = False) -> LoadingConfig:
-    """Images per second that loading and augmentation give beside those that training steps take.
+    """Images per second from loading and augmentation, compared with those that training steps consume.
 
     Claim: loading from memory gives at least 5 times what training consumes at CIFAR's size.
     Command: posattn run loading; for CIFAR-10 posattn run loading --sets cifar10 --data-dir DIR
-    Time: 6 minutes each (7 rounds) on one CPU core that other work took four fifths of; 1.2 minutes of CPU time
+    Time: 6 minutes each (7 rounds) on one CPU core, four fifths of which other work used; 1.2 minutes of CPU time
     On CPUs with AVX2 only: unknown
     Expected (seed 0, 1 thread of a CPU, 7 rounds; median and quartiles of the ratio to the positional ViT, with crops,
     mirror images, TrivialAugment and mixup): digits 72 (69 to 81), Fashion-MNIST 116 (106 to 199), CIFAR-10 (JPEG copy)

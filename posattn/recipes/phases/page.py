@@ -32,7 +32,7 @@ def flow_section(numbers: dict[str, Any], setting: FlowSetting) -> Section:
     """The flow alone."""
     when = "is not seen" if numbers["transition"] is None else f"comes at t = {numbers['transition']:.3g}"
     claim = (
-        f"The loss stays at {numbers['plateau']:.3f}, the least that v alone reaches, until the sets are found: the "
+        f"The loss stays at {numbers['plateau']:.3f}, the lowest that v alone reaches, until the sets are found: the "
         f"transition {when}. At t = {numbers['t'][-1]:.3g} γ is {numbers['gamma'][-1]:.2f}, "
         f"ρ {numbers['rho'][-1]:.2f}, the loss {numbers['loss'][-1]:.2g} and the accuracy "
         f"{numbers['accuracy'][-1]:.4f} (D = {setting.num_patches}, C = {setting.set_size}, "

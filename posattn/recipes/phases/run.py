@@ -25,7 +25,7 @@ from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 from posattn.theory.tracking import describe, held_scores, track
 
-STATE = ("alpha", "gamma", "rho", "loss", "accuracy")  # what is shown of a trajectory
+STATE = ("alpha", "gamma", "rho", "loss", "accuracy")  # columns of a trajectory that are shown
 
 
 def run(config: PhasesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def scan_all(config: PhasesConfig, run: RunFolder, progress: Progress) -> dict[s
 def summarise(name: str, values: list[float], rows: list[list[float | None]]) -> dict[str, Any]:
     """Times against one number: the local powers, and the power law where there are values enough for one.
 
-    Values at which some seed has no transition play no part: its time is longer than what was tried.
+    Values at which some seed has no transition are ignored: its time is longer than ``t_end``.
     """
     axis = [math.expm1(value) if name == "diagonal" else float(value) for value in values]
     seen: dict[float, list[float]] = {

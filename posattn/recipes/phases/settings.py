@@ -35,7 +35,7 @@ class FlowSetting:
 
 @dataclass(frozen=True)
 class Descent:
-    """SGD exact in law, at a setting whose plateau takes an affordable number of steps, beside its flow."""
+    """SGD exact in law, at a setting whose plateau is affordable, compared with its flow."""
 
     flow: FlowSetting = field(
         default_factory=lambda: FlowSetting(
@@ -70,7 +70,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class PhasesConfig:
-    """The flow shown, the numbers varied, the descent beside it."""
+    """The flow shown, the numbers varied, and the descent compared with its flow."""
 
     flow: FlowSetting = field(default_factory=FlowSetting)
     scan: Scan = field(default_factory=Scan)
@@ -82,10 +82,10 @@ class PhasesConfig:
 def phases(smoke: bool = False) -> PhasesConfig:
     """The population flow's plateau and transition, how the transition time scales, and SGD on top of the flow.
 
-    Claim: the loss stays at the least that v alone reaches until γ has grown, then falls; SGD follows the flow. The
+    Claim: the loss stays at the lowest that v alone reaches until γ has grown, then falls; SGD follows the flow. The
     plateau lasts longer with larger D, q and ν and shorter with larger C and σ_A. Only the time against C looks like a
-    power law; κ matters only where it is so small that v, whose clock runs κ² times as fast as A's, has to be waited
-    for. All losses and accuracies are the population's, on samples that the flow does not descend on.
+    power law; κ matters only if it is so small that A waits for v, whose clock runs κ² times as fast
+    as A's. All losses and accuracies are the population's, on samples that the flow does not descend on.
     Command: posattn run phases
     Time: 131 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work).
     On CPUs with AVX2 only: unknown

@@ -46,7 +46,7 @@ def row(start: str, ones: list[Numbers]) -> list[str]:
 
 
 def extremes(values: dict[str, float]) -> tuple[str, str, str]:
-    """The names of the least and the largest value, and both in percent."""
+    """The names of the smallest and the largest value, and both in percent."""
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
     return low, high, f"{100 * values[high]:.1f} against {100 * values[low]:.1f} %"
 

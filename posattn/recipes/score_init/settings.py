@@ -58,8 +58,8 @@ def score_init(smoke: bool = False) -> ScoreInitConfig:
     Expected (Fashion-MNIST, 5,000 training images, seeds 0 and 1, 2 CPU cores), test accuracy after 3 and 30 epochs:
     encodings at unit scale 75.2 ± 0.9 and 83.1 ± 0.3 %, near zero 72.3 ± 2.4 and 83.2 ± 0.1, σ_A = 2 71.0 ± 4.0 and
     83.8 ± 0.6, σ_A = 4 73.1 ± 2.8 and 83.6 ± 0.6; tables near zero 59.0 ± 5.2 and 82.4 ± 0.7; relative at unit scale
-    59.6 ± 3.8 and 83.1 ± 0.2. Grid neighbours told from the scores: 60 % with tables near zero, 9 % with encodings at
-    unit scale (chance 8 %).
+    59.6 ± 3.8 and 83.1 ± 0.2. Grid neighbours recovered from the scores: 60 % with tables near zero, 9 % with
+    encodings at unit scale (chance 8 %).
     """
     if smoke:
         train = TrainConfig(epochs=2, batch_size=64, lr=1e-2, warmup_epochs=0.5)

@@ -27,11 +27,11 @@ class SolutionsConfig:
     scale: Positive = 1.0
     """κ"""
     sharpness: NonNegative = 0.5
-    """The part of the solution's differences of scores that a training starts with"""
+    """Trainings start with the solution's score differences times this"""
     noises: Several[NonNegative] = (0.1, 1.0)
     """Standard deviations of the noise added to A; v gets a tenth of it, relative to its length"""
     margin: Positive = 1.0
-    """The mean |F(X)| at the start, to which v is scaled; without it the loss leaves no gradient"""
+    """v is scaled so that the mean |F(X)| at the start is this; otherwise the gradients vanish"""
     steps: Count = 3000
     batch_size: Count = 128
     rate: Positive = 50.0
@@ -48,7 +48,7 @@ def solutions(smoke: bool = False) -> SolutionsConfig:
     """Many solutions generalise, some without the structure; gradient descent stays near those that do.
 
     Claim: the associated, the permuted and the delegates' solution generalise, with association 1, 0, little over 1/C;
-    uniform attention and delegates whose others look at themselves do not. Plain gradient descent from noise 1 around
+    uniform attention and delegates with the others on themselves do not. Plain gradient descent from noise 1 around
     one of the first three ends nearer to it and keeps its association. The other two it leaves: from uniform attention
     it learns to generalise without the structure, from rows on themselves the association grows.
     Command: posattn run solutions

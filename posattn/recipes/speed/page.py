@@ -1,4 +1,4 @@
-"""What the page of the speed comparison shows."""
+"""The page of `posattn run speed`."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def executions(entry: dict[str, Any]) -> list[str]:
 def ratios(config: Any, cells: dict[str, Any]) -> dict[str, Any]:
     """By mode and type, for each of our models over the sizes: how many times the reference's throughput it has.
 
-    Medians over the turns, each turn's ratio taken within it, and half of the distance between the quartiles.
+    Medians of the ratios within each round, and half the interquartile range.
     """
     found: dict[str, Any] = {}
     for mode, size, dtype in config.cells:
@@ -42,13 +42,13 @@ def ratios(config: Any, cells: dict[str, Any]) -> dict[str, Any]:
 
 
 def throughput_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> Quartiles:
-    """Of the two at their better execution, turn by turn."""
+    """The ratio of the two at their better execution, by round."""
     times = (one[better(one)]["seconds"] for one in (reference, entry))
     return quartiles([of_reference / own for of_reference, own in zip(*times, strict=True)])
 
 
 def speed_sections(config: Any, numbers: dict[str, Any]) -> list[Section]:
-    """The ratios, then every number that they come from."""
+    """The ratios, then the numbers behind them."""
     cells = [(*cell, numbers["cells"][" ".join(map(str, cell))]) for cell in config.cells]
     return [ratio_section(numbers["ratios"]), *(cell_section(*cell) for cell in cells)]
 
@@ -74,7 +74,7 @@ def ratio_section(found: dict[str, Any]) -> Section:
             {name: f"timing.ratios.{how}.{name}.half"},
             x_label="image, px",
             y_label="ratio",
-            caption="Median over the turns; bars: half of the distance between the quartiles.",
+            caption="Median over rounds; bars: half the interquartile range.",
         )
         for how, lines in found.items()
         for name in lines
@@ -82,12 +82,12 @@ def ratio_section(found: dict[str, Any]) -> Section:
     ]
     claim = f"Throughput {WHOLE}. " + "; ".join(map(best, found.items())) + "."
     columns = ["", "model", "image", "throughput ratio, median (quartiles)", "multiply-add ratio"]
-    caption = "Pruned models keep 16 or 32 entries of a row of maps that were not trained: speed alone, not accuracy."
+    caption = "Pruned models keep 16 or 32 entries of a row of untrained maps: they show speed, not accuracy."
     return Section("Ratios", claim, [Table(f"Throughput {WHOLE}", columns, rows, caption), *figures])
 
 
 def best(lines: tuple[str, dict[str, Any]]) -> str:
-    """A mode and type in words."""
+    """A mode and type as text."""
     how, by_name = lines
     if OURS[0] not in by_name:
         return f"{how}: nothing to compare"
@@ -119,11 +119,11 @@ def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Sect
     columns += [*(f"{how}, MiB" for how in hows), "Mparams"]
     claim = (
         f"A batch of {cell['batch']}; the machine's own matrix product of side {PRODUCT} reached "
-        f"{peak / 1e9:,.0f} GFLOP/s in the same turns."
+        f"{peak / 1e9:,.0f} GFLOP/s in the same rounds."
     )
     backward = ", a backward counted as two forwards" if passes == 3 else ""
     caption = (
-        "Median (quartiles) over the turns. MMAC: 10⁶ multiply-adds of an image's forward. Share of peak: of the "
+        "Median (quartiles) over rounds. MMAC: 10⁶ multiply-adds of an image's forward. Share of peak: of the "
         f"matrix product, at the better execution{backward}. MiB: the most that torch held during the call beyond "
         "weights, optimizer and images."
     )

@@ -1,4 +1,4 @@
-"""The speed of positional attention beside the models it would replace."""
+"""The speed of positional attention, side by side with the models it would replace."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from posattn.vision.models.freeze import GATHERED, freeze_attention
 
 
 def batch_of(config: SpeedConfig, size: int) -> int:
-    """Images a batch."""
+    """Images per batch."""
     return config.batch or max(1, 3136 // (size // patch_size(size)) ** 2)
 
 
@@ -63,12 +63,14 @@ def time_cell(config: SpeedConfig, mode: str, size: int, dtype: str) -> dict[str
 
 
 def with_dtypes(config: SpeedConfig) -> tuple[SpeedConfig, str]:
-    """The config with its types named, and a sentence on those that are left out."""
+    """The config with its types named, and a sentence on skipped ones."""
     if config.dtypes is not None:
         return config, ""
     if native_bfloat16(config.device):
         return replace(config, dtypes=("float32", "bfloat16")), ""
-    left_out = f" bfloat16 is left out: {processor(config.device)} has none natively (--dtypes asks for it)."
+    left_out = (
+        f" bfloat16 is skipped: {processor(config.device)} lacks it natively (--dtypes bfloat16 times it)."
+    )
     return replace(config, dtypes=("float32",)), left_out
 
 
@@ -85,7 +87,7 @@ def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, An
     numbers = {"threads": torch.get_num_threads(), "cells": cells, "ratios": ratios(config, cells)}
     return {
         "title": "Speed of positional attention",
-        "summary": f"Side by side in one run, taking turns: {config.rounds} rounds on {device_name()}.{left_out}",
+        "summary": f"Side by side, interleaved in one run: {config.rounds} rounds on {device_name()}.{left_out}",
         "timing": numbers,
         "page": to_plain(speed_sections(config, numbers)),
     }

@@ -10,14 +10,14 @@ INFERENCE, TRAINING = "inference", "training"
 
 
 class Contender(NamedTuple):
-    """A timm model, and how it enters."""
+    """A timm model and its options."""
 
     model: str
     options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
     modes: tuple[str, ...] = (INFERENCE, TRAINING)
     keep: int | None = None
     patches: bool = True
-    """Whether timm lets its patch size be chosen, which 32 px needs"""
+    """Whether its patch size can be chosen in timm, as needed at 32 px"""
 
 
 OURS = "vit_posattn_tiny_patch16_224"
@@ -26,7 +26,7 @@ OURS = "vit_posattn_tiny_patch16_224"
 CONTENDERS = {
     "vit": Contender("vit_tiny_patch16_224"),
     "positional": Contender(OURS),
-    "relative": Contender(OURS, {"scores": "relative"}, (TRAINING,)),  # frozen it is the same computation
+    "relative": Contender(OURS, {"scores": "relative"}, (TRAINING,)),  # the same computation when frozen
     "hybrid": Contender("vit_posattn_hybrid_tiny_patch16_224"),
     "pruned16": Contender(OURS, modes=(INFERENCE,), keep=16),
     "pruned32": Contender(OURS, modes=(INFERENCE,), keep=32),
@@ -42,7 +42,7 @@ TRAINED_UP_TO = 224  # px; a training step at more is left to inference's cells
 
 @dataclass(frozen=True)
 class SpeedConfig:
-    """What is timed."""
+    """Models, sizes and modes to time."""
 
     models: Several[str] = tuple(CONTENDERS)
     """Of vit, positional, relative, hybrid, pruned16, pruned32, convit, gmlp, resmlp, mixer"""
@@ -54,7 +54,7 @@ class SpeedConfig:
     """Training in bfloat16 uses autocast; default: those that the device multiplies natively"""
     executions: Several[Literal["eager", "compiled"]] = ("eager", "compiled")
     batch: Count | None = None
-    """Images; default: as many as make about 3,136 tokens"""
+    """Images; default: about 3,136 tokens' worth"""
     rounds: Repeats = 5
     """Timed rounds, after one warm-up"""
     depth: Count = 12
@@ -91,13 +91,13 @@ def patch_size(size: int) -> int:
 
 @recipe
 def speed(smoke: bool = False) -> SpeedConfig:
-    """Speed of our models beside timm's ViT-Tiny, ConViT, gMLP, ResMLP and Mixer, taking turns in one run.
+    """Speed of our models, timm's ViT-Tiny, ConViT, gMLP, ResMLP and Mixer, interleaved in one run.
 
-    Claim: attention that is a constant of the model makes inference and training steps faster, more so at high
-    resolution, where each side is taken at its better of eager and compiled.
+    Claim: constant attention maps make inference and training steps faster, more so at high resolution. Each model is
+    taken at its better of eager and compiled.
     Command: posattn bench
-    Time: 5 minutes on 2 quiet CPU cores for --models vit positional; about 20 for everything, by estimate;
-    --sizes and --modes split it, --resume goes on
+    Time: 5 minutes on 2 quiet CPU cores for --models vit positional; about 20 (estimated) for everything;
+    --sizes and --modes split it, --resume continues it
     On CPUs with AVX2 only: unknown
     Expected: docs/models.md
     """

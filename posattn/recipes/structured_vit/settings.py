@@ -38,7 +38,7 @@ class StructuredVitConfig:
     steps: Count = 2000
     batch_size: Count = 128
     lr: Positive = 3e-3
-    """Of AdamW; it falls linearly to 0"""
+    """Learning rate of AdamW; it falls linearly to 0"""
     weight_decay: NonNegative = 0.01
     test_samples: Count = 1024
     """Fresh samples for accuracy and average attention"""
@@ -53,8 +53,8 @@ def structured_vit(smoke: bool = False) -> StructuredVitConfig:
 
     Claim: of one block each, the positional ViT passes the accuracy of the sum over all patches (0.90) and the ViT does
     not. The sets show in the positional ViT's P Pᵀ and in its score profiles, but not in the largest entries of its
-    attention, which fall below chance: a patch has itself through the residual stream, and reads the other sets. In the
-    ViT's average attention they show though P holds nothing of them: patches of the informative set share their sign.
+    attention, which fall below chance: a patch has itself through the residual stream, and attends to other sets. They
+    show in the ViT's average attention although not in its P: patches of the informative set share their sign.
     Command: posattn run structured-vit
     Time: 115 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work).
     Expected, seeds 0 to 2, same machine, association off the diagonal (chance 0.200): positional ViT: accuracy

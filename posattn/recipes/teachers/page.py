@@ -20,7 +20,7 @@ def teachers_section(config: TeachersConfig, numbers: dict[str, Any]) -> Section
         "Attention over positions recovers the true attention of structured teachers that are not the paper's. Here "
         f"the total variation per row fell from at least {floor:.2f} before training to "
         + ", ".join(f"{value:.3f} ({name})" for name, value in apart.items())
-        + f", mean over {config.seeds} seeds; 0 is the true attention, 1 reads none of it."
+        + f", mean over {config.seeds} seeds; 0 is the true attention, 1 is disjoint from it."
     )
     rows = [
         [

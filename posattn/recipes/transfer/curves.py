@@ -1,4 +1,4 @@
-"""Downstream accuracy against the number of samples, with the learned attention, without it, and denied any."""
+"""Downstream accuracy against the number of samples: with learned, new and held attention."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,13 +24,13 @@ from posattn.theory.transfer import fit, fresh_start, frozen_attention, transfer
 FROZEN, TUNED = "learned attention, frozen", "learned attention, fine-tuned"
 ORACLE, PERMUTED = "attention by hand, frozen", "sets permuted by hand, frozen"
 SCRATCH = "from scratch"
-EVEN, START = "v alone, attention held even", "v alone, attention held at its start"
+EVEN, START = "v alone, attention held uniform", "v alone, attention held at its start"
 WAYS = (FROZEN, TUNED, SCRATCH, ORACLE)
 DENIED = (PERMUTED, EVEN, START)  # held away from the structure; sets permuted still read whole sets
 
 
 class Lesson:
-    """What one seed has: an upstream task learned on fresh samples, and the downstream task."""
+    """The upstream task of one seed, learned on fresh samples, and its downstream task."""
 
     def __init__(self, config: TransferConfig, seed: int) -> None:
         self.config, self.generator = config, Generator().manual_seed(seed)

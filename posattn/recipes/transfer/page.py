@@ -1,4 +1,4 @@
-"""What the report of `posattn run transfer` shows beside the curves."""
+"""The report of `posattn run transfer`, except for the curves."""
 
 from statistics import geometric_mean
 from typing import Any
@@ -10,10 +10,10 @@ from posattn.runs.seeds import mean_std_text
 
 
 def denied_section(numbers: dict[str, Any]) -> Section:
-    """What is lost without the structure, in words; the curves show it."""
+    """A sentence on what is lost without the structure."""
     least, most, mean = (*(samples_text(numbers["samples"][end]) for end in (0, -1)), numbers["mean"])
     claim = (
-        f"With the attention held even, or held at its start, v alone reaches {mean[EVEN][-1]:.2f} and "
+        f"With the attention held uniform, or held at its start, v alone reaches {mean[EVEN][-1]:.2f} and "
         f"{mean[START][-1]:.2f} with {most}; from scratch, A and v together reach {mean[SCRATCH][-1]:.2f}. "
         f"Which set each query reads does not matter: with the sets permuted, the accuracy is "
         f"{mean[PERMUTED][0]:.2f} with {least} and {mean[PERMUTED][-1]:.2f} with {most}."
@@ -27,7 +27,7 @@ def samples_text(count: int) -> str:
 
 
 def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Section:
-    """What the samples needed show."""
+    """A sentence on the samples needed."""
     needed, samples = config.needed, numbers["samples"]
     target = f"{needed.target:.0%}"
     first, last = needed.num_patches[0], needed.num_patches[-1]
@@ -38,7 +38,7 @@ def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Sect
     claim = (
         f"From D = {first} to {last}, an accuracy of {target} takes {ends[FROZEN]} samples with the learned attention "
         f"frozen, {ends[TUNED]} with it fine-tuned by plain gradient descent at one rate, and {ends[SCRATCH]} from "
-        "scratch (geometric mean, least to most over seeds in parentheses)."
+        "scratch (geometric mean, range over seeds in parentheses)."
     )
     rows = [[way, *(needed_text(row, needed.most) for row in samples[way])] for way in WAYS]
     rows.append(["accuracy upstream", *map(mean_std_text, numbers["upstream"])])
@@ -54,11 +54,11 @@ def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Sect
                 y_label="downstream samples N",
                 x_log=True,
                 y_log=True,
-                caption=f"Geometric mean over {needed.seeds} seeds; C, d and q·D stay as D grows. 1 is the least "
-                "there is; a curve leaves out a D at which some seed did not reach the target.",
+                caption=f"Geometric mean over {needed.seeds} seeds; C, d and q·D are the same for every D. "
+                "1 is the smallest N; a curve leaves out a D at which some seed did not reach the target.",
             ),
             Table(
-                "Samples needed: geometric mean (least to most over seeds)",
+                "Samples needed: geometric mean (range over seeds)",
                 ["", *(f"D = {D}" for D in needed.num_patches)],
                 rows,
                 caption="Upstream: the accuracy of as many steps from scratch with fresh samples at each. No exponent "

@@ -22,9 +22,9 @@ class TransferConfig:
     sizes: Several[Count] = (8, 32, 128, 512)
     """N, the downstream samples"""
     steps: Count = 300
-    """At most, of a downstream training; all of the upstream one"""
+    """Steps of the upstream training, and the most of a downstream training"""
     batch_size: Count = 128
-    """Samples per step; downstream all of them where they are fewer"""
+    """Samples per step; downstream all samples if there are fewer"""
     rate: Positive = 0.2
     """From scratch: length of the first step of A, in units of √D; steps have unit-norm gradients, rates fall to 0"""
     value_rate: NonNegative = 0.0003
@@ -67,15 +67,15 @@ def transfer(smoke: bool = False) -> TransferStudyConfig:
     """With the learned attention a sample or a few teach another feature; from scratch it takes hundreds.
 
     Claim: with the learned attention, frozen or fine-tuned by plain gradient descent at one rate, a few samples of
-    another task are enough. From scratch it takes hundreds to thousands, more with larger D; with the attention held
-    even, or held at its start, 256 samples do no better than 16; sets permuted by hand need as few as the learned ones.
+    another task are enough. From scratch it takes hundreds to thousands, more with larger D; with attention held
+    uniform or at its start, 256 samples do no better than 16; sets permuted by hand need as few as the learned ones.
     A single sample misleads every attention where the sum of its patches opposes its label (7% of them at D = 128).
     Training from scratch, upstream too, has unit-norm gradients: plain descent waits on the plateau (recipe phases).
     Command: posattn run transfer
     Time: about 130 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work; in three parts).
     Expected, same machine, seeds 0 to 9, D = 128, accuracy at N = 1, 4, 16, 64 and 256:
     frozen 0.900 ± 0.315 (one seed of ten misled), then 1.000 ± 0.000 at each; fine-tuned and sets permuted alike; from
-    scratch 0.790 ± 0.234, 0.754 ± 0.033, 0.675 ± 0.022, 0.721 ± 0.028, 0.886 ± 0.018; attention held even
+    scratch 0.790 ± 0.234, 0.754 ± 0.033, 0.675 ± 0.022, 0.721 ± 0.028, 0.886 ± 0.018; attention held uniform
     0.828 ± 0.251, 0.921 ± 0.005, 0.926 ± 0.004, 0.926 ± 0.003, 0.926 ± 0.002; held at its start the same within 0.006.
     Samples for 99%, geometric mean over seeds 0 to 2 (least to most), at D = 64, 128 and 256: frozen 1, 1.3 and 1,
     fine-tuned 1.3, 1 and 1, from scratch 706 (576 to 860), 1015 (934 to 1131) and 1517 (1411 to 1664).

@@ -1,4 +1,4 @@
-"""Structure that transfers: positional maps learned on one image set, at work on another of the same grid."""
+"""Structure that transfers: positional maps learned on one image set and used on another with the same grid."""
 
 import math
 from dataclasses import replace

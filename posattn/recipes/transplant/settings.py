@@ -12,12 +12,12 @@ from posattn.vision.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class TargetTraining:
-    """How models are trained on the targets, where it differs from the training on the source."""
+    """Settings of the training on a target that differ from the training on the source."""
 
     steps: Count = 300
     """Optimizer steps"""
     batch_size: Count = 64
-    """Images per step; all of them where there are fewer"""
+    """Images per step; all if there are fewer"""
     lr: Positive = 2e-3
     """Learning rate"""
     tuning_lr: Positive = 5e-4
@@ -28,14 +28,14 @@ class TargetTraining:
 
 @dataclass(frozen=True)
 class TransplantConfig(ImageTraining):
-    """Maps are learned on the data set, and put to work on the targets."""
+    """Maps are learned on the data set and used on the targets."""
 
     targets: Several[str] = ("fashion-mnist", "digits")
-    """Sets that the maps are put to work on, resized to the source's images and in as many channels"""
+    """Sets that the maps are used on, converted to the size and channels of the source's images"""
     target_dir: Path | None = None
     """Where the files of the targets are"""
     sizes: Several[Count] = (10, 30, 100, 300, 1000)
-    """Training images per class; sizes that a target does not have are left out"""
+    """Training images per class; sizes larger than a target's classes are skipped"""
     test_images: Count = 5000
     """Test on a random subset of this size of each target"""
     target: TargetTraining = field(default_factory=TargetTraining)
@@ -50,7 +50,7 @@ def transplant(smoke: bool = False) -> TransplantConfig:
     Time: 12 minutes on 2 CPU cores
     On CPUs with AVX2 only: unknown
     Expected (CIFAR-10 (JPEG copy) to Fashion-MNIST at 32 pixels, seeds 0 to 2, 2 CPU cores), test accuracy with 10, 100
-    and 1,000 images a class: transplanted maps 64.7 ± 2.6, 78.3 ± 0.9 and 80.0 ± 0.2 %; from scratch 63.9 ± 0.9,
+    and 1,000 images per class: transplanted maps 64.7 ± 2.6, 78.3 ± 0.9 and 80.0 ± 0.2 %; from scratch 63.9 ± 0.9,
     76.5 ± 0.2 and 78.0 ± 0.3; whole model fine-tuned 65.5 ± 1.5, 78.8 ± 0.3 and 81.2 ± 0.4; maps of random locality
     60.6 ± 2.0, 71.3 ± 1.3 and 72.8 ± 1.0.
     """

@@ -1,4 +1,4 @@
-"""A finished run as Markdown, figures and numbers, small enough to keep beside a project's documents."""
+"""A finished run as Markdown, figures and numbers, small enough to keep in a repository."""
 
 import base64
 import html

@@ -1,4 +1,4 @@
-"""Random changes of a batch of images on its own device.
+"""Random augmentation of a batch of images on its own device.
 
 All draws come from torch's global generators of the CPU and of the images' device.
 """
@@ -15,9 +15,7 @@ from torchvision.transforms import v2
 from posattn.vision.data.decoding import Images
 
 POLICIES = {"none": None, "trivial": v2.TrivialAugmentWide(), "rand": v2.RandAugment()}
-GROUP = (
-    8  # images that share one draw of a policy: torchvision draws once a call, one call an image is too slow
-)
+GROUP = 8  # images that share one draw of a policy: torchvision draws once per call, and one call per image is too slow
 
 Mixer = Callable[
     [Float[Tensor, "n c H W"], Int[Tensor, " n"]], tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]
@@ -39,7 +37,7 @@ def augment(images: Images, padding: int, flip: bool, policy: str) -> Images:
 
 
 def random_crop_flip(images: Images, padding: int, flip: bool) -> Images:
-    """Each image moved by up to ``padding`` pixels each way (black comes in), with ``flip`` also mirrored."""
+    """Shift each image by up to ``padding`` pixels each way (black comes in); with ``flip``, mirror it at random."""
     n, _, H, W = images.shape
     device = images.device
     padded = F.pad(images, (padding,) * 4)
@@ -52,7 +50,7 @@ def random_crop_flip(images: Images, padding: int, flip: bool) -> Images:
 
 
 def make_mixer(mixup: float, cutmix: float, num_classes: int) -> Mixer | None:
-    """Mixup and CutMix of Beta parameter ``mixup`` and ``cutmix`` (0: off), one drawn for each batch.
+    """Mixup and CutMix of Beta parameter ``mixup`` and ``cutmix`` (0: off), one of the two drawn for each batch.
 
     Returns a function of float images and labels to mixed images and (n, num_classes) probabilities, None
     where both are off.

@@ -1,4 +1,4 @@
-"""Which image set a run uses and how it is read, as settings."""
+"""Settings of image sets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from posattn.settings import Count, Pixels
 
 DATA_SETS = ("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "svhn")
-STREAMED = ("imagenet",)  # sets that no memory holds
+STREAMED = ("imagenet",)  # sets too large for memory
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class MemoryDataConfig:
     data_dir: Path | None = None
     """Where the files of a named set are; default: ./data and the set's usual places"""
     download: bool = False
-    """Fetch a named set that is not there into that folder"""
+    """Download a missing named set into that folder"""
     image_size: Pixels | None = None
-    """Resize pictures to this many pixels per side; default: as they are (imagenet: 224)"""
+    """Resize pictures to this many pixels per side; default: no resizing (imagenet: 224)"""
     skip_corrupt: bool = False
-    """Leave out, and count, pictures that cannot be decoded, instead of stopping"""
+    """Skip and count pictures that cannot be decoded, instead of stopping"""
     image_column: str | None = None
     """Of a parquet file; default: img or image"""
     label_column: str | None = None
@@ -55,7 +55,7 @@ class DataConfig(MemoryDataConfig):
     """Processes that decode a stream; default: one per CPU core"""
 
     def validate(self) -> None:
-        """What a stream does not read is refused."""
+        """Refuse settings that a stream does not read."""
         if self.stream or self.data in STREAMED:
             for name in ("download", "image_column", "label_column"):
                 if value := getattr(self, name):

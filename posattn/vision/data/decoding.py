@@ -10,12 +10,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 Images = UInt8[Tensor, "n c H W"]
-# what damaged pictures raise, and pictures of more pixels than Pillow's bound, which its message names
+# raised by damaged pictures and by pictures above Pillow's pixel limit
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Content(NamedTuple):
-    """What a set's files hold."""
+    """The content of a set's files."""
 
     images: Images
     labels: Int[Tensor, " n"]
@@ -27,16 +27,16 @@ class Decoding(NamedTuple):
     """How encoded pictures become a tensor; all become RGB."""
 
     image_size: int | None = None  # resize the shorter side and cut the centre; None: all must have one size
-    skip_corrupt: bool = False  # leave out and count what cannot be decoded, instead of stopping
+    skip_corrupt: bool = False  # skip and count pictures that cannot be decoded, instead of stopping
 
 
 def decode_all(
     encoded: Iterable[tuple[Any, str]], decoding: Decoding, source: str
 ) -> tuple[Images, list[int]]:
-    """Pictures (files or paths, each with a name for messages) as one tensor, and which of them are in it.
+    """Pictures (files or paths, each with a name for messages) as one tensor, and which of them it contains.
 
     Raises:
-        ValueError: one cannot be decoded, sizes differ, or no picture of ``source`` is left.
+        ValueError: one cannot be decoded, sizes differ, or no picture of ``source`` could be decoded.
     """
     images: list[Tensor] = []
     kept = []
@@ -60,7 +60,7 @@ def decode_all(
 
 
 def decode(source: Any, image_size: int | None) -> UInt8[Tensor, "3 H W"]:
-    """One picture as RGB, whatever its own mode."""
+    """One picture, converted to RGB."""
     if source is None:
         raise ValueError("it is null")
     with Image.open(source) as opened:

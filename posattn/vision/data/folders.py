@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-SPLIT_NAMES = {  # in any case; of several the first is taken that has class folders
+SPLIT_NAMES = {  # case-insensitive; the first with class folders is taken
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation", "eval", "dev"),
 }
-IGNORED = {"__MACOSX"}  # beside everything hidden, such as .ipynb_checkpoints
+IGNORED = {"__MACOSX"}  # in addition to hidden folders such as .ipynb_checkpoints
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's imagefolder
 
 
@@ -26,7 +26,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def visible(name: str) -> bool:
-    """Whether a file or folder is a user's own."""
+    """Whether a file or folder is neither hidden nor created by a system."""
     return not name.startswith(".") and name not in IGNORED
 
 
@@ -41,7 +41,7 @@ def split_folder(folder: Path, split: str) -> Path | None:
 
 
 def split_of(name: str) -> str | None:
-    """The split that the name of a folder speaks of, as in ``seg_train`` or ``test_images``, None for other names."""
+    """The split that the name of a folder suggests, as in ``seg_train`` or ``test_images``; None for other names."""
     words = set(re.findall("[a-z]+", name.lower()))
     return next((split for split, stems in SPLIT_NAMES.items() if words & set(stems)), None)
 
@@ -66,7 +66,7 @@ def list_classes(folder: Path) -> tuple[str, ...]:
 
 
 def check_no_splits(folder: Path, names: Iterable[str]) -> None:
-    """Raise ValueError if folders that are to be classes, or parts of one, look like splits."""
+    """Raise ValueError if class folders, or folders inside them, look like splits."""
     looks = {split: name for name in names if (split := split_of(name))}
     if len(looks) > 1:
         raise ValueError(
@@ -103,7 +103,7 @@ def pictures_below(folder: Path) -> list[str]:
 
 
 def check_same_classes(folder: Path, parent: Path, split: str) -> None:
-    """Raise ValueError if the class folders of a split and of the other one, if any, have not the same names."""
+    """Raise ValueError if the two splits have different class folders."""
     other = split_folder(parent, "test" if split == "train" else "train")
     if other is not None and other != folder and subfolders(other):
         check_same(str(folder), list_classes(folder), str(other), list_classes(other))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from posattn.vision.data.decoding import Content
 
-# All that a pickled batch of CIFAR needs: a pickle that asks for anything else is refused, not run.
+# All that a pickled batch of CIFAR needs: a pickle with anything else is refused, not run.
 PICKLED = {
     **{
         (f"numpy.{core}.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0]
@@ -27,11 +27,11 @@ PICKLED = {
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
 }
-MAX_BYTES = 2**34  # of an IDX file, which says itself how large it is
+MAX_BYTES = 2**34  # of an IDX file, whose header gives its size
 
 
 def read_idx(path: Path, dims: int) -> UInt8[Tensor, "..."]:
-    """A file of unsigned bytes in the IDX format (gzipped where its name ends in .gz).
+    """A file of unsigned bytes in the IDX format (gzipped if its name ends in .gz).
 
     Raises:
         ValueError: not IDX, of another number of dimensions, or cut short.
@@ -96,7 +96,7 @@ def read_cifar(batches: Sequence[Path], meta: Path, label_key: str, names_key: s
 
 
 def read_mat(path: Path) -> Content:
-    """SVHN's cropped digits: X (32, 32, 3, n) and y (n, 1), where 10 stands for the digit 0."""
+    """SVHN's cropped digits: X (32, 32, 3, n) and y (n, 1), where 10 means the digit 0."""
     try:
         held = loadmat(path)
         images, labels = (

@@ -27,11 +27,11 @@ class ImageSet:
     """Images of one size with their labels.
 
     Args:
-        name: what results are reported under.
+        name: used in results.
         images: (n, c, H, W) uint8.
         labels: (n,) long, 0..classes-1.
         classes: the name of each class.
-        skipped: pictures of the files that could not be decoded and are left out.
+        skipped: number of pictures that could not be decoded and were skipped.
 
     Raises:
         ValueError: the set is empty, shapes or types do not fit, or a label is out of range (it is named).
@@ -86,7 +86,7 @@ class ImageSet:
     def batches(
         self, parts: Iterable[Int[Tensor, " _"]], seed: int = 0
     ) -> Iterator[tuple[Images, Int[Tensor, " n"]]]:
-        """The images and labels at each of ``parts``. Nothing is drawn here, so ``seed`` changes nothing."""
+        """The images and labels at each of ``parts``. ``seed`` has no effect, as nothing is random."""
         for index in parts:
             yield self.images[index], self.labels[index]
 
@@ -105,22 +105,22 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> ImageSet:
-    """A set, whole and in memory.
+    """Load a set into memory.
 
     Args:
         name: one of ``DATA_SETS``; or the path of a folder (of train and test or val, of parquet files, or
             of classes) or of a parquet file; or ``owner/name`` of Hugging Face's hub (with ``datasets``).
-        split: ``train`` or ``test``. What has no splits is divided in a fixed way, stratified, 4 : 1.
-        data_dir: the folder of a named set's files; None stands for ./data and the set's usual places.
+        split: ``train`` or ``test``. A set without splits is divided 4 : 1 in a fixed, stratified way.
+        data_dir: the folder of a named set's files; default: ./data and the set's usual places.
         download: fetch what is missing into that folder.
-        image_size: resize to it, after cutting the centre where pictures are not square.
-        skip_corrupt: leave out what cannot be decoded, and count it in ``skipped``.
-        image_column: of a parquet file; None stands for img or image.
-        label_column: of a parquet file; None stands for label, fine_label or labels.
+        image_size: resize to it, after a centre crop if pictures are not square.
+        skip_corrupt: skip pictures that cannot be decoded, and count them in ``skipped``.
+        image_column: of a parquet file; default: img or image.
+        label_column: of a parquet file; default: label, fine_label or labels.
 
     Raises:
         ValueError: an unknown name or split, or files whose content is damaged (the file is named).
-        FileNotFoundError: files are missing: it says where they were looked for and how to get them.
+        FileNotFoundError: files are missing; the error lists the folders searched and how to get them.
     """
     checks.known("split", split, SPLITS)
     if image_size is not None:
@@ -133,7 +133,7 @@ def load_images(
 
 
 def reader(name: str) -> Callable[[Request], Content]:
-    """What reads the set of that name. ValueError lists the known ones."""
+    """The reader of the named set. Raises ValueError listing the known ones."""
     if name in DATA_SETS:
         return DATA_SETS[name]
     if Path(name).exists():
@@ -147,14 +147,14 @@ def reader(name: str) -> Callable[[Request], Content]:
 
 
 def resized(images: Images, image_size: int | None) -> Shaped[Tensor, "n c h w"]:
-    """The images at that size, as they are where it is None or theirs already."""
+    """The images resized, unchanged if ``size`` is None or already theirs."""
     if image_size is None or images.shape[-2:] == (image_size, image_size):
         return images
     return resize(images, [image_size, image_size], InterpolationMode.BICUBIC)
 
 
 def to_float(images: Images) -> Float[Tensor, "n c H W"]:
-    """uint8 images in [-1, 1], the range that timm's ViTs are made for."""
+    """uint8 images in [-1, 1], the range that timm's ViTs expect."""
     return images.float().div_(127.5).sub_(1)
 
 

@@ -1,4 +1,4 @@
-"""Image sets by name: where their files lie in the layouts people have, and how to get them."""
+"""Image sets by name: the layouts of their files, where to find them and how to get them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,16 +24,16 @@ CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-HOME = Path("data")  # where files are looked for, and downloaded to, unless a folder is named
+HOME = Path("data")  # default folder of files and downloads
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 DECODING = Decoding()
-SHARDS = ("{}.parquet", "{}-*.parquet", "*/{}-*.parquet")  # as people and Hugging Face's hub name them
+SHARDS = ("{}.parquet", "{}-*.parquet", "*/{}-*.parquet")  # common names, also on Hugging Face's hub
 PUBLISHED = {"train": ("train",), "test": ("test", "val", "validation")}
 
 
 @dataclass(frozen=True)
 class Request:
-    """Which part of a set, from where, and how to read it."""
+    """The split of a set to read, its folder and options."""
 
     name: str
     split: str
@@ -50,13 +50,13 @@ class Request:
         fetch: Callable[[Path], object] | None = None,
         elsewhere: Sequence[Path] = (),
     ) -> list[Path]:
-        """The files of the first pattern that matches any: in the folder named, or in the usual ones.
+        """The files of the first pattern that matches, in the given folder or the usual ones.
 
         Args:
             patterns: as of Path.glob.
-            how: to get the files, for the message where there are none.
-            fetch: downloads the set into a folder; called only where a download was asked for.
-            elsewhere: folders that are looked at after ./data where none is named.
+            how: how to get the files, for the error if there are none.
+            fetch: downloads the set into a folder; called only with ``download``.
+            elsewhere: folders to search after ./data if none is given.
         """
         home = self.data_dir or HOME
         folders = [home, home / self.name, *(elsewhere if self.data_dir is None else ())]
@@ -70,7 +70,7 @@ class Request:
             fetch(home)
         looked = f"no {' or '.join(patterns)} in {' or '.join(map(str, folders))}"
         raise FileNotFoundError(
-            f"{self.name} not found: {looked}; {how}{', or ask for its download (--download)' if fetch else ''}"
+            f"{self.name} not found: {looked}; {how}{', or download it (--download)' if fetch else ''}"
         )
 
     @property
@@ -80,11 +80,11 @@ class Request:
 
     @property
     def other(self) -> "Request":
-        """The same of the other split."""
+        """The same request for the other split."""
         return replace(self, split="test" if self.split == "train" else "train")
 
     def parquet(self, paths: Sequence[Path], classes: tuple[str, ...] = ()) -> Content:
-        """Parquet files, with ``classes`` where their schema names none."""
+        """Parquet files, with ``classes`` if their schema names none."""
         others = [] if classes else parquet_parts(self.other.shards_in(paths[0].parent))
         return read_parts(parquet_parts(paths), self.decoding, self.columns, classes, others)
 
@@ -108,7 +108,7 @@ def digits(request: Request) -> Content:
 
 
 def fashion_mnist(request: Request) -> Content:
-    """70,000 pictures of clothing, 28x28: IDX files as published, as torchvision keeps them or Debian's."""
+    """70,000 pictures of clothing, 28x28: IDX files as published, in torchvision's layout or from Debian."""
     prefix = "train" if request.split == "train" else "t10k"
     images, labels = (
         request.find(
@@ -158,7 +158,7 @@ def svhn(request: Request) -> Content:
 
 
 def imagenet(request: Request) -> Content:
-    """A part of ImageNet that fits in memory: train and val with a folder a class; 224x224 by default."""
+    """A part of ImageNet that fits in memory: train and val with one folder per class; 224x224 by default."""
     size = request.decoding.image_size or 224
     return read_folder(find_split(request), request.decoding._replace(image_size=size))
 
@@ -167,7 +167,7 @@ def find_split(request: Request) -> Path:
     """The folder of a split of class folders, checked to have the classes of the other split.
 
     Raises:
-        FileNotFoundError: there is none; it says where it was looked for.
+        FileNotFoundError: there is none; the error lists the folders searched.
         ValueError: the splits have other classes.
     """
     home = request.data_dir or HOME
@@ -182,7 +182,7 @@ def find_split(request: Request) -> Path:
 
 
 def read_folder(folder: Path, decoding: Decoding) -> Content:
-    """Pictures in one folder per class, as torchvision's ImageFolder has them.
+    """Pictures in one folder per class, as in torchvision's ImageFolder.
 
     Raises:
         ValueError: there are no class folders, or one is without images.
@@ -206,7 +206,7 @@ DATA_SETS: dict[str, Callable[[Request], Content]] = {
 def read_path(request: Request) -> Content:
     """A parquet file; a folder of ``save_to_disk``; or a folder of parquet files, of train and test, or of classes.
 
-    What has no splits of its own is divided: a fixed stratified fifth is for testing.
+    Without splits, a fixed stratified fifth is for testing.
 
     Raises:
         FileNotFoundError: there is the other split and not this one.
@@ -239,13 +239,13 @@ def saved_split(path: Path, request: Request, needed: bool = True) -> list[Part]
 
 
 def missing(path: Path, request: Request) -> NoReturn:
-    """Raise that a folder has the other split and not this one."""
+    """Raise FileNotFoundError: a folder has the other split but not this one."""
     there, here = SPLIT_NAMES[request.other.split][0], " or ".join(SPLIT_NAMES[request.split])
     raise FileNotFoundError(f"{path} holds {there} but no {here}")
 
 
 def read_hub(request: Request) -> Content:
-    """A set of Hugging Face's hub, from the local cache unless a download was asked for."""
+    """A set of Hugging Face's hub, from the local cache unless ``download`` is set."""
     try:
         import datasets
     except ImportError as error:
@@ -259,7 +259,7 @@ def read_hub(request: Request) -> Content:
 
 
 def part(content: Content, request: Request) -> Content:
-    """The same four fifths of each class to train and one fifth to test, of what comes undivided.
+    """A fixed division of a set without splits: four fifths of each class to train, one fifth to test.
 
     Raises:
         ValueError: a class has a single picture, or there are fewer than five pictures per class on average.

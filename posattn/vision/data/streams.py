@@ -40,7 +40,7 @@ class ImageStream:
         crop: random resized crops and mirror images (timm's), else the resized centre.
         workers: processes that decode.
         device: of the batches.
-        skipped: pictures of the folder that could not be decoded and are left out.
+        skipped: number of pictures that could not be decoded and were skipped.
     """
 
     name: str
@@ -143,10 +143,10 @@ def stream_images(
     Args:
         name: what results are reported under, such as ``imagenet``.
         split: ``train`` or ``test``.
-        data_dir: the folder that holds the folders of the splits; None stands for ./data.
+        data_dir: the folder that holds the folders of the splits; default: ./data.
         image_size: H = W of the batches.
         crop: random resized crops and mirror images; None: for training only.
-        workers: processes that decode; None stands for one a CPU core.
+        workers: processes that decode; default: one per CPU core.
         skip_corrupt: leave out what cannot be decoded, and count it in ``skipped``.
 
     Raises:

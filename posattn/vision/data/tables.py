@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The columns asked for; None stands for the usual ones."""
+    """The columns to read; None for the usual ones."""
 
     image: str | None = None
     label: str | None = None
@@ -182,7 +182,7 @@ def label_values(part: Part, asked: str | None, named: bool) -> list[Any]:
     values = part.table[name].to_pylist()
     for row, value in enumerate(values):
         if value is None or (isinstance(value, int) and value < 0):
-            state = "has no label" if value is None else f"has the label {value}, which stands for none"
+            state = "has no label" if value is None else f"has the label {value}, which means no label"
             raise ValueError(f"{part.where}: row {row} {state} in column {name}")
     return values
 

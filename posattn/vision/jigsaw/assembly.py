@@ -1,7 +1,7 @@
 """Placing positions on a grid so that neighbours are similar: a quadratic assignment problem.
 
 Embedding followed by assignment, and general solvers of quadratic assignment, leave well-fitting pieces in the wrong
-places. This solver works as people do a jigsaw: piece by piece, the best fitting one first.
+places. This solver places one piece after another, the best fitting one first.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ Fit = Float[np.ndarray, "N N"]
 Arrangement = Int[np.ndarray, "_ _"]  # the position at each place
 EMPTY = -1
 JITTER = 0.5  # largest noise on the fit while regrowing, in standard deviations of the fit
-ANGLES = 12  # rotations of an embedding that are tried
+ANGLES = 12  # rotations of an embedding to try
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
@@ -35,7 +35,7 @@ def recover_layout(
     Args:
         similarity: (N, N) of positions.
         grid: (H, W) with N places.
-        rounds: of growing again.
+        rounds: of regrowing a part.
         seed: of the random blocks.
 
     Raises:
@@ -77,7 +77,7 @@ def assigned_layout(similarity: Similarity, grid: tuple[int, int]) -> Layout:
 
 
 def as_fit(similarity: Similarity, grid: tuple[int, int]) -> Fit:
-    """The symmetric part with mean 0, so that a place does not gain from having many neighbours."""
+    """The symmetric part with mean 0, so that the number of a place's neighbours does not matter."""
     N = grid[0] * grid[1]
     if similarity.shape != (N, N) or not similarity.isfinite().all():
         raise ValueError(f"similarity must be finite and ({N}, {N}), got {tuple(similarity.shape)}")
@@ -87,9 +87,9 @@ def as_fit(similarity: Similarity, grid: tuple[int, int]) -> Fit:
 
 
 def grown(fit: Fit, block: Arrangement, shape: tuple[int, ...]) -> Arrangement:
-    """A block completed to a whole arrangement: the position and place that fit best, one after another."""
+    """Complete a block to a whole arrangement, placing the best fitting position each time."""
     H, W = shape
-    canvas = np.full((2 * H + 1, 2 * W + 1), EMPTY)  # the block may come to lie anywhere in the grid
+    canvas = np.full((2 * H + 1, 2 * W + 1), EMPTY)  # the block may end up anywhere in the grid
     gain = np.zeros((len(fit), *canvas.shape))
     touched = np.zeros(canvas.shape, bool)
 
@@ -123,7 +123,7 @@ def reach(canvas: NDArray[np.int64], shape: tuple[int, int]) -> tuple[slice, sli
 
 
 def improved(fit: Fit, arrangement: Arrangement) -> Arrangement:
-    """The arrangement after exchanges of two positions, the best one first, until none gains."""
+    """The arrangement after exchanging pairs of positions, the best exchange first, until none improves it."""
     near = adjacency(arrangement.shape).numpy().astype(float)
     order = arrangement.flatten()
     while True:

@@ -1,9 +1,9 @@
-"""Where the positions of a model are in the image, read from its positional scores alone.
+"""The layout of a model's positions in the image, recovered from its positional scores alone.
 
-A position is the number that the model knows a patch by. A layout is the place of every position on an (H, W) grid,
+A position is a patch's index in the model. A layout is the place of each position on an (H, W) grid,
 row by row. Positions that are neighbours in the image hold similar content, so their scores vary together, as keys
-and as queries. Partial correlation, what two positions share beyond all others, falls off within a step or two: its
-largest values mark the neighbours.
+and as queries. Partial correlation, given all other positions, falls off within a step or two: its largest
+values mark the neighbours.
 """
 
 import numpy as np
@@ -24,8 +24,8 @@ ROUNDING = 1e-9  # of distances between the places of a grid
 def profile_similarity(scores_or_maps: Maps, shrinkage: float = 0.1) -> Similarity:
     """The partial correlation of every two positions' score profiles, over all heads of all layers.
 
-    Scores are centred over queries and over keys, scaled to unit standard deviation in every head, and their
-    diagonal is left out. Profiles are both columns (the position as a key) and rows (as a query).
+    Scores are centred over queries and over keys, scaled to unit standard deviation in every head, without their
+    diagonal. Profiles are both columns (the position as a key) and rows (as a query).
 
     Args:
         scores_or_maps: (..., N, N) scores A or maps S, of which log S is taken.
@@ -128,7 +128,7 @@ def align(layout: Layout, truth: Layout, grid: tuple[int, int]) -> Layout:
 
 
 def symmetries(grid: tuple[int, int]) -> list[Layout]:
-    """Where each place goes under the rotations and reflections of the grid: eight of a square, else four."""
+    """The permutation of places under each symmetry of the grid: eight for a square, else four."""
     places = np.arange(grid[0] * grid[1]).reshape(grid)
     turns = range(4) if grid[0] == grid[1] else (0, 2)
     turned = [np.rot90(way, turn) for way in (places, places[::-1]) for turn in turns]
@@ -136,7 +136,7 @@ def symmetries(grid: tuple[int, int]) -> list[Layout]:
 
 
 def placed(near: Bool[Tensor, "N N"], layout: Layout) -> Bool[Tensor, "N N"]:
-    """A relation between places as one between positions."""
+    """A matrix over places, reindexed by positions."""
     return near[layout][:, layout]
 
 

@@ -27,16 +27,16 @@ def mix_tokens(
     attn_mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> Tensor:
-    """Σ_j S^h_ij V_j in every head, as one product a head over the whole batch.
+    """Σ_j S^h_ij V_j in every head, as one product per head over the whole batch.
 
-    Large maps in float32 on a CPU are multiplied head after head: MKL gives each thread whole heads of a
-    batched product, which of 3 heads leaves one of two threads idle half of the time.
+    On a CPU, large float32 maps are multiplied one head at a time: MKL gives each thread whole heads of a batched
+    product, so with 3 heads one of two threads is idle half of the time.
 
     Args:
         maps: (h, N, N), or (h, N, k) with ``indices``.
         values: (B, N, h·d_h).
         indices: (h, N, k), the keys that the entries of pruned maps belong to, numbered through all heads.
-        attn_mask, is_causal: refused, what attends by position being a constant of the model.
+        attn_mask, is_causal: refused, as the maps are constants of the model.
 
     Raises:
         ValueError: the maps are for another number of tokens, or a mask is given.
@@ -64,11 +64,11 @@ def mix_tokens(
 
 @register_notrace_module
 class AttentionMaps(nn.Module):
-    """S = row-softmax of the scores, computed once a forward and, in evaluation without gradients, kept.
+    """S = row-softmax of the scores, computed once per forward pass and, in evaluation without gradients, cached.
 
-    What is kept is tied to the tensors it came from, by identity, storage and version counter, so that no
-    in-place change leaves it stale; train(), load_state_dict() and .to() drop it besides. Edits through
-    ``tensor.data`` that autograd cannot see are the exception: call ``train(model.training)`` after them.
+    The cache is tied to the identity, storage and version counter of the tensors it was computed from, so in-place
+    changes invalidate it; train(), load_state_dict() and .to() clear it too. Edits through ``tensor.data``, which
+    autograd cannot see, are the exception: call ``train(model.training)`` after them.
     """
 
     def __init__(self, scores: nn.Module) -> None:
@@ -112,7 +112,7 @@ class AttentionMaps(nn.Module):
         return [cast, *((t, t._version, t.data_ptr()) for t in tensors)]
 
     def drop(self) -> None:
-        """Forget the kept maps."""
+        """Clear the cached maps."""
         self._kept = None
 
     def train(self, mode: bool = True) -> "AttentionMaps":
@@ -132,7 +132,7 @@ class AttentionMaps(nn.Module):
 
 
 def same_state(old: list[Any], new: list[Any]) -> bool:
-    """Whether two states name the same tensors at the same versions."""
+    """Whether two states refer to the same tensors at the same versions."""
     if len(old) != len(new) or old[0] != new[0]:
         return False
     return all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(old[1:], new[1:], strict=True))
@@ -141,7 +141,7 @@ def same_state(old: list[Any], new: list[Any]) -> bool:
 class FrozenMaps(nn.Module):
     """Constant (h, N, N) maps, or (h, N, k) entries of pruned ones, a buffer. ValueError: not finite.
 
-    Subnormal entries, which concentrated maps are full of, become zeros: products with them are slow.
+    Subnormal entries, common in concentrated maps, become zeros: products with them are slow.
     """
 
     maps: Tensor
@@ -161,16 +161,16 @@ class FrozenMaps(nn.Module):
 
 
 def dense(weights: Float[Tensor, "h N k"], indices: Int[Tensor, "h N k"]) -> MapsHNN:
-    """Pruned maps, entries and the keys they belong to, as (h, N, N) maps."""
+    """Pruned maps, given by entries and their keys, as (h, N, N) maps."""
     h, N, _ = weights.shape
     keys = indices - N * torch.arange(h, device=indices.device)[:, None, None]
     return weights.new_zeros(h, N, N).scatter(2, keys, weights)
 
 
 class PositionalAttention(nn.Module):
-    """Attention that depends on positions alone; stands where timm's ``Attention`` stands (``attn_layer``).
+    """Attention that depends on positions alone; replaces timm's ``Attention`` (``attn_layer``).
 
-    ``attach`` gives it its maps, once the tokens are known; ``indices`` are the keys of pruned ones.
+    ``attach`` sets its maps once the tokens are known; ``indices`` are the keys of pruned maps.
 
     Args:
         dim: D, channels of a token.
@@ -184,7 +184,7 @@ class PositionalAttention(nn.Module):
         norm_layer: constructor of the norms.
 
     Raises:
-        TypeError, ValueError: ``num_heads`` does not divide ``dim``, or a norm is asked for without
+        TypeError, ValueError: ``num_heads`` does not divide ``dim``, or a norm is requested without
         ``norm_layer``.
     """
 
@@ -219,10 +219,10 @@ class PositionalAttention(nn.Module):
         self._encodings: tuple[PositionEncodings, ...] = ()
 
     def attach(self, maps: nn.Module, encodings: PositionEncodings | None = None) -> "PositionalAttention":
-        """Take ``maps`` and the shared encodings they read.
+        """Set ``maps`` and the shared encodings they read.
 
-        The encodings stay the model's: they are referred to without being registered here, so that the one
-        parameter has one name in a state dict.
+        The encodings belong to the model: they are not registered here, so the parameter has a single name in a state
+        dict.
         """
         self.maps, self._encodings = maps, () if encodings is None else (encodings,)
         return self
@@ -244,7 +244,7 @@ class PositionalAttention(nn.Module):
         return maps if self.indices is None else dense(maps, self.indices)
 
     def reparameterize(self) -> None:
-        """Freeze in place, for timm's ``reparameterize_model``: the maps become a buffer, Q and K go."""
+        """Freeze in place, for timm's ``reparameterize_model``: the maps become a buffer, Q and K are dropped."""
         if not isinstance(self.maps, FrozenMaps):
             with torch.no_grad():
                 self.attach(FrozenMaps(self.attention_maps()))

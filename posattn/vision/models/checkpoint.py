@@ -16,23 +16,29 @@ from posattn.vision.models.scores import OnGrid
 from posattn.vision.models.state_dicts import unwrap_checkpoint
 
 State = dict[str, Tensor]
-ON_GRID = ("pos_embed", "pos_encodings.weight", ".table", ".prefix_rows", ".maps")  # shaped by the grid
+ON_GRID = (
+    "pos_embed",
+    "pos_encodings.weight",
+    ".table",
+    ".prefix_rows",
+    ".maps",
+)  # shapes depend on the grid
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
-    """What ``model.load_state_dict`` takes, from a checkpoint of its own kind or of a stock ViT.
+    """A state dict for ``model.load_state_dict``, from a checkpoint of the same kind or of a stock ViT.
 
-    What depends on the grid is resampled to the model's. Of a stock ViT, the values, taken out of the fused
-    qkv, and all that is not attention are kept; Q and K of positional blocks are dropped and the model's own
-    scores stay. A class token or registers that the model lacks are dropped.
+    Parameters that depend on the grid are resampled. From a stock ViT, V (split from the fused qkv) and everything
+    outside attention are kept; Q and K of positional blocks are dropped and the model keeps its own scores. A class
+    token or registers that the model lacks are dropped.
 
     Args:
         state_dict: a state dict, bare, or wrapped or prefixed as in ``state_dicts.unwrap_checkpoint``.
         model: a VisionTransformerPosAttn.
 
     Raises:
-        ValueError: nothing of the checkpoint belongs to the model, or its grid is neither the model's, nor square,
-            nor told by ``model.pretrained_cfg``.
+        ValueError: nothing of the checkpoint belongs to the model, or its grid is unknown: not the model's, not square
+            and not in ``model.pretrained_cfg``.
     """
     unwrapped, _ = unwrap_checkpoint(state_dict, set(model.state_dict()))
     if not unwrapped.keys() & model.state_dict().keys():
@@ -53,7 +59,7 @@ def source_grid(state: State, model: Any) -> tuple[int, int]:
 
 
 def grid_of(num_patches: int, state: State, model: Any) -> tuple[int, int]:
-    """The grid of a checkpoint of ``num_patches``: what its input size tells, else square."""
+    """The grid of a checkpoint of ``num_patches``: from its input size, else square."""
     known = get_pretrained_grid_size(model, state.get("patch_embed.proj.weight"), num_patches)
     side = math.isqrt(num_patches)
     if known is None and side * side != num_patches:
@@ -77,7 +83,7 @@ def drop_prefix(state: State, model: Any) -> State:
 
 
 def embeds_prefix(num_embedded: int, model: Any) -> bool:
-    """Whether a position embedding of this length has rows for prefix tokens: it is no grid on its own."""
+    """Whether a position embedding of this length has rows for prefix tokens, as its length is no grid."""
     return num_embedded != model.patch_embed.num_patches and math.isqrt(num_embedded) ** 2 != num_embedded
 
 
@@ -120,7 +126,7 @@ def values_of_stock(state: State, model: Any) -> State:
 
 
 def ungathered(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
-    """Pruned maps that were saved as entries and keys, whole where the model multiplies whole ones."""
+    """Pruned maps that were saved as entries and keys, made dense if the model uses dense maps."""
     own = model.state_dict()
     gathered = [name for name in state if name.endswith(".indices") and name not in own]
     if not gathered:

@@ -1,4 +1,4 @@
-"""How concentrated attention maps are."""
+"""Concentration of attention maps."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from posattn import checks
 
 
 def top_mass(maps: Float[Tensor, "layers h N N"], keeps: Sequence[int]) -> Float[Tensor, "layers k"]:
-    """The mass that the k largest entries of a row hold, mean over rows and heads, for each k of ``keeps``.
+    """The mass of a row's k largest entries, averaged over rows and heads, for each k of ``keeps``.
 
     Raises ValueError if a k is not in 1..N.
     """

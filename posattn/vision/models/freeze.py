@@ -1,4 +1,4 @@
-"""Constant attention maps: what is left of positional attention once it is trained."""
+"""Freezing: positional attention becomes constant attention maps after training."""
 
 import copy
 from typing import Any
@@ -20,15 +20,15 @@ GATHERED = {torch.float32: 1 / 8, torch.bfloat16: 1 / 32}
 
 
 def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
-    """A copy whose attention maps are buffers, without Q, K and P; same outputs where ``keep`` is None.
+    """A copy whose attention maps are buffers, without Q, K and P; the outputs are the same if ``keep`` is None.
 
     timm's ``reparameterize_model`` does the same.
 
     Args:
-        model: a model with positional attention, wholly or in part, also one from ``to_positional``.
-        keep: k, entries that each query keeps of its map, its largest, renormalised to sum to 1. On a
-            CPU few enough of them are gathered rather than multiplied densely; timm builds such a model again
-            from ``save_for_hf`` with whole maps, which freezing it with the same ``keep`` gathers again.
+        model: a model with positional attention, in all or some blocks, or from ``to_positional``.
+        keep: k, each query keeps its k largest entries, renormalised to sum to 1. On a CPU, few enough entries
+            are gathered instead of multiplied densely. timm rebuilds such a model from ``save_for_hf`` with dense
+            maps; freeze it again with the same ``keep`` to gather them.
 
     Raises:
         TypeError, ValueError: no positional attention, maps that are not finite, or k not in 1..N.
@@ -51,12 +51,12 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
             prune(layer, keep)
     if hasattr(frozen, "score_kind"):
         frozen.score_kind = "frozen"  # type: ignore[assignment]
-        update_model_args(frozen, scores="frozen")  # what timm rebuilds a saved model from
+        update_model_args(frozen, scores="frozen")  # timm rebuilds a saved model from these
     return frozen
 
 
 def prune(layer: Any, k: int) -> None:
-    """Keep every query's k largest entries of a layer's frozen maps, in the form that is faster."""
+    """Keep each query's k largest entries of a layer's frozen maps, gathered or dense, whichever is faster."""
     maps = layer.maps.maps if layer.indices is None else dense(layer.maps.maps, layer.indices)
     weights, keys = largest(maps, k)
     h, N, _ = maps.shape

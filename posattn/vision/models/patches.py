@@ -1,4 +1,4 @@
-"""Images cut into patches."""
+"""Patch embedding as a matrix product."""
 
 from typing import no_type_check
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class PatchProjection(nn.Conv2d):
-    """A convolution over patches that do not overlap, as one matrix product.
+    """A convolution over non-overlapping patches, as one matrix product.
 
-    Its outputs lie in memory patch by patch, as tokens: timm's patch embedding needs no copy to make them so,
-    and the residual stream is not left transposed.
+    Its outputs are stored patch by patch, as tokens: timm's patch embedding needs no copy, and the residual stream is
+    not transposed.
     """
 
     @no_type_check  # traced and scripted
@@ -24,7 +24,7 @@ class PatchProjection(nn.Conv2d):
 
 
 def project_patches(conv: nn.Module) -> nn.Module:
-    """The same projection, with the same parameters, as a product where it is one; else ``conv`` itself."""
+    """The same projection with the same parameters as a product if possible, else ``conv`` itself."""
     if type(conv) is not nn.Conv2d or not is_by_patches(conv):
         return conv
     height, width = conv.kernel_size
@@ -36,6 +36,6 @@ def project_patches(conv: nn.Module) -> nn.Module:
 
 
 def is_by_patches(conv: nn.Conv2d) -> bool:
-    """Whether every pixel of the image belongs to one patch at most, and every patch is whole."""
+    """Whether patches neither overlap nor are cut off."""
     dense = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding == (0, 0)
     return dense and conv.kernel_size == conv.stride

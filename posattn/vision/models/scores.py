@@ -1,4 +1,4 @@
-"""Scores of positional attention: what a query position gives to a key position, for every head.
+"""Scores of positional attention, from query positions to key positions, for every head.
 
 N = prefix + H·W tokens: class token and registers first, then the grid row by row. A score module maps the
 shared positional encodings P, or None if it owns all it needs, to (h, N, N) scores.
@@ -21,7 +21,7 @@ class Start(NamedTuple):
     """How random scores start."""
 
     std: float = 1.0  # standard deviation of the scores
-    diagonal: float = 0.0  # σ_A, how far a token's score on itself lies above the others
+    diagonal: float = 0.0  # σ_A, the offset of a token's score on itself
 
 
 class OnGrid(nn.Module):

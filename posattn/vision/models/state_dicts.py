@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: wrapped, prefixed, of another head, of another image size."""
+"""Checkpoints in common forms: wrapped, prefixed, with another head or image size."""
 
 import sys
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ HEADS = ("head", "head_dist", "fc", "classifier", "fc_norm", "norm", "attn_pool"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a file holds, on the CPU: safetensors, or a pickle of weights only.
+    """The content of a checkpoint file, on the CPU: safetensors, or a pickle of weights only.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,18 +37,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def unwrap_checkpoint(state: Mapping[str, Any], names: set[str]) -> tuple[State, list[str]]:
-    """The weights of a checkpoint under the names that a model gives them, as far as wrappers explain them.
+    """The weights of a checkpoint under the model's names, without known wrappers and prefixes.
 
     Containers (``state_dict``, ``model``, ``model_ema``, ``teacher`` …; averaged weights first, as timm does) are
-    opened. Prefixes (``module.``, ``_orig_mod.``, ``backbone.``, ``model.``, ``encoder.`` …) are taken off as long as
+    opened. Prefixes (``module.``, ``_orig_mod.``, ``backbone.``, ``model.``, ``encoder.`` …) are removed as long as
     more names match without them.
 
     Args:
-        state: what a checkpoint holds.
-        names: those of the model's own state dict.
+        state: the content of a checkpoint.
+        names: the keys of the model's state dict.
 
     Returns:
-        The weights, and what was taken off, outermost first.
+        The weights, and what was removed, outermost first.
     """
     taken: list[str] = []
     while (name := next((c for c in CONTAINERS if isinstance(state.get(c), Mapping)), None)) is not None:
@@ -71,10 +71,10 @@ def common_prefix(weights: State) -> str | None:
 
 
 def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
-    """Load a checkpoint's backbone into a model of timm or of this package; what was done to it, for the user.
+    """Load a checkpoint's backbone into a model of timm or of this package; returns notes for the user.
 
-    Position embeddings and the input layer are resampled as timm does it. A head of other classes, or none, is left
-    as it is: attention does not depend on it.
+    Position embeddings and the input layer are resampled as timm does it. A head with other classes, or a missing
+    one, is ignored: attention does not depend on it.
 
     Raises:
         ValueError: nothing of the checkpoint belongs to the model, or weights of the backbone are missing or of
@@ -103,7 +103,7 @@ def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
 
 
 def in_head(name: str) -> bool:
-    """Whether a weight belongs to what follows the last block."""
+    """Whether a weight belongs to a layer after the last block."""
     return name.split(".")[0] in HEADS
 
 

@@ -37,12 +37,12 @@ class VisionTransformerPosAttn(VisionTransformer):
 
     Args:
         scores: ``encodings`` (the paper's: P shared by all layers, W_Q and W_K in each), ``relative`` (a 2-D
-            table of offsets per head) or ``table`` (free); ``frozen`` is what ``freeze_attention`` leaves, to
-            load such a checkpoint into.
+            table of offsets per head) or ``table`` (free); ``frozen`` is for loading a
+            checkpoint of ``freeze_attention``.
         score_std: standard deviation of the scores at the start; near 0 attention starts uniform.
-        score_diagonal: σ_A, how far a token's score on itself lies above the others at the start.
-        positional_blocks: number of leading positional blocks, the others being content-based; None for all.
-        options: those of timm's VisionTransformer; no class token and average pooling where they do not say.
+        score_diagonal: σ_A, the initial offset of each token's score on itself.
+        positional_blocks: number of leading positional blocks; the rest are content-based. None for all.
+        options: those of timm's VisionTransformer; by default no class token and average pooling.
 
     Raises:
         TypeError, ValueError: an unknown name, a count out of range, or an option that makes tokens vary by
@@ -132,7 +132,7 @@ class VisionTransformerPosAttn(VisionTransformer):
         return {**groups, "stem": groups["stem"] + "|pos_encodings"}
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """TorchScript takes a frozen copy: it knows neither shared encodings nor a cache."""
+        """TorchScript gets a frozen copy, as it supports neither shared encodings nor a cache."""
         return freeze_attention(self)
 
 
@@ -162,7 +162,7 @@ def refuse_varying_tokens(options: dict[str, Any]) -> None:
 
 
 def _create(variant: str, pretrained: bool, **options: Any) -> nn.Module:
-    """A VisionTransformerPosAttn, or timm's wrapper of one where features alone are asked for."""
+    """A VisionTransformerPosAttn, or timm's wrapper of one for ``features_only``."""
     return build_model_with_cfg(
         VisionTransformerPosAttn,
         variant,

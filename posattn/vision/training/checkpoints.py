@@ -1,4 +1,4 @@
-"""Checkpoints in safetensors: written whole or not at all, checked when read, the last two kept."""
+"""Checkpoints in safetensors: written atomically, checked when read, the last two kept."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ KEEP = 2
 
 
 class Checkpoint(NamedTuple):
-    """What ``save_checkpoint`` was given."""
+    """The arguments of ``save_checkpoint``."""
 
     step: int
     tensors: dict[str, Tensor]  # on the CPU
@@ -27,13 +27,13 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
     """Write ``step-XXXXXXXX.safetensors`` and drop all but the last two.
 
-    The file appears under its name only when all of it is on the disk; a failure leaves the older ones.
+    The file is fsynced before it gets its name; after a failure the older ones remain.
 
     Args:
-        folder: made where it does not exist.
+        folder: created if it does not exist.
         step: orders the checkpoints.
-        tensors: of any device.
-        meta: anything JSON can hold.
+        tensors: on any device.
+        meta: JSON values.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
@@ -104,7 +104,7 @@ def digest(step: int, tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold what was written to a file or a folder."""
+    """fsync a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -15,12 +15,12 @@ class TrainConfig:
     """How a model is trained; the learning rate follows a cosine to 0 after a linear warmup.
 
     ``batch_size`` counts the images of an optimizer step over all processes and accumulated parts, so that a
-    run is the same however it is divided.
+    run does not depend on how it is divided.
     """
 
     epochs: Count = 30
     batch_size: Count = 128
-    accumulation: Count = 1  # parts that a process divides its share of a batch into, to save memory
+    accumulation: Count = 1  # parts per batch and process, to save memory
     optimizer: str = "adamw"  # any of timm's
     lr: NonNegative = 1e-3
     weight_decay: NonNegative = 0.05
@@ -33,7 +33,7 @@ class TrainConfig:
     mixup: NonNegative = 0.0  # parameter of the Beta distribution, 0: off
     cutmix: NonNegative = 0.0
     ema_decay: Probability | None = None  # moving average of the weights
-    precision: Precision = "auto"  # auto: bfloat16 autocast where the device multiplies bfloat16 natively
+    precision: Precision = "auto"  # auto: bfloat16 autocast if the device multiplies bfloat16 natively
     compile: bool = False
     record_every: Count = 10  # steps between records within an epoch
     checkpoint_every: Count = 500  # steps

@@ -1,4 +1,4 @@
-"""What is kept and shown of a training: lines of the run's journal, TensorBoard, and a bar."""
+"""Logs of a training: the run's journal, TensorBoard, and a progress bar."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ FOLLOWED_EVERY = 0.5  # seconds
 
 
 class TrainingLog:
-    """The log of one training: a line a record in metrics.jsonl, under its name, and TensorBoard's files beside it.
+    """The log of one training: one line per record in metrics.jsonl, and optionally TensorBoard files.
 
-    Of several processes the main one writes. A training that goes on from a checkpoint repeats the steps after it: in
-    ``rows`` the later line of a step counts, and TensorBoard drops the earlier one.
+    With several processes, the main one writes. A training resumed from a checkpoint repeats the steps after it: the
+    later line of a step counts in ``rows``, and TensorBoard drops the earlier one.
 
     Args:
         run: the run folder.
@@ -30,7 +30,7 @@ class TrainingLog:
         tensorboard: write TensorBoard's files too.
 
     Raises:
-        ValueError: TensorBoard is asked for and is not installed.
+        ValueError: TensorBoard is requested but not installed.
     """
 
     def __init__(self, run: RunFolder, name: str, tensorboard: bool = False) -> None:
@@ -42,7 +42,7 @@ class TrainingLog:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What was logged, one row a step, those of an interrupted start included."""
+        """The log, one row per step, including those before an interruption."""
         return [self._rows[step] for step in sorted(self._rows)]
 
     def write(self, record: TrainRecord, **measured: float) -> None:
@@ -65,7 +65,7 @@ class TrainingLog:
             self._writer.add_scalar(key, row[key], row["step"])
 
     def close(self) -> None:
-        """Have TensorBoard's files hold all that was written."""
+        """Flush TensorBoard's files."""
         if self._writer is not None:
             self._writer.close()
 
@@ -79,14 +79,14 @@ class TrainingLog:
 
 
 class TrainingBars:
-    """A bar for each training under way: steps, loss and images per second; it goes when the training is done."""
+    """A progress bar for each running training: steps, loss and images per second."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.tasks: dict[str, TaskID] = {}
 
     def show(self, name: str, scalars: dict[str, Any]) -> None:
-        """Bring the bar of a training to what a record says."""
+        """Update the bar of a training from a record."""
         said = f"{name}: loss {scalars['loss']:.3f}, {scalars['images_per_second']:,.0f} images/s"
         step, steps = scalars["step"], scalars["steps"]
         if name not in self.tasks:  # from where it is, so that a resumed training's time left is right
@@ -97,7 +97,7 @@ class TrainingBars:
 
 
 def training_bar(records: Iterable[TrainRecord], progress: Progress, name: str) -> Iterator[TrainRecord]:
-    """The records of a training in this process, a bar moving with them."""
+    """Yield the records of a training in this process and update its bar."""
     bars = TrainingBars(progress)
     for record in records:
         bars.show(name, record.scalars)
@@ -105,14 +105,14 @@ def training_bar(records: Iterable[TrainRecord], progress: Progress, name: str) 
 
 
 def show_precision(config: TrainConfig, progress: Progress) -> None:
-    """Print one line on the precision of trainings that are about to start, and why it is that one."""
+    """Print one line on the precision of the coming trainings and the reason for it."""
     line = f"posattn: {choose_precision(config.precision, str(PartialState().device))}"
     progress.console.print(line, soft_wrap=True, highlight=False)
 
 
 @contextmanager
 def follow_trainings(run: RunFolder, progress: Progress, config: TrainConfig) -> Iterator[None]:
-    """Within the context, show a bar for every training that any process logs into the run folder.
+    """Context that shows a bar for every training that any process logs into the run folder.
 
     It reads the lines that ``TrainingLog`` adds to metrics.jsonl. The precision of the trainings is printed first.
     """

@@ -1,7 +1,7 @@
 """Training and testing a classifier on images, in memory or streamed.
 
-One loop on accelerate for one process or many, with timm's optimizers and schedules. It yields what
-happened and prints nothing: progress bars, logs and measures are the caller's.
+One loop on accelerate for one process or many, with timm's optimizers and schedules. It yields
+records and prints nothing: progress bars, logs and measurements are up to the caller.
 """
 
 import time
@@ -33,23 +33,23 @@ def train(
     transform: Transform | None = None,
     accelerator: Accelerator | None = None,
 ) -> Iterator[TrainRecord]:
-    """Train ``model`` in place, a record at a time; with an average of the weights it ends with those.
+    """Train ``model`` in place and yield records; with ``ema_decay`` the model ends with the averaged weights.
 
     The order of the images, augmentation and every draw inside the model are functions of (seed, process,
-    step), so a run that was interrupted ends as if it never had been (to the bit, on a CPU). They come from
+    step), so a resumed run equals an uninterrupted one (bit for bit on a CPU). They come from
     torch's global generators: train one model at a time in a process, not one in each of several threads.
-    A run that is found finished yields its last record once more.
+    A finished run yields its last record again.
 
     Args:
         model: a timm classifier with at least as many outputs as the set has classes.
         train_set: the images; those in memory are moved to the accelerator's device.
         config: the recipe.
         seed: of the order of the images, augmentation and dropout.
-        checkpoints: a folder to keep the last two checkpoints in, and to go on from where it holds one. With
+        checkpoints: a folder for the last two checkpoints; training continues from the newest. With
             it, SIGTERM and SIGHUP are answered by a checkpoint and SystemExit(128 + number), SIGINT by a checkpoint
             and KeyboardInterrupt; a handler that was set before is called after the checkpoint instead.
         transform: applied to every augmented batch of float images.
-        accelerator: of a program that made its own.
+        accelerator: accelerate's object, if the program has its own.
 
     Raises:
         ValueError: model, set and config do not fit each other, or the checkpoints are of another run or all
@@ -94,7 +94,7 @@ def evaluate(
     batch_size: int = 512,
     transform: Transform | None = None,
 ) -> float:
-    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is put back.
+    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is restored.
 
     Raises:
         MemoryError: out of memory: says what to lower.

@@ -1,4 +1,4 @@
-"""Mixed precision: what a training computes in, and attention that is fast in it."""
+"""Mixed precision in training, and attention that is fast in it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 @contextmanager
 def attention_for(model: nn.Module, device: str, dtype: str) -> Iterator[None]:
-    """Turn timm's fused attention off for a forward that is trained in bfloat16 on a CPU.
+    """Turn timm's fused attention off for a forward pass trained in bfloat16 on a CPU.
 
     torch's fused backward is slow there. CPU time of forward and backward, one thread of an AMD EPYC with native
     bfloat16, torch 2.14.1, fused and not: ViT of width 64 at 32 px in patches of 4, 486 and 196 ms; ViT-Tiny of two
-    blocks at 224 px, 120 and 87 ms. In float32, and in inference, fused attention is the faster.
+    blocks at 224 px, 120 and 87 ms. In float32 and in inference, fused attention is faster.
     """
     layers: list[Any] = [m for m in model.modules() if getattr(m, "fused_attn", False) is True]
     active = layers if device == "cpu" and dtype == "bfloat16" else []

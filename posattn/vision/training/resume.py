@@ -35,7 +35,7 @@ def save(training: Training, folder: Path) -> None:
 
 
 def restore(training: Training, folder: Path) -> None:
-    """Put the newest whole checkpoint of ``folder``, if any, into the training.
+    """Load the newest undamaged checkpoint of ``folder``, if any.
 
     Raises:
         ValueError: it is of a training with other settings (they are named), or every checkpoint is damaged.
@@ -62,7 +62,7 @@ def restore(training: Training, folder: Path) -> None:
 
 
 def identity(training: Training) -> dict[str, Any]:
-    """What must be equal for a training to go on from a checkpoint."""
+    """The settings that must be equal to continue from a checkpoint."""
     decided = {"seed": training.seed, "precision": training.dtype, "data": f"{training.train_set!r}"}
     return asdict(training.config) | decided
 

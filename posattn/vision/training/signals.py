@@ -1,4 +1,4 @@
-"""Answering signals at a moment of one's own choosing."""
+"""Deferred handling of signals."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ from posattn.runs.stopping import Stopped, handle, restore
 
 
 class StopSignal:
-    """While entered, SIGINT, SIGTERM and SIGHUP only set ``received``; the handlers before are put back at the end.
+    """Context in which SIGINT, SIGTERM and SIGHUP only set ``received``; the previous handlers are restored at the end.
 
-    A second SIGINT goes to the handler before at once, for a user who does not want to wait. Signals reach the main
-    thread alone, so elsewhere this does nothing, as with ``active=False``.
+    A second SIGINT goes to the previous handler at once, for a user who does not want to wait. In threads other than
+    the main one this does nothing, as with ``active=False``.
     """
 
     def __init__(self, active: bool = True) -> None:
@@ -31,8 +31,8 @@ class StopSignal:
         restore(self._before)
 
     def stop(self) -> None:
-        """Answer the signal: by the handler before where there is one, else by raising ``Stopped``."""
-        number = self.received or signal.SIGTERM  # one that another process of the training received
+        """Handle the signal: call the previous handler if there is one, else raise ``Stopped``."""
+        number = self.received or signal.SIGTERM  # received by another process of the training
         restore(self._before)
         before = self._before.get(signal.Signals(number))
         if callable(before):

@@ -27,31 +27,31 @@ from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.precision import attention_for, refuse_wrong_convolutions
 
 Transform = Callable[[Tensor], Tensor]
-ORDER, STEP = 1, 2  # what a seed is derived for: the images' order in an epoch, the draws of a step
+ORDER, STEP = 1, 2  # purposes of derived seeds: the order of the images in an epoch, the draws of a step
 
 
 class TrainRecord(NamedTuple):
-    """What happened since the record before."""
+    """The progress since the previous record."""
 
     step: int  # optimizer steps done
     steps: int  # of the whole training
-    epoch: float  # passes over the set done
-    loss: float  # mean training loss since the record before
+    epoch: float  # completed passes over the set
+    loss: float  # mean training loss since the previous record
     lr: float  # of the last step
     images_per_second: float
-    seconds: float  # spent training so far, an interrupted part included
+    seconds: float  # training time so far, including interrupted parts
     end_of_epoch: bool
     precision: str  # float32 or bfloat16
-    model: nn.Module  # to evaluate: the averaged weights where there is an average, else the model itself
+    model: nn.Module  # to evaluate: with the averaged weights if there are any
 
     @property
     def scalars(self) -> dict[str, Any]:
-        """All but the model, for logs."""
+        """Everything except the model, for logs."""
         return {name: value for name, value in self._asdict().items() if name != "model"}
 
 
 class Training:
-    """A training under way: everything that a step changes."""
+    """The state of a training: everything that a step changes."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Training:
             self.ema.update(self.model)
 
     def accumulate(self) -> Float[Tensor, ""]:
-        """Gather the gradients of this process's share of a batch, a part at a time; return the mean loss."""
+        """Accumulate the gradients of this process's share of a batch, part by part; return the mean loss."""
         parts = self.config.accumulation
         total = torch.zeros((), device=self.device)
         for number in range(1, parts + 1):
@@ -137,7 +137,7 @@ class Training:
         return total
 
     def next_part(self) -> tuple[Images, Int[Tensor, " size"]]:
-        """The next images and labels of this process; the set is shuffled anew at the start of an epoch."""
+        """The next images and labels of this process; the set is reshuffled each epoch."""
         epoch, batch = divmod(self.step, self.steps_per_epoch)
         if self.feed is None or epoch != self.feed_epoch:
             seed = derived_seed(self.seed, ORDER, epoch)
@@ -173,7 +173,7 @@ class Training:
         return losses
 
     def record(self) -> TrainRecord:
-        """What happened since the last record."""
+        """The record of the steps since the last one."""
         loss = self.finite_losses().mean().item()
         now = time.perf_counter()
         images = len(self.losses) * self.config.batch_size
@@ -194,7 +194,7 @@ class Training:
         return self.last
 
     def agree(self, stop: bool) -> bool:
-        """Whether to stop now: processes stop together, at a step where they meet for a record."""
+        """Whether to stop now: processes stop together, at a step with a record."""
         if self.accelerator.num_processes == 1:
             return stop
         if not self.record_due:
@@ -210,13 +210,13 @@ class Training:
 def prepare(
     images: Images, labels: Int[Tensor, " n"], config: TrainConfig, mixer: Mixer | None
 ) -> tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]:
-    """A batch as the model is trained on it: augmented, in floats, and mixed where there is a mixer."""
+    """A training batch: augmented, as floats, and mixed if there is a mixer."""
     pixels = to_float(augment(images, config.padding, config.flip, config.policy))
     return (pixels, labels) if mixer is None else mixer(pixels, labels)
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
-    """A linear warmup and a cosine to 0; a function of the step alone, so nothing of it needs saving."""
+    """A linear warmup and a cosine to 0; a function of the step alone, so it has no state to save."""
     scheduler, _ = create_scheduler_v2(
         optimizer,
         num_epochs=config.epochs,
@@ -229,7 +229,7 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: in
 
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Turn running out of memory, of the CPU or a GPU, into a MemoryError that says what was tried and to change."""
+    """Turn an out-of-memory error of the CPU or a GPU into a MemoryError that says what to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

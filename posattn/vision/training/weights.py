@@ -1,4 +1,4 @@
-"""Weights into a model, with one line where they do not fit."""
+"""Loading weights into a model, with a one-line error if they do not fit."""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,7 +24,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: object)
 
 
 def first(names: Iterable[str]) -> str:
-    """The first few of the names, and how many there are more."""
+    """The first few of the names, and the number of the rest."""
     ordered = sorted(names)
     more = f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
     return ", ".join(ordered[:SHOWN]) + more

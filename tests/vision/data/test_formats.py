@@ -163,7 +163,7 @@ def test_columns_that_hold_something_else(tmp_path: Path) -> None:
         load_images(str(tmp_path))
     pq.write_table(pa.table({"image": [picture], "label": [-1]}), path)
     with pytest.raises(
-        ValueError, match=r"train\.parquet: row 0 has the label -1, which stands for none in column label"
+        ValueError, match=r"train\.parquet: row 0 has the label -1, which means no label in column label"
     ):
         load_images(str(tmp_path))
 
@@ -210,7 +210,7 @@ def test_nothing_is_downloaded_unless_asked_for(tmp_path: Path, monkeypatch: pyt
         write_cifar(Path(root) / "cifar-100-python", {"train": 3}, "fine_labels", "meta", names)
 
     monkeypatch.setattr(published, "CIFAR100", download)
-    with pytest.raises(FileNotFoundError, match="or ask for its download"):
+    with pytest.raises(FileNotFoundError, match="or download it"):
         load_images("cifar100", data_dir=tmp_path)
     assert fetched == []
     assert len(load_images("cifar100", data_dir=tmp_path, download=True)) == 3
