@@ -97,7 +97,7 @@ def test_a_whole_conversion(place: Path, tmp_path: Path) -> None:
     assert timed["converted"]["parameters"] < timed["original"]["parameters"]
     assert len(found["recovery"]) == 1
     page = build_report(tmp_path / "run").read_text()
-    for text in ("6 of 12 heads attend by constant maps", "Each block alone", "greedy"):
+    for text in ("6 of 12 heads use constant maps", "Each block alone", "greedy"):
         assert text in page
     model = posattn.load(tmp_path / "run" / "model")
     kinds = {int(b): {int(h): k for h, k in of.items()} for b, of in found["chosen"]["kinds"].items()}
@@ -227,7 +227,7 @@ def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ]
     given = [model, "--images", pictures, "--by", "block", "--heads", "30%", "--out", out, *sizes]
     main(["convert", *given])
-    assert "heads attend by constant maps" in capsys.readouterr().out
+    assert "heads use constant maps" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["convert", *given])
     assert "--overwrite" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The measurements of a conversion, each a unit of the run: heads alone, orders, curves, and what to convert."""
+"""The measurements of a conversion, each a unit of the run: heads alone, orders, curves, and the choice of heads."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,14 +31,14 @@ from posattn.vision.convert.quality import Estimate
 
 
 def every_kept(plan: Plan, kind: str) -> dict[Head, str]:
-    """All heads kept in one way."""
+    """All heads with one kind."""
     return {(unit.block, head): kind for unit in plan.units for head in unit.heads}
 
 
 def measured_alone(
     config: ConvertConfig, plan: Plan, kind: str, run: RunFolder, progress: Progress
 ) -> list[Losses]:
-    """What is lost when each unit alone is converted and kept in one way."""
+    """The loss when each unit alone is converted to one kind."""
     advance = counter(
         progress, f"convert: each {config.by} as {kind}", len(plan.units) * len(plan.ranking.batches)
     )
@@ -50,7 +50,7 @@ def measured_alone(
 
 
 def counter(progress: Progress, description: str, total: int) -> Callable[[int], None]:
-    """What advances a new bar."""
+    """A function that advances a new progress bar."""
     task = progress.add_task(description, total=total)
     return lambda count: progress.advance(task, count)
 
@@ -136,7 +136,7 @@ def chosen(
 ) -> tuple[str, Point]:
     """The conversion to make, and the order it is of: of those that measure, the one that is better there.
 
-    ValueError where nothing can be converted within the budget.
+    Raises ValueError if nothing can be converted within the budget.
     """
     found: list[tuple[str, Point]] = []
     for name in (ALONE, GREEDY):

@@ -1,4 +1,4 @@
-"""What the page of `posattn convert` shows."""
+"""The page of `posattn convert`."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def sections(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, in
 
 
 def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
-    """What was converted, and what it cost."""
+    """The converted heads and their cost."""
     chosen, quality = numbers["chosen"], numbers["quality"]
     metric = numbers["metric"]
     last = list(quality.values())[-1]
@@ -33,7 +33,7 @@ def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
         f"{one['ratio'][0]:.2f} at {size} px" for size, one in numbers["speed"]["sizes"].items()
     )
     claim = (
-        f"{chosen['heads']} of {chosen['of']} heads attend by constant maps; {NAMES[metric]}: "
+        f"{chosen['heads']} of {chosen['of']} heads use constant maps; {NAMES[metric]}: "
         f"{last['kept'][metric]:.3f}{' of the original' if metric == 'accuracy' else ''}. "
         f"Throughput beside the original with fused attention: {ratios}."
     )
@@ -65,7 +65,7 @@ def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
 
 
 def accuracy_text(numbers: dict[str, Any]) -> str:
-    """The original's accuracy in words."""
+    """The original's accuracy as text."""
     if "accuracy" not in numbers["original"]:
         return ""
     way = "its classifier" if numbers["original"]["classifier"] else "its nearest neighbours"
@@ -73,7 +73,7 @@ def accuracy_text(numbers: dict[str, Any]) -> str:
 
 
 def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
-    """The loss over the share of heads that are converted."""
+    """The loss over the share of converted heads."""
     found, metric = numbers["curves"], numbers["metric"]
     half = {
         name: nearest_to_half(one, metric) for name, one in found.items() if not name.startswith("random")
@@ -87,7 +87,7 @@ def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
             {order: f"curves.{order}.share" for order in found},
             {order: f"curves.{order}.{name}.loss" for order in found},
             {order: f"curves.{order}.{name}.stderr" for order in found},
-            x_label="share of the heads that are converted",
+            x_label="share of converted heads",
             y_label="loss",
             caption="Before recovery; bands: standard error over the measured pictures.",
         )
@@ -109,7 +109,7 @@ def head_map(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, in
     dearest = max(heads, key=lambda one: one["losses"][metric][0])
     claim = (
         f"Converted alone, a {config.by} costs {min(one['losses'][metric][0] for one in heads):.4f} to "
-        f"{dearest['losses'][metric][0]:.4f} of the {metric}; the dearest is in block {dearest['block']}."
+        f"{dearest['losses'][metric][0]:.4f} of the {metric}; the most expensive is in block {dearest['block']}."
     )
     rows = [
         [

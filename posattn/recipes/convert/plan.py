@@ -1,4 +1,4 @@
-"""All that is known once the original model has seen the pictures."""
+"""The statistics of the original model on the pictures."""
 
 from typing import Any, NamedTuple
 
@@ -14,14 +14,14 @@ from posattn.vision.convert.reruns import Subject, subject_of
 
 
 class Bench(NamedTuple):
-    """What losses are measured on: pictures as the model takes them, and the original's outputs on them."""
+    """Pictures for measuring losses, as model inputs, and the original's outputs on them."""
 
     batches: list[torch.Tensor]
     quality: Quality
 
 
 class Plan(NamedTuple):
-    """All that is known once the original model has seen the pictures."""
+    """The statistics of the original model on the pictures."""
 
     subject: Subject
     statistics: dict[int, MapStatistics]

@@ -1,4 +1,4 @@
-"""What result.json says of a conversion, and the maps that the page shows."""
+"""The content of result.json of a conversion, and the maps on its page."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from posattn.vision.convert.quality import ACCURACY, features_of
 
 @torch.no_grad()
 def quality_of(model: Any, bench: Bench) -> dict[str, Any]:
-    """What is left, by every measure: what a budget bounds, and the loss with its error."""
+    """By each measure, the quantity that a budget bounds, and the loss with its error."""
     quality = bench.quality
     found = quality.of(features_of(model.to(bench.batches[0].device).eval(), bench.batches))
     kept = {metric: quality.kept(found, metric) for metric in found}
@@ -21,7 +21,7 @@ def quality_of(model: Any, bench: Bench) -> dict[str, Any]:
 
 
 def original_of(bench: Bench) -> dict[str, Any]:
-    """The original's accuracy, where there are labels."""
+    """The original's accuracy, if there are labels."""
     accuracy = bench.quality.before.get(ACCURACY)
     return (
         {} if accuracy is None else {ACCURACY: accuracy.mean().item(), "classifier": bench.quality.classifies}
@@ -36,7 +36,7 @@ def describe_heads(
     orders: dict[str, list[Unit]],
     heads: dict[int, dict[int, str]],
 ) -> list[dict[str, Any]]:
-    """Of each unit: what it costs alone, how it is best kept, and whether it is converted."""
+    """For each unit: its loss alone, the kinds of its heads, and whether it is converted."""
     described = []
     for number, unit in enumerate(plan.units):
         found = plan.statistics[unit.block]
@@ -88,7 +88,7 @@ def curves_for(curves: dict[str, list[Point]]) -> dict[str, Any]:
 
 
 def examples(plan: Plan, best: list[Losses], kept: Kept) -> dict[str, torch.Tensor]:
-    """The maps of the heads that are cheapest and dearest to convert alone."""
+    """The maps of the heads that are cheapest and most expensive to convert alone."""
     order = sorted(range(len(plan.units)), key=lambda i: best[i][plan.metric].mean)
     maps = {}
     for name, numbers in (("cheapest", order[:4]), ("dearest", order[-4:])):
@@ -100,7 +100,7 @@ def examples(plan: Plan, best: list[Losses], kept: Kept) -> dict[str, torch.Tens
 
 
 def summary(config: ConvertConfig, model: Any) -> str:
-    """What was converted on what."""
+    """A sentence on the model and the pictures."""
     height, width = model.patch_embed.img_size
     return (
         f"{config.checkpoint or 'Pretrained'}, {height} x {width} px; maps averaged over {config.calibration} pictures "

@@ -1,4 +1,4 @@
-"""What `posattn convert` does: a trained ViT and pictures in, a faster ViT out, and what it costs and buys."""
+"""`posattn convert`: from a trained ViT and pictures to a faster ViT, with its losses and its speed."""
 
 from functools import partial
 from typing import Any

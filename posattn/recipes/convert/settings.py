@@ -32,7 +32,7 @@ def folder_name(config: "ConvertConfig") -> str:
 @command(folder_name, resumable=True)
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Convert heads of a trained ViT to constant maps: what each head needs, what it costs, how fast it gets, and a
+    """Convert heads of a trained ViT to constant maps: the loss per head, the speed, and a
     folder with the converted model."""
 
     model: Positional[str]
@@ -46,26 +46,26 @@ class ConvertConfig:
     labels: bool = False
     """The pictures have labels, and the set has a training and a test split: measure accuracy too, on the latter."""
     metric: Literal["cosine", "neighbours", "accuracy"] | None = None
-    """What to choose by: cosine of the features, overlap of their nearest neighbours, or accuracy (which needs
+    """The measure to choose by: cosine of the features, overlap of their nearest neighbours, or accuracy (which needs
     --labels); default: accuracy with --labels, else cosine."""
     by: Literal["head", "block"] = "head"
-    """What is converted at once."""
+    """Convert single heads or whole blocks."""
     budget: Probability | None = None
-    """Convert as much as keeps this much of the metric, or this share of the original's accuracy; default: 0.95."""
+    """Convert as many heads as keep the metric at this value, or this share of the accuracy; default: 0.95."""
     heads: str | None = None
     """Convert this share of all heads, such as 40%, instead of a budget."""
     kinds: Several[Kind] = ("table", "convolution")
-    """How a converted head may be kept; of those whose loss is about as small, the fastest is taken."""
+    """Allowed kinds of converted heads; each head gets the fastest whose loss is about the smallest."""
     window: Count = 9
     """Rows and columns of offsets that a convolution holds, odd."""
     tolerance: NonNegative = 0.1
-    """How much larger than the least a head's loss may be for a faster way to keep it, as a share of it."""
+    """A head may get a faster kind if its loss is larger than the smallest by at most this share."""
     limit: Count | None = None
     """Use this many pictures at most (of the training split, with --labels); default: all."""
     image_size: Count | None = None
     """Height and width of the model's input; default: the model's own."""
     sizes: Distincts[Count] = ()
-    """Image sizes to time at; default: the model's input size. Tables serve that one only."""
+    """Image sizes to time at; default: the model's input size. Tables support that size only."""
     calibration: Repeats = 64
     """Pictures that the maps are averaged over."""
     ranking: Count = 128
@@ -98,7 +98,7 @@ class ConvertConfig:
     """Seed of the choice of pictures, of the random orders and of recovery."""
 
     def validate(self) -> None:
-        """ValueError for settings that do not fit each other."""
+        """Raise ValueError for settings that do not fit each other."""
         if self.metric == "accuracy" and not self.labels:
             raise ValueError("metric accuracy needs --labels")
         if self.heads is not None:
@@ -115,7 +115,7 @@ class ConvertConfig:
 
 
 def share_of(text: str) -> float:
-    """40% as 0.4. ValueError where it is no share in (0, 100 %]."""
+    """40% as 0.4. Raises ValueError if it is no share in (0, 100 %]."""
     if not re.fullmatch(r"\d+(\.\d+)?%", text) or not 0 < float(text[:-1]) <= 100:
         raise ValueError(
             f"heads must be a share of all heads, above 0% and at most 100%, such as 40%; got {text!r}"

@@ -72,7 +72,7 @@ def checked(config: ConvertConfig) -> nn.Module:
 
 
 def set_size(model: Any, size: int) -> None:
-    """Another image size, in place. ValueError where patches do not divide it, or the model's is fixed."""
+    """Another image size, in place. Raises ValueError if patches do not divide it, or the model's is fixed."""
     for side, patch in zip(("height", "width"), model.patch_embed.patch_size, strict=True):
         checks.divides(f"patch {side}", patch, f"image {side}", size)
     if tuple(model.patch_embed.img_size) == (size, size):
@@ -85,13 +85,13 @@ def set_size(model: Any, size: int) -> None:
 
 
 def normalise_of(model: nn.Module) -> Normalise:
-    """What the model takes pictures by."""
+    """The model's data config."""
     settings = resolve_model_data_config(model)
     return Normalise(tuple(settings["mean"]), tuple(settings["std"]))
 
 
 def load_material(config: ConvertConfig, model: Any, progress: Progress) -> Material:
-    """The pictures. ValueError where they are fewer than are asked for."""
+    """The pictures. Raises ValueError if they are fewer than are asked for."""
     read = labelled if config.labels else unlabelled
     return read(config, model, progress)
 
@@ -117,7 +117,7 @@ def unlabelled(config: ConvertConfig, model: Any, progress: Progress) -> Materia
 
 
 def labelled(config: ConvertConfig, model: Any, progress: Progress) -> Material:
-    """Pictures with labels: those that losses are measured on are of the test split, the others of the training one."""
+    """Pictures with labels: those for measuring losses come from the test split, the rest from the training split."""
     size = model.patch_embed.img_size[0]
     train, test = (
         load_images(config.images, split, config.data_dir, image_size=size)
@@ -143,19 +143,19 @@ def labelled(config: ConvertConfig, model: Any, progress: Progress) -> Material:
 def require(
     config: ConvertConfig, found: int, wanted: int, what: str = "pictures", measured: bool = True
 ) -> None:
-    """ValueError where there are fewer pictures than wanted."""
+    """Raise ValueError if there are fewer pictures than wanted."""
     if found < wanted:
         flags = "--calibration, --ranking" + (" and --measured" if measured else "")
         raise ValueError(f"{config.images} holds {found} {what}, {flags} need {wanted}: lower them")
 
 
 def in_batches(pictures: Tensor, normalise: Normalise) -> list[Tensor]:
-    """Pictures as the model takes them."""
+    """Pictures as model inputs."""
     return [normalise(part) for part in pictures.split(BATCH)]
 
 
 def check_sizes(config: ConvertConfig, model: Any) -> None:
-    """ValueError for sizes to time at that the patches do not divide, or that tables do not serve."""
+    """Raise ValueError for sizes to time at that the patches do not divide, or that tables do not serve."""
     own = tuple(model.patch_embed.img_size)
     for size in config.sizes:
         for side, patch in zip(("height", "width"), model.patch_embed.patch_size, strict=True):

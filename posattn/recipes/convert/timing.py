@@ -1,4 +1,4 @@
-"""How long the original and the converted model take, side by side."""
+"""Timings of the original and the converted model, side by side."""
 
 import copy
 from functools import partial
@@ -23,7 +23,7 @@ ORIGINAL, CONVERTED = "original", "converted"
 
 @torch.inference_mode()
 def seconds_of_kinds(subject: Subject, config: ConvertConfig) -> dict[str, float]:
-    """Of each way to keep a head, the median seconds of an attention layer whose heads are all kept so."""
+    """For each kind, the median seconds of an attention layer with all heads of that kind."""
     model: Any = subject.model
     number = min(subject.layers)
     attn: Any = subject.layers[number]
@@ -52,7 +52,7 @@ def speed(
 ) -> dict[str, Any]:
     """Both models at every size: pictures per second (median and quartiles), their ratio, and multiply-adds.
 
-    The original runs with fused attention; the converted one is frozen. They take turns.
+    The original runs with fused attention; the converted one is frozen. They are interleaved.
     """
     own = tuple(original.patch_embed.img_size)  # type: ignore[union-attr,arg-type]
     sizes = {}

@@ -1,4 +1,4 @@
-"""The model that `posattn inspect` is asked for, and how it takes pictures."""
+"""The model of `posattn inspect` and the transform of its pictures."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ SECONDS = 5  # to wait for the hub
 
 
 class Loaded(NamedTuple):
-    """A model in evaluation mode, the transform of its pictures with its mean and deviation, and what was noticed."""
+    """A model in evaluation mode, the transform of its pictures with its mean and deviation, and notes for the user."""
 
     model: nn.Module
     transform: Callable[[Any], Tensor]
@@ -111,7 +111,7 @@ def of_transformers(name: str) -> Loaded:
 
 
 def known_model(name: str) -> str:
-    """``name`` if timm knows it, else ValueError listing this package's models."""
+    """``name`` if timm has that model. Raises ValueError listing this package's models otherwise."""
     if timm.is_model(name):
         return name
     ours = ", ".join(timm.list_models("vit_posattn_*"))
@@ -119,7 +119,7 @@ def known_model(name: str) -> str:
 
 
 def reach(repository: str) -> None:
-    """ConnectionError, at once and by name, where a model is neither in the hub's cache nor within reach."""
+    """Raise ConnectionError naming a model that is neither in the hub's cache nor reachable."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     repository = repository.partition("@")[0]

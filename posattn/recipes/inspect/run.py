@@ -1,4 +1,4 @@
-"""What `posattn inspect` does: a model and pictures in, a folder with the table, the maps and the page out."""
+"""`posattn inspect`: from a model and pictures to a folder with a table, maps and a page."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ from posattn.vision.inspect.positions import by_distance
 from posattn.vision.training.weights import load_weights
 
 BATCH = 32  # pictures decoded at once
-START = ":start"  # what a name of weights ends with that stands for the random start of their training
+START = ":start"  # suffix of a model's name for the random start of its training
 
 
 TOLD = 256  # images between two lines of progress where there is no bar
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
 def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """Inspect the model; the table and the maps go into the run folder, the rest into result.json.
 
-    Raises what ``inspect_attention`` raises; where that comes with a table, it is kept in the folder.
+    Raises the errors of ``inspect_attention``; a partial table is kept in the folder.
     """
     subject = load_subject(config)
     for note in subject.notes:
@@ -125,7 +125,7 @@ class Transformed:
 
     @property
     def skipped(self) -> int:
-        """How many pictures of the last pass could not be decoded."""
+        """The number of pictures of the last pass that could not be decoded."""
         return self.pictures.skipped
 
     def __iter__(self) -> Iterator[Tensor]:

@@ -30,7 +30,7 @@ class InspectConfig:
     limit: Count | None = None
     """Use this many images, evenly spaced; default: all."""
     img_size: Count | None = None
-    """Pixels of a side; default: the model's own. Position embeddings are resampled."""
+    """Pixels per side; default: the model's own. Position embeddings are resampled."""
     in_chans: Count | None = None
     """Channels of the input, 1 or 3; default: the model's own."""
     layers: Several[Natural] | None = None
@@ -42,6 +42,6 @@ class InspectConfig:
     examples: Natural = 3
     """Show the maps of this many images."""
     skip_corrupt: bool = False
-    """Leave out pictures that cannot be decoded, and count them."""
+    """Skip and count pictures that cannot be decoded."""
     seed: Seed = 0
     """Seed of a random start."""

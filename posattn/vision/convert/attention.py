@@ -1,4 +1,4 @@
-"""Attention of which some heads, or all, attend by constant maps, kept as tables, by offset or as convolutions."""
+"""Attention in which some or all heads use constant maps, kept as tables, by offset or as convolutions."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -99,7 +99,7 @@ class ConvolutionHeads(nn.Module):
         return torch.cat([first, near], 1).flatten(2)
 
     def attention_maps(self) -> MapsHNN:
-        """S, the (p, N, N) maps that the convolution stands for."""
+        """S, the (p, N, N) maps equivalent to the convolution."""
         return self.maps.dense(self.place.size())
 
 
@@ -161,7 +161,7 @@ class ContentHeads(nn.Module):
 
 
 class ConvertedAttention(nn.Module):
-    """Stands where a timm attention stood: chosen heads attend by constant maps, the others by content.
+    """Replaces a timm attention: chosen heads attend by constant maps, the others by content.
 
     Heads are reordered, in the values as in the output projection: by ``KINDS``, then the content-based ones. Q and K
     of converted heads are gone.
@@ -256,7 +256,7 @@ class ConvertedAttention(nn.Module):
 @register_notrace_function
 @no_type_check  # traced and scripted
 def unmasked(values: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """The values. ValueError where a mask is given."""
+    """The values. Raises ValueError if a mask is given."""
     if attn_mask is not None or is_causal:
         raise ValueError("positional attention takes no mask: its maps are constants of the model")
     return values
@@ -271,7 +271,7 @@ def log_table(maps: MapsHNN) -> AttentionMaps:
 
 
 def heads_of_kind(kinds: Mapping[int, str], kind: str) -> list[int]:
-    """The heads that are kept in that way."""
+    """The heads of that kind."""
     return sorted(head for head, own in kinds.items() if own == kind)
 
 

@@ -1,4 +1,4 @@
-"""Any timm ViT with some of its attention replaced by constant maps: the average of what it attends to."""
+"""Conversion of a timm ViT: attention heads are replaced by constant maps, their average attention."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ from posattn.vision.models.scores import Grid
 
 Heads = Mapping[int, Sequence[int]]  # block number to heads
 Kinds = Mapping[int, Mapping[int, str]]  # block number to heads, each with how it is kept
-ARCHITECTURE = "converted_vit"  # what timm builds a converted model by; see entry.py
+ARCHITECTURE = "converted_vit"  # timm's name of converted models; see entry.py
 WINDOW = 9  # rows and columns of offsets of a convolution
 
 
@@ -68,7 +68,7 @@ def to_positional(
             heads, in place of ``blocks``; or a mapping from block to a mapping from head to its kind.
         kind: ``table`` (a map for the model's image size), ``relative`` (averaged over offsets, resampled when the
             size changes) or ``convolution`` (by offset within ``window``, the rest spread evenly; linear in N).
-        window: rows and columns of offsets that a convolution holds, odd; those beyond the grid are left out.
+        window: rows and columns of offsets that a convolution holds, odd; those beyond the grid are ignored.
 
     Raises:
         TypeError: heads of ``vit`` cannot be replaced; the module is named.
@@ -151,7 +151,7 @@ def replacement(
 
 
 def record(model: Any, kinds: Kinds, grid: Grid, window: int) -> None:
-    """Note in a converted model what timm rebuilds it from. Nothing where timm's factory did not make it."""
+    """Record in a converted model how timm rebuilds it, if timm's factory built the original."""
     args = getattr(model, "_model_args", None)
     if args is None or not kinds:
         return
@@ -168,7 +168,7 @@ def record(model: Any, kinds: Kinds, grid: Grid, window: int) -> None:
 
 
 def with_kinds(heads: Sequence[int] | Mapping[int, str], kind: str = TABLE) -> dict[int, str]:
-    """Each head with how it is kept: as a table where that is not said."""
+    """Each head with its kind; default: ``table``."""
     return dict(sorted(heads.items())) if isinstance(heads, Mapping) else dict.fromkeys(sorted(heads), kind)
 
 
@@ -222,7 +222,7 @@ def window_on(grid: Grid, window: int) -> tuple[int, int]:
 
 
 def is_plain(attn: Any) -> bool:
-    """Whether ``PositionalAttention`` can hold all that the layer has beside its attention."""
+    """Whether ``PositionalAttention`` supports everything in the layer except its attention."""
     return type(attn) is Attention and attn.gate is None and attn.attn_dim == attn.proj.out_features
 
 
@@ -238,7 +238,7 @@ def positional(attn: Any, maps: FrozenMaps) -> PositionalAttention:
 
 
 def check_window(window: int) -> None:
-    """ValueError for a window that is not odd and positive."""
+    """Raise ValueError for a window that is not odd and positive."""
     if checks.positive_int("window", window) % 2 == 0:
         raise ValueError(f"window must be odd, got {window}")
 
@@ -275,7 +275,7 @@ def heads_of(
 
 
 def listed(numbers: Iterable[int]) -> str:
-    """Numbers in words."""
+    """Numbers as text."""
     return ", ".join(map(str, numbers)) or "none"
 
 

@@ -1,4 +1,4 @@
-"""What the heads of a trained ViT need: what is lost when one alone is converted, and how each is best kept."""
+"""The cost of converting each head of a trained ViT alone, and the best kind for each."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ Head = tuple[int, int]  # block, head
 
 
 class Unit(NamedTuple):
-    """What is converted at once: heads of a block."""
+    """Heads of a block that are converted together."""
 
     block: int
     heads: tuple[int, ...]
@@ -39,7 +39,7 @@ def choice_of(units: Sequence[Unit], kept: Kept) -> dict[int, dict[int, str]]:
 
 
 def losses(quality: Quality, found: Mapping[str, Tensor]) -> Losses:
-    """What a change costs by every measure."""
+    """The loss of a change by each measure."""
     return {metric: estimate(loss(found, quality.before, metric)) for metric in found}
 
 
@@ -51,7 +51,7 @@ def losses_alone(
     batches: Sequence[Tensor],
     advance: Advance = lambda _: None,
 ) -> list[Losses]:
-    """What is lost when each unit alone is converted.
+    """The loss when each unit alone is converted.
 
     Args:
         subject: the model and the maps of its heads.
@@ -73,7 +73,7 @@ def best_kept(
     metric: str,
     tolerance: float,
 ) -> dict[Head, str]:
-    """How each head is kept: the fastest way whose loss is near that of the least loss.
+    """The kind of each head: the fastest whose loss is close to the smallest.
 
     Args:
         units: what was measured.

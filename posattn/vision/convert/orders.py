@@ -1,4 +1,4 @@
-"""In which order to convert heads, what each share of them costs, and how many a budget allows."""
+"""Orders of conversion, the cost of each share of the heads, and how many a budget allows."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 
 def cost(found: Losses, metric: str) -> tuple[float, float]:
-    """What an order sorts by: the loss of the metric, equal ones by the divergence, else by the cosine."""
+    """Sort key of an order: the loss of the metric, then the divergence or the cosine."""
     return found[metric].mean, found.get(DIVERGENCE, found[COSINE]).mean
 
 
@@ -62,7 +62,7 @@ def at_random(units: Sequence[Unit], seed: int) -> list[Unit]:
 
 
 class Greedy(NamedTuple):
-    """An order under way: what is converted so far, and the last known cost of each unit that is left."""
+    """A partial order: the converted units, and the last known cost of each remaining unit."""
 
     done: list[Unit]
     known: list[tuple[Unit, tuple[float, float]]]
@@ -85,8 +85,7 @@ def greedy_step(
     step: int = 1,
     advance: Advance = lambda _: None,
 ) -> Greedy:
-    """Measure again: on top of what is converted, the units of least last known cost are measured, and the cheapest
-    of them are converted.
+    """Measure the remaining units of lowest known cost again, on top of those converted, and convert the cheapest.
 
     Args:
         state: of ``greedy_start``, or of the step before.
@@ -120,7 +119,7 @@ def curve(
     batches: Sequence[Tensor],
     advance: Advance = lambda _: None,
 ) -> list[Point]:
-    """What the conversion of the first units of an order costs, for each of ``counts``."""
+    """The cost of converting the first units of an order, for each of ``counts``."""
     choices = [choice_of(order[:count], kept) for count in counts]
     points = []
     for count, one in zip(
@@ -139,6 +138,6 @@ def counts_of(total: int, points: int) -> list[int]:
 
 
 def within_budget(points: Sequence[Point], metric: str, budget: float) -> Point | None:
-    """The largest conversion that keeps at least ``budget`` of the metric; None where none does."""
+    """The largest conversion that keeps at least ``budget`` of the metric; None if none does."""
     good = [point for point in points if point.kept[metric] >= budget]
     return max(good, key=lambda point: point.heads, default=None)

@@ -18,7 +18,7 @@ PROJECTIONS = ("qkv", "q_proj", "k_proj", "v_proj", "gate", "proj")
 
 
 class Parts(NamedTuple):
-    """What a converted layer takes over from the layer that it replaces."""
+    """The parts that a converted layer takes from the layer it replaces."""
 
     weight: Float[Tensor, "3 h d D"]  # of Q, K and V
     bias: Float[Tensor, "3 h d"] | None
@@ -90,7 +90,7 @@ READERS: dict[type, Callable[[Any], Parts]] = {
     BeitAttention: beit,
     RelPosAttention: relative,
 }
-"""What reads the parts of a layer, by its class; another library's layers can be added."""
+"""Readers of the parts of a layer, by its class; layers of other libraries can be added."""
 
 
 def read_parts(attn: nn.Module) -> Parts:
@@ -140,7 +140,7 @@ def check_layer(attn: nn.Module, path: str) -> None:
 
 
 def refuse_varying_tokens(model: Any) -> None:
-    """ValueError where the number of tokens varies by image, which constant maps cannot follow."""
+    """Raise ValueError if the number of tokens varies by image, which constant maps cannot follow."""
     if getattr(model, "dynamic_img_size", False):
         raise ValueError(
             "dynamic_img_size=True: tokens vary by image; create the model with dynamic_img_size=False and img_size"

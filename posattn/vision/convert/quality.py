@@ -1,4 +1,4 @@
-"""What is left of a model's outputs after a change: image by image, so that every mean has an error."""
+"""How well a changed model keeps the original's outputs, image by image, so that every mean has an error."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ NEAREST = 10
 
 
 class Outputs(NamedTuple):
-    """What a model makes of images, in float32."""
+    """A model's outputs on images, in float32."""
 
     features: Float[Tensor, "n d"]  # pooled, before the classifier
-    logits: Float[Tensor, "n c"] | None  # None where there is no classifier
+    logits: Float[Tensor, "n c"] | None  # None without a classifier
 
 
 class Estimate(NamedTuple):
@@ -127,7 +127,7 @@ def loss(found: Mapping[str, Tensor], before: Mapping[str, Tensor], metric: str)
 
 
 def check_vary(features: Float[Tensor, "n d"]) -> None:
-    """ValueError for features that are not finite, or the same for all images."""
+    """Raise ValueError for features that are not finite, or the same for all images."""
     if not features.isfinite().all():
         bad = int((~features.isfinite().all(1)).sum())
         raise ValueError(f"the features of {bad} of {len(features)} images are not finite")
@@ -155,7 +155,7 @@ def vote(
 
 
 def estimate(values: Shaped[Tensor, " n"]) -> Estimate:
-    """Mean and standard error. ValueError for fewer than two values."""
+    """Mean and standard error. Raises ValueError for fewer than two values."""
     if len(values) < 2:
         raise ValueError(f"an error needs at least two images, got {len(values)}")
     return Estimate(values.double().mean().item(), (values.double().std() / len(values) ** 0.5).item())

@@ -1,4 +1,4 @@
-"""How much each head of a classifier needs the content of the image, in accuracy: what its conversion alone costs."""
+"""The accuracy that each head of a classifier costs when it alone is converted."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -20,7 +20,7 @@ BATCH = 512
 
 
 class Need(NamedTuple):
-    """What replacing one head by its average map costs."""
+    """The cost of replacing one head by its average map."""
 
     block: int
     head: int
@@ -30,7 +30,7 @@ class Need(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a classifier makes of each image."""
+    """A classifier's outcome on each image."""
 
     correct: Bool[Tensor, " n"]
     loss: Float[Tensor, " n"]

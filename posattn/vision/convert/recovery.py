@@ -24,18 +24,18 @@ from posattn.vision.training.resume import flatten_optimizer, load_optimizer, un
 from posattn.vision.training.signals import StopSignal
 from posattn.vision.training.state import memory_advice
 
-ORDER, DRAWS = 11, 12  # what a seed is derived for: the pictures' order in a pass, the draws of a step
+ORDER, DRAWS = 11, 12  # purposes of derived seeds: the order of the pictures in a pass, the draws of a step
 
 
 class RecoveryRecord(NamedTuple):
-    """What a step did."""
+    """The record of a step."""
 
     step: int  # steps done
     loss: float  # of the batch: see ``feature_loss``
 
 
 class Normalise(NamedTuple):
-    """What turns pictures of 0 to 255 into a model's input."""
+    """Converts pictures of 0 to 255 into a model's input."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -62,7 +62,7 @@ def recover(
 
     Args:
         model: the converted model.
-        original: what it was converted from; in evaluation mode.
+        original: the model it was converted from; in evaluation mode.
         pictures: without labels.
         normalise: what the models take them by.
         config: the recipe.
@@ -99,7 +99,7 @@ def steps(state: "Recovery", checkpoints: Path | None) -> Iterator[RecoveryRecor
 
 
 class Recovery:
-    """A training under way."""
+    """The state of a recovery."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class Recovery:
             save_checkpoint(folder, self.step, held, {"run": asdict(self.config), "optimizer": others})
 
     def restore(self, folder: Path) -> None:
-        """Continue from the newest whole checkpoint, if any. ValueError where it is of another training."""
+        """Continue from the newest whole checkpoint, if any. Raises ValueError if it is of another training."""
         checkpoint = load_latest(folder)
         if checkpoint is None:
             return

@@ -57,7 +57,7 @@ def load(folder: str | Path, **options: Any) -> nn.Module:
 def heads_kept(model: nn.Module) -> dict[int, dict[int, str]]:
     """How each converted head of each block is kept: table, relative or convolution.
 
-    ValueError where the model is not converted, or nothing is known of how it was made.
+    Raises ValueError if the model is not converted, or nothing is known of how it was made.
     """
     args = getattr(model, "_model_args", None)
     if args is None:
@@ -70,7 +70,7 @@ def heads_kept(model: nn.Module) -> dict[int, dict[int, str]]:
 
 
 def kinds_of(converted: Mapping[str, Any]) -> dict[int, dict[int, str]]:
-    """The same from what ``config.json`` says."""
+    """The same from ``config.json``."""
     return {
         int(number): {int(head): kind for head, kind in heads.items()}
         for number, heads in converted["heads"].items()
@@ -133,7 +133,7 @@ def loadable(state: dict[str, Tensor], model: nn.Module) -> Mapping[str, Any]:
 
 
 def adapt(model: Any, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Change, in place, what was asked for otherwise than it was saved."""
+    """Apply, in place, options that differ from the saved ones."""
     changed = {
         name: value
         for name, value in wanted.items()
@@ -157,7 +157,7 @@ def as_saved(value: Any) -> Any:
 
 
 def refuse_size(model: Any, img_size: Any) -> None:
-    """ValueError where tables do not serve an image size."""
+    """Raise ValueError if tables do not serve an image size."""
     changed = copy.deepcopy(model.patch_embed)
     changed.set_input_size(img_size=to_2tuple(img_size))
     if changed.grid_size != model.patch_embed.grid_size and has_tables(model):

@@ -1,4 +1,4 @@
-"""What is measured on a layer's average map: how much of the attention it explains, and what structure it holds."""
+"""Measures of a layer's average map: how much of the attention it explains, and its structure."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def positionality(
 def association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "*h"]:
     """Mean over patches of the share of their largest entries that lie in their own set, as many as it has.
 
-    Patches in no set are left out.
+    Patches in no set are excluded.
     """
     return own_share_of_largest(maps, own)[..., own.any(-1)].mean(-1)
 

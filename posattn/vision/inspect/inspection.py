@@ -97,7 +97,7 @@ def inspect_attention(
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What was found of one layer: by measure its values and standard errors (h,), and the average map."""
+    """The results of one layer: by measure its values and standard errors (h,), and the average map."""
 
     number: int
     images: int
@@ -109,7 +109,7 @@ class LayerResult:
 
 @dataclass
 class Inspection:
-    """An inspection under way or finished: ``results`` by path, and the maps of the first images."""
+    """A running or finished inspection: ``results`` by path, and the maps of the first images."""
 
     tower: Tower
     numbers: dict[str, int]
@@ -148,7 +148,7 @@ class Inspection:
 
     @without_autocast
     def measured(self, path: str) -> LayerResult:
-        """What the sums of a layer say so far. ValueError for fewer than two images."""
+        """The measures from the sums of a layer so far. Raises ValueError for fewer than two images."""
         sums = self.sums[path]
         if sums.count < 2:
             raise ValueError(f"statistics over images need at least two, got {sums.count}")
@@ -184,7 +184,7 @@ class Inspection:
         return [self.plan.layouts[path] for path in self.numbers]
 
     def table(self) -> pd.DataFrame:
-        """The table of ``inspect_attention``. ValueError for fewer than two images."""
+        """The table of ``inspect_attention``. Raises ValueError for fewer than two images."""
         unfinished = [path for path in self.sums if self.sums[path].count >= 2]
         results = {**self.results, **{path: self.measured(path) for path in unfinished}}
         if not results:
@@ -228,7 +228,7 @@ def inspect_model(
     recover: bool = False,
     announce: Callable[[Plan], None] = lambda plan: None,
 ) -> Inspection:
-    """What ``inspect_attention`` makes its table of.
+    """The inspection behind ``inspect_attention``.
 
     Args:
         examples: keep the maps of so many images.
@@ -267,7 +267,7 @@ def inspect_model(
 
 
 def chosen_layers(tower: Tower, layers: Sequence[int] | None) -> dict[str, int]:
-    """The paths of the chosen layers with their numbers; ValueError for one that does not exist."""
+    """The paths of the chosen layers with their numbers; Raises ValueError for one that does not exist."""
     numbers = range(len(tower.layers)) if layers is None else layers
     if missing := [number for number in numbers if number not in range(len(tower.layers))]:
         raise ValueError(f"the model has layers 0..{len(tower.layers) - 1}, got layers={missing}")
@@ -291,7 +291,7 @@ def num_sets(grid: Grid) -> int:
 
 
 def sets_of(layout: Layout, partition: Partition | None) -> Bool[Tensor, "D D"] | None:
-    """For each patch, the patches of its set or of its neighbourhood; None where a layer has no such patches."""
+    """For each patch, the patches of its set or of its neighbourhood; None if a layer has no such patches."""
     if not layout.square:
         return None
     if partition is None:
@@ -300,7 +300,7 @@ def sets_of(layout: Layout, partition: Partition | None) -> Bool[Tensor, "D D"] 
 
 
 def check_partition(partition: Partition | None, layouts: Iterable[Layout]) -> None:
-    """ValueError for a partition of another number of patches than any layer has."""
+    """Raise ValueError for a partition of another number of patches than any layer has."""
     grids = list(dict.fromkeys(layout.queries for layout in layouts))
     if partition is not None and all(partition.num_patches != grid.num_patches for grid in grids):
         counts = " or ".join(f"{grid} = {grid.num_patches}" for grid in grids)
@@ -308,7 +308,7 @@ def check_partition(partition: Partition | None, layouts: Iterable[Layout]) -> N
 
 
 def reference(layout: Layout, radius: float, partition: Partition | None) -> dict[str, float]:
-    """What a map that attends to all tokens alike scores by each measure, and chance in the associations."""
+    """The value of each measure for a uniform map, and chance for the associations."""
     Q, K, keys = layout.queries.num_patches, layout.keys.num_tokens, layout.keys.num_patches
     by = {name: weight.sum().item() / (Q * keys) for name, weight in weights(layout, radius).items()}
     found = {

@@ -1,4 +1,4 @@
-"""What an inspection will need, known from one image before the pass over all of them."""
+"""The plan of an inspection, made from one image before the pass over all of them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def in_turns(size: Mapping[str, int], budget: float) -> tuple[tuple[str, ...], .
 
 
 def peek(images: Any) -> tuple[Tensor, Any]:
-    """The first image (1, c, H, W), and the images with it still in them. ValueError where there are none."""
+    """The first image (1, c, H, W), and the images with it still in them. Raises ValueError if there are none."""
     source = iter(images) if is_stream(images) else images
     if source is not images or not is_stream(images):
         first = next(batches(source, 1), None)

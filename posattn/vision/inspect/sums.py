@@ -20,7 +20,7 @@ PARTS = (
     "entropy",
     "prefix",
     "largest",
-)  # what the measures of an image are made of
+)  # the quantities behind the measures of an image
 
 
 class LayerSums:
@@ -47,7 +47,7 @@ class LayerSums:
     def add(self, maps: LazyMaps, images: int) -> None:
         """Add the maps of a batch: one per image, one for all of them, or as many for each as there are windows.
 
-        ValueError where they are not finite.
+        Raises ValueError if they are not finite.
         """
         if self.count == 0:
             self._begin(maps)

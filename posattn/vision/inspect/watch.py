@@ -175,7 +175,7 @@ class Watch(TorchFunctionMode):
 
 
 def check_tokens(maps: LazyMaps, inputs: Any, layer: AttentionLayer) -> None:
-    """TypeError where a layer attends neither from nor to the tokens of its input, say among channels."""
+    """Raise TypeError if a layer attends neither from nor to the tokens of its input, say among channels."""
     shape = next((tuple(value.shape) for value in inputs if isinstance(value, Tensor)), ())
     numbers = {3: shape[:2], 4: (shape[1] * shape[2], shape[2] * shape[3]) if len(shape) == 4 else ()}
     known = numbers.get(len(shape), ())
@@ -201,7 +201,7 @@ def written_out(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any
 
 
 def chosen_calls(calls: list[LazyMaps | str], layer: AttentionLayer) -> list[LazyMaps]:
-    """The softmaxes of one forward pass of a layer; TypeError where they are not what its adapter expects."""
+    """The softmaxes of one forward pass of a layer; Raises TypeError if they are not what its adapter expects."""
     if reasons := [call for call in calls if isinstance(call, str)]:
         raise layer.refuse(reasons[0])
     maps = [unfolded(call, layer) for call in calls if isinstance(call, LazyMaps)]
@@ -246,7 +246,7 @@ def hooked(layers: Mapping[Any, AttentionLayer], see: SeeLazily, refuse: Refuse)
 
 
 def check_size(embed: Any, image: tuple[int, int]) -> None:
-    """ValueError where an image is not of the size that a patch embedding is made for."""
+    """Raise ValueError if an image is not of the size that a patch embedding is made for."""
     size = getattr(embed, "img_size", None)
     if size and getattr(embed, "strict_img_size", True) and image != tuple(size):
         wanted, got = ("x".join(map(str, pair)) for pair in (size, image))

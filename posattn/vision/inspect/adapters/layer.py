@@ -1,4 +1,4 @@
-"""What an adapter tells of a model: where attention happens, which tokens come first, how the others lie."""
+"""The interface of adapters: a model's attention layers, prefix tokens and patch grid."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ GridSize = tuple[int, int]
 class AttentionLayer:
     """One attention layer, found by an adapter.
 
-    ``prefix``: tokens before the patches; None where the model does not tell (none or one then, whichever fits).
+    ``prefix``: tokens before the patches; None if the model does not tell (none or one then, whichever fits).
     ``entry``: the module whose first input is the image, so that its size is known inside a wrapper that resizes.
     ``grid``: the rows and columns of patches of an image of (H, W) pixels; default: from the number of tokens.
     ``windowed``: attends within square windows, ordered image by image.

@@ -73,7 +73,7 @@ def find(model: nn.Module, prefix: str) -> Tower | None:
 
 
 def reason_against(module: nn.Module, has_heads: bool) -> str | None:
-    """Why a module's attention is not observed; None where it is."""
+    """Why a module's attention is not observed; None if it is."""
     return (REFUSED if has_heads else LOOSE).get(type(module).__name__)
 
 
