@@ -9,18 +9,20 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from posattn import checks
 from posattn.structure.partition import Partition
 from posattn.vision.grid import Grid, Layout, neighbourhoods, weights
-from posattn.vision.inspect import average
+from posattn.vision.inspect import arrays, average
 from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.adapters.layer import Tower
 from posattn.vision.inspect.lazy import LazyMaps
 from posattn.vision.inspect.plan import MEMORY, Plan, is_stream, peek, plan
 from posattn.vision.inspect.positions import closeness_correlation, similarity
 from posattn.vision.inspect.sums import IMAGE_MEASURES, LayerSums
+from posattn.vision.inspect.view import grids_html
 from posattn.vision.inspect.watch import observe
 
 without_autocast = torch.autocast(
@@ -197,6 +199,42 @@ class Inspection:
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         table.attrs.update(self.attributes(results))
         return table
+
+    def maps(self, layer: int, image: int | None = None) -> NDArray[Any]:
+        """The maps (h, Q, K) of a layer on average over the images, or on example ``image``, float32 or better.
+
+        Tokens are class token and registers, then patches row by row. Examples are kept in half precision.
+        ValueError for a layer that was not inspected or an image beyond ``examples``.
+        """
+        return arrays.layer_maps(self, layer, image).numpy()
+
+    def attention_from(
+        self, layer: int, head: int, query: arrays.Query, image: int | None = None
+    ) -> NDArray[Any]:
+        """Where a token looks: its row of a map over the (H, W) grid of patches.
+
+        Args:
+            layer: its number in the model.
+            head: its number in the layer.
+            query: (row, column) of a patch, or the number of a class token or register.
+            image: an example image; default: the average over images.
+
+        Raises:
+            ValueError: there is no such layer, head, query or example.
+        """
+        return arrays.attention_from(self, layer, head, query, image)
+
+    def rollout(self, image: int | None = None) -> NDArray[Any]:
+        """Attention rollout (N, N) through all layers, on the average maps or on example ``image``.
+
+        That of the average maps is not the average of the images' rollouts. ValueError where layers are missing,
+        windowed or pooled. See ``rollout.attention_rollout``.
+        """
+        return arrays.rollout(self, image)
+
+    def _repr_html_(self) -> str:
+        """The measures as small heat maps, in a notebook."""
+        return grids_html(self.table())
 
     def attributes(self, results: dict[str, LayerResult]) -> dict[str, Any]:
         """``table.attrs``."""
