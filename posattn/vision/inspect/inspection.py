@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from hashlib import sha256
 from typing import Any
 
 import pandas as pd
@@ -99,13 +100,18 @@ def inspect_attention(
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What was found of one layer: by measure its values and standard errors (h,), and the average map."""
+    """What was found of one layer: by measure its values and standard errors (h,), and the average map.
+
+    ``without`` has the measures (``average.AVERAGE_MEASURES``, then ``sums.IMAGE_MEASURES``) without each of G groups
+    of images in turn.
+    """
 
     number: int
     images: int
     layout: Layout
     measures: dict[str, tuple[Tensor, Tensor]]
     average: Float[Tensor, "h Q K"]
+    without: Float[Tensor, "G k h"]
     recovered: tuple[Int[Tensor, "h D"], Float[Tensor, " h"]] | None = None
 
 
@@ -124,10 +130,15 @@ class Inspection:
     sums: dict[str, LayerSums] = field(default_factory=dict)
     results: dict[str, LayerResult] = field(default_factory=dict)
     example_maps: dict[str, Float[Tensor, "e h Q K"]] = field(default_factory=dict)
+    digest: Any = field(
+        default_factory=sha256
+    )  # of the images, by which two inspections know that theirs are the same
 
     def see(self, path: str, maps: LazyMaps, layout: Layout, batch: Tensor) -> None:
         """Take in the maps of one layer on a batch."""
         images = len(batch)
+        if path == self.plan.turns[0][0]:
+            self.digest.update(batch.float().cpu().numpy().tobytes())
         sums = self.sums.setdefault(path, LayerSums(layout, self.radius, self.plan.groups))
         windows, held = maps.expand(images), self.example_maps.get(path)
         missing = self.examples - (0 if held is None else len(held))
@@ -155,13 +166,16 @@ class Inspection:
         if sums.count < 2:
             raise ValueError(f"statistics over images need at least two, got {sums.count}")
         own = sets_of(sums.layout, self.partition)
-        values, errors = average.jackknife(partial(average.measure_average, sums, own), sums.groups)
+        estimate = partial(average.measure_average, sums, own)
+        values, without = estimate(sums.groups), average.without_each(estimate, sums.groups)
+        errors = average.jackknife_error(without)
         found = dict(zip(average.AVERAGE_MEASURES, zip(values, errors, strict=True), strict=True))
         found |= dict(zip(IMAGE_MEASURES, zip(sums.mean, sums.stderr(), strict=True), strict=True))
         sets = None
         if self.recover and sums.layout.square and sums.layout.queries.num_patches <= RECOVERABLE:
             sets = average.recovered_sets(sums, num_sets(sums.layout.queries))
-        return LayerResult(self.numbers[path], sums.count, sums.layout, found, sums.average(), sets)
+        without = torch.cat([without, average.without_each(sums.mean_over, sums.groups)], 1)
+        return LayerResult(self.numbers[path], sums.count, sums.layout, found, sums.average(), without, sets)
 
     @property
     def images(self) -> int:
