@@ -13,6 +13,7 @@ from layouts import encoded, noise, write_folder
 from rich.progress import Progress
 
 from posattn.recipes import COMMANDS, RECIPES, load
+from posattn.recipes.compare.settings import CompareConfig
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.recipes.images.settings import ImagesConfig
@@ -190,8 +191,13 @@ def command_settings(folder: Path) -> dict[type, Any]:
     torch.save(timm.create_model("test_vit").state_dict(), weights := folder.with_suffix(".pth"))
     few = {"calibration": 2, "ranking": 6, "measured": 6, "nearest": 2, "points": 2, "width": 2, "steps": 2}
     once = {"random_orders": 1, "recover": 1, "rounds": 2, "batch": 1, "batch_size": 2}
+    for seed, name in enumerate("ab"):
+        inspect = InspectConfig("test_vit", str(folder), limit=2, seed=seed)
+        with open_run(folder.with_name(name), "inspect", inspect) as run:
+            run.finish(COMMANDS[InspectConfig].job(inspect, run, Progress(disable=True)))
     return {
         InspectConfig: InspectConfig("test_vit", str(folder), limit=2),
+        CompareConfig: CompareConfig(folder.with_name("a"), folder.with_name("b")),
         ConvertConfig: ConvertConfig("test_vit", str(folder), weights, **few, **once),
     }
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +75,9 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     first = torch.cat(batches.first)[: max(1, config.examples)]
     pictures = ((first * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
     folder.save_tensors("maps", tensors(inspection, pictures))
-    return result_of(config, inspection, table) | {"skipped": getattr(subject.batches, "skipped", 0)}
+    digest = getattr(subject.batches, "digest", inspection.digest).hexdigest()
+    skipped = getattr(subject.batches, "skipped", 0)
+    return result_of(config, inspection, table) | {"skipped": skipped, "images_digest": digest}
 
 
 def load_subject(config: InspectConfig) -> Subject:
@@ -122,6 +125,7 @@ class Transformed:
 
     def __init__(self, pictures: Pictures, transform: Any) -> None:
         self.pictures, self.transform = pictures, transform
+        self.digest = sha256()  # of the decoded pictures, before the model's own transform
 
     @property
     def skipped(self) -> int:
@@ -130,7 +134,10 @@ class Transformed:
 
     def __iter__(self) -> Iterator[Tensor]:
         pictures = iter(self.pictures)
+        self.digest = sha256()
         while part := list(islice(pictures, BATCH)):
+            for picture in part:
+                self.digest.update(repr(picture.size).encode() + picture.convert("RGB").tobytes())
             yield torch.stack([self.transform(picture) for picture in part])
 
 
@@ -161,10 +168,12 @@ def save_table(table: pd.DataFrame, run: RunFolder) -> None:
 
 
 def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:
-    """Average maps (h, Q, K) and those of example images (e, h, Q, K) of each layer, the examples, and similarity."""
+    """Of each layer average maps (h, Q, K), those of example images (e, h, Q, K) and the measures without each group
+    of images (G, k, h); the examples, and similarity."""
     held = {"pictures": pictures}
     for layer, (path, result) in enumerate(inspection.results.items()):
         held[f"average.{layer}"] = result.average.half()
+        held[f"without.{layer}"] = result.without
         if path in inspection.example_maps:
             held[f"examples.{layer}"] = inspection.example_maps[path]
     return held if inspection.similarity is None else {**held, "similarity": inspection.similarity[1].half()}

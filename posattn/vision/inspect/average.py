@@ -88,16 +88,26 @@ def chance(own: Bool[Tensor, "D D"], itself: bool) -> float:
 def jackknife(
     estimate: Callable[[Sequence[int]], Float[Tensor, "k h"]], groups: Sequence[int]
 ) -> tuple[Float[Tensor, "k h"], Float[Tensor, "k h"]]:
-    """``estimate`` over all groups of images, and its standard error from leaving out each in turn.
+    """``estimate`` over all groups of images, and its standard error from leaving out each in turn."""
+    return estimate(groups), jackknife_error(without_each(estimate, groups))
 
-    The error is NaN for fewer than three groups.
+
+def without_each(
+    estimate: Callable[[Sequence[int]], Float[Tensor, "k h"]], groups: Sequence[int]
+) -> Float[Tensor, "G k h"]:
+    """``estimate`` without each group of images in turn; NaN for fewer than three groups."""
+    if len(groups) < 3:
+        return torch.full_like(estimate(groups), torch.nan).expand(len(groups), -1, -1)
+    return torch.stack([estimate([g for g in groups if g != left]) for left in groups])
+
+
+def jackknife_error(without: Float[Tensor, "G k h"]) -> Float[Tensor, "k h"]:
+    """The standard error of an estimate, from its values without each of G groups in turn.
+
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 11.
     """
-    G = len(groups)
-    if G < 3:
-        return estimate(groups), torch.full_like(estimate(groups), torch.nan)
-    without = torch.stack([estimate([g for g in groups if g != left]) for left in groups])
-    return estimate(groups), ((G - 1) / G * ((without - without.mean(0)) ** 2).sum(0)).sqrt()
+    G = len(without)
+    return ((G - 1) / G * ((without - without.mean(0)) ** 2).sum(0)).sqrt()
 
 
 def recovered_sets(sums: LayerSums, num_sets: int) -> tuple[Int[Tensor, "h D"], Float[Tensor, " h"]]:

@@ -4,23 +4,26 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from hashlib import sha256
 from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from posattn import checks
 from posattn.structure.partition import Partition
 from posattn.vision.grid import Grid, Layout, neighbourhoods, weights
-from posattn.vision.inspect import average
+from posattn.vision.inspect import arrays, average
 from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.adapters.layer import Tower
 from posattn.vision.inspect.lazy import LazyMaps
 from posattn.vision.inspect.plan import MEMORY, Plan, is_stream, peek, plan
 from posattn.vision.inspect.positions import closeness_correlation, similarity
 from posattn.vision.inspect.sums import IMAGE_MEASURES, LayerSums
+from posattn.vision.inspect.view import grids_html
 from posattn.vision.inspect.watch import observe
 
 without_autocast = torch.autocast(
@@ -97,13 +100,18 @@ def inspect_attention(
 
 @dataclass(frozen=True)
 class LayerResult:
-    """The results of one layer: by measure its values and standard errors (h,), and the average map."""
+    """The results of one layer: by measure its values and standard errors (h,), and the average map.
+
+    ``without`` has the measures (``average.AVERAGE_MEASURES``, then ``sums.IMAGE_MEASURES``) without each of G groups
+    of images in turn.
+    """
 
     number: int
     images: int
     layout: Layout
     measures: dict[str, tuple[Tensor, Tensor]]
     average: Float[Tensor, "h Q K"]
+    without: Float[Tensor, "G k h"]
     recovered: tuple[Int[Tensor, "h D"], Float[Tensor, " h"]] | None = None
 
 
@@ -122,10 +130,15 @@ class Inspection:
     sums: dict[str, LayerSums] = field(default_factory=dict)
     results: dict[str, LayerResult] = field(default_factory=dict)
     example_maps: dict[str, Float[Tensor, "e h Q K"]] = field(default_factory=dict)
+    digest: Any = field(
+        default_factory=sha256
+    )  # of the images, by which two inspections know that theirs are the same
 
     def see(self, path: str, maps: LazyMaps, layout: Layout, batch: Tensor) -> None:
         """Take in the maps of one layer on a batch."""
         images = len(batch)
+        if path == self.plan.turns[0][0]:
+            self.digest.update(batch.float().cpu().numpy().tobytes())
         sums = self.sums.setdefault(path, LayerSums(layout, self.radius, self.plan.groups))
         windows, held = maps.expand(images), self.example_maps.get(path)
         missing = self.examples - (0 if held is None else len(held))
@@ -153,13 +166,16 @@ class Inspection:
         if sums.count < 2:
             raise ValueError(f"statistics over images need at least two, got {sums.count}")
         own = sets_of(sums.layout, self.partition)
-        values, errors = average.jackknife(partial(average.measure_average, sums, own), sums.groups)
+        estimate = partial(average.measure_average, sums, own)
+        values, without = estimate(sums.groups), average.without_each(estimate, sums.groups)
+        errors = average.jackknife_error(without)
         found = dict(zip(average.AVERAGE_MEASURES, zip(values, errors, strict=True), strict=True))
         found |= dict(zip(IMAGE_MEASURES, zip(sums.mean, sums.stderr(), strict=True), strict=True))
         sets = None
         if self.recover and sums.layout.square and sums.layout.queries.num_patches <= RECOVERABLE:
             sets = average.recovered_sets(sums, num_sets(sums.layout.queries))
-        return LayerResult(self.numbers[path], sums.count, sums.layout, found, sums.average(), sets)
+        without = torch.cat([without, average.without_each(sums.mean_over, sums.groups)], 1)
+        return LayerResult(self.numbers[path], sums.count, sums.layout, found, sums.average(), without, sets)
 
     @property
     def images(self) -> int:
@@ -197,6 +213,42 @@ class Inspection:
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         table.attrs.update(self.attributes(results))
         return table
+
+    def maps(self, layer: int, image: int | None = None) -> NDArray[Any]:
+        """The maps (h, Q, K) of a layer on average over the images, or on example ``image``, float32 or better.
+
+        Tokens are class token and registers, then patches row by row. Examples are kept in half precision.
+        ValueError for a layer that was not inspected or an image beyond ``examples``.
+        """
+        return arrays.layer_maps(self, layer, image).numpy()
+
+    def attention_from(
+        self, layer: int, head: int, query: arrays.Query, image: int | None = None
+    ) -> NDArray[Any]:
+        """Where a token looks: its row of a map over the (H, W) grid of patches.
+
+        Args:
+            layer: its number in the model.
+            head: its number in the layer.
+            query: (row, column) of a patch, or the number of a class token or register.
+            image: an example image; default: the average over images.
+
+        Raises:
+            ValueError: there is no such layer, head, query or example.
+        """
+        return arrays.attention_from(self, layer, head, query, image)
+
+    def rollout(self, image: int | None = None) -> NDArray[Any]:
+        """Attention rollout (N, N) through all layers, on the average maps or on example ``image``.
+
+        That of the average maps is not the average of the images' rollouts. ValueError where layers are missing,
+        windowed or pooled. See ``rollout.attention_rollout``.
+        """
+        return arrays.rollout(self, image)
+
+    def _repr_html_(self) -> str:
+        """The measures as small heat maps, in a notebook."""
+        return grids_html(self.table())
 
     def attributes(self, results: dict[str, LayerResult]) -> dict[str, Any]:
         """``table.attrs``."""

@@ -40,7 +40,7 @@ class LayerSums:
         self.layout, self.radius, self.num_groups = layout, radius, groups
         self.count = 0
         self.in_group = torch.zeros(groups, dtype=torch.double)
-        self.mean = self.squares = self.spread = torch.zeros(())
+        self.mean = self.squares = self.spread = self.by_group = torch.zeros(())
         self.maps = torch.zeros(())
         self._weights: dict[str, Tensor] = {}
 
@@ -85,6 +85,7 @@ class LayerSums:
         self.spread = torch.zeros(self.num_groups, h, dtype=torch.double)
         self.mean = torch.zeros(len(IMAGE_MEASURES), h, dtype=torch.double)
         self.squares = torch.zeros_like(self.mean)
+        self.by_group = torch.zeros(self.num_groups, *self.mean.shape, dtype=torch.double)
 
     def _measured(
         self, part: Float[Tensor, "b h q K"], entropy: Float[Tensor, "b h q"], rows: slice
@@ -104,6 +105,7 @@ class LayerSums:
     def _add_values(self, values: Float[Tensor, "n k h"]) -> None:
         """Mean and sum of squares about it, merged as Chan, Golub and LeVeque (1979) do."""
         n, mean = len(values), values.mean(0)
+        self.by_group.index_add_(0, (torch.arange(n) + self.count) % self.num_groups, values)
         shift = mean - self.mean
         self.squares = (
             self.squares + ((values - mean) ** 2).sum(0) + shift**2 * (self.count * n / (self.count + n))
@@ -132,6 +134,10 @@ class LayerSums:
     def stderr(self) -> Float[Tensor, "k h"]:
         """Standard errors of ``mean`` over images."""
         return (self.squares / (self.count - 1) / self.count).sqrt()
+
+    def mean_over(self, groups: Sequence[int]) -> Float[Tensor, "k h"]:
+        """``IMAGE_MEASURES`` on average over the images of some groups."""
+        return self.by_group[list(groups)].sum(0) / self.in_group[list(groups)].sum()
 
     def average(self, groups: Sequence[int] | None = None) -> Float[Tensor, "h Q K"]:
         """The average map over the images of some groups, in float32 or better; default: of all."""

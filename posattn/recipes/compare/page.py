@@ -1,0 +1,104 @@
+"""What the page of `posattn compare` shows."""
+
+from typing import Any
+
+import pandas as pd
+
+from posattn.runs.page import GridMaps, HeatMaps, Section, Table
+
+ERRORS = 3  # standard errors from 0 beyond which a difference counts as one
+LARGEST = 20  # rows of the table of differences
+AXES: dict[str, Any] = {"x": "heads", "y": "layers", "x_label": "head", "y_label": "layer"}
+
+
+def sections(numbers: dict[str, Any], table: pd.DataFrame) -> list[Section]:
+    """The differences in numbers, the heads that moved, and each measure over layers and heads."""
+    heads = table[table.layer >= 0]
+    return [differences(numbers, heads), maps(numbers), *measures(numbers)]
+
+
+def differences(numbers: dict[str, Any], heads: pd.DataFrame) -> Section:
+    """How many heads differ in which measure, and the largest differences."""
+    clear = heads.difference.abs() > ERRORS * heads.stderr
+    first, second = numbers["names"]
+    groups = (
+        f"paired over {numbers['paired']} groups of the same images" if numbers["paired"] else "not paired"
+    )
+    claim = (
+        f"{clear.sum()} of {clear.size} differences between {second} and {first} are more than {ERRORS} standard "
+        f"errors from 0; the errors are {groups}."
+    )
+    return Section(
+        "Differences", claim, [means_table(heads, clear, first, second), largest_table(heads, first, second)]
+    )
+
+
+def means_table(heads: pd.DataFrame, clear: pd.Series, first: str, second: str) -> Table:
+    """Each measure on average over heads, and in how many heads it differs."""
+    rows = [
+        [
+            str(name),
+            *(f"{group[key].mean():.3f}" for key in ("a", "b", "difference")),
+            f"{clear[group.index].sum()}",
+        ]
+        for name, group in heads.groupby("measure", sort=False)
+    ]
+    columns = ["measure", first, second, "difference", f"heads beyond {ERRORS} standard errors"]
+    return Table("Means over all heads", columns, rows)
+
+
+def largest_table(heads: pd.DataFrame, first: str, second: str) -> Table:
+    """The differences that are most standard errors from 0."""
+    order = (heads.difference / heads.stderr.where(heads.stderr > 0)).abs().sort_values(ascending=False)
+    rows = [
+        [str(layer), str(head), measure, f"{a:.3f}", f"{b:.3f}", f"{difference:+.3f} ± {stderr:.2g}"]
+        for layer, head, measure, a, b, difference, stderr in heads.loc[order.dropna().index[:LARGEST]].values
+    ]
+    caption = f"By standard errors from 0. All are in comparison.csv; a difference is {second} minus {first}."
+    columns = ["layer", "head", "measure", first, second, "difference"]
+    return Table("The clearest differences", columns, rows, caption)
+
+
+def maps(numbers: dict[str, Any]) -> Section:
+    """The average maps of the heads whose attention moved most."""
+    first, second = numbers["names"]
+    claim = "No head has maps among the same patches."
+    if numbers["shown"]:
+        layer, head, value = numbers["shown"][0]
+        claim = f"Layer {layer}, head {head} moved most: {100 * value:.0f} % of its attention goes elsewhere."
+    items = [
+        GridMaps(
+            f"Layer {layer}, head {head}: {100 * value:.0f} % moved",
+            f"maps:head.{place}",
+            tuple(grid),
+            [first, second],
+            "Average maps: a tile for each patch, laid out over the image, shows where it looks.",
+        )
+        for place, ((layer, head, value), grid) in enumerate(
+            zip(numbers["shown"], numbers["grids"], strict=True)
+        )
+    ]
+    return Section("Heads side by side", claim, list(items))
+
+
+def measures(numbers: dict[str, Any]) -> list[Section]:
+    """Each measure over layers and heads, and its difference."""
+    first, second = numbers["names"]
+    return [
+        Section(
+            name.replace("_", " ").capitalize(),
+            f"By layer and head; mean change {mean_of(grid['difference'][0]):+.3f}.",
+            [
+                HeatMaps("Both", f"measures.{name}.values", panels=[first, second], **AXES),
+                HeatMaps("Difference", f"measures.{name}.difference", panels=[f"{second} - {first}"], **AXES),
+            ],
+            at="compare",
+        )
+        for name, grid in numbers["measures"].items()
+    ]
+
+
+def mean_of(rows: list[list[float]]) -> float:
+    """The mean over layers and heads."""
+    values = [value for row in rows for value in row]
+    return sum(values) / len(values)
