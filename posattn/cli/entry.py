@@ -12,7 +12,7 @@ from posattn import checks, recipes
 from posattn.cli import actions
 from posattn.cli.forms import BENCH, SPEED, Chosen, Completion, List, Report, Run, commands, union
 from posattn.cli.parsing import parse_arguments
-from posattn.cli.stored import read_stored
+from posattn.recipes.stored import read_stored
 from posattn.runs.stopping import Stopped, stoppable
 
 FAILED = 2

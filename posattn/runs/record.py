@@ -7,7 +7,7 @@ SHA-256, so that damage is noticed and only files of the run are ever removed. `
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -59,6 +59,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.computes = True
+        """Whether a sweep may compute what is not finished; else that is a ValueError"""
         self._done: dict[str, Any] = {}
 
     @classmethod
@@ -139,6 +141,13 @@ class RunFolder:
     def finished_units(self) -> set[str]:
         """The names of the units that are done."""
         return set(self._done)
+
+    def unfinished(self, units: Iterable[str]) -> list[str]:
+        """Those of the units that are not done. ValueError naming the first where the run computes none."""
+        names = [name for name in units if name not in self._done]
+        if names and not self.computes:
+            raise ValueError(f"{names[0]!r} is finished in none of the runs")
+        return names
 
     def files(self) -> dict[str, str]:
         """The SHA-256 of each file that was written into the run, by name."""

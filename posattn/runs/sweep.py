@@ -22,9 +22,11 @@ def sweep(
 
     It runs on the engine in use (``--backend``, ``--jobs``, ``--scheduler``). ``compute`` is a function of a module
     and pure: its value is JSON and depends on its arguments alone. Files that it writes into the run are the unit's.
+    A key of a part that has a seed of its own ends with it, as "ViT/3" or "seed=3": ``posattn merge`` reads it there.
     """
     units = {key: f"{name}/{key}" for key in settings}
-    todo = [key for key in settings if units[key] not in run.finished_units()]
+    unfinished = set(run.unfinished(units.values()))
+    todo = [key for key in settings if units[key] in unfinished]
     bar = progress.add_task(name, total=len(units), completed=len(units) - len(todo))
     values = run_parts(partial(compute_unit, compute), {key: settings[key] for key in todo})
     for key, value, files in values:
