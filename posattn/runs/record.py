@@ -24,6 +24,7 @@ from posattn.runs.files import (
     to_json,
     write_whole,
 )
+from posattn.runs.ranks import is_writer, share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,12 +92,14 @@ class RunFolder:
         return ends[0]["at"] if ends else None
 
     def log(self, event: str, **values: Any) -> None:
-        """Append one line to metrics.jsonl."""
-        append_line(self.path / METRICS, {"event": event, **values})
+        """Append one line to metrics.jsonl. Of several ranks, rank 0 does."""
+        if is_writer():
+            append_line(self.path / METRICS, {"event": event, **values})
 
     def _record(self, event: str, **values: Any) -> None:
         """``log``, and the line is on the disk when this returns."""
-        append_line(self.path / METRICS, {"event": event, **values}, sync=True)
+        if is_writer():
+            append_line(self.path / METRICS, {"event": event, **values}, sync=True)
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl of that event, oldest first."""
@@ -122,11 +125,12 @@ class RunFolder:
         """The JSON value of a unit of work: read back if an earlier start finished it, else computed and kept.
 
         Files that are saved into the run meanwhile are the unit's: where one is damaged, the unit is computed again.
+        Of several ranks, rank 0 computes it.
         """
         if name not in self._done:
             with recorded_files() as files:
-                value = compute()
-            self.keep(name, value, files)
+                value = compute() if is_writer() else None
+            self.keep(name, share(value), files)
         return self.value(name)
 
     def keep(self, name: str, value: Any, files: list[str] | None = None) -> None:
@@ -154,8 +158,13 @@ class RunFolder:
         return {line["name"]: line["sha256"] for line in self.events("file") if is_plain(line["name"])}
 
     def save(self, name: str, content: bytes) -> None:
-        """Write a file of the run whole, and its SHA-256 into metrics.jsonl. ValueError where ``name`` is a path."""
+        """Write a file of the run whole, and its SHA-256 into metrics.jsonl. ValueError where ``name`` is a path.
+
+        Of several ranks, rank 0 does.
+        """
         path = self.path / plain_name(name)
+        if not is_writer():
+            return
         write_whole(path, content)
         self._record("file", name=name, sha256=digest(path))
         for files in _recorded.get():

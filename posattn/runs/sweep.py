@@ -7,6 +7,7 @@ from typing import Any
 from rich.progress import Progress
 
 from posattn.runs.engines import run_parts
+from posattn.runs.ranks import share
 from posattn.runs.record import RunFolder, recorded_files
 from posattn.runs.stopping import Stopped, end_worker
 
@@ -30,7 +31,7 @@ def sweep(
     bar = progress.add_task(name, total=len(units), completed=len(units) - len(todo))
     values = run_parts(partial(compute_unit, compute), {key: settings[key] for key in todo})
     for key, value, files in values:
-        run.keep(units[key], value, files)
+        run.keep(units[key], share(value), files)
         progress.advance(bar)
     return {key: run.value(unit) for key, unit in units.items()}
 
