@@ -20,6 +20,8 @@ from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.inspect.settings import InspectConfig
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
 from posattn.recipes.loading.settings import LoadingConfig
+from posattn.recipes.merge.settings import MergeConfig
+from posattn.recipes.teachers.settings import teachers
 from posattn.runs.engines import use_engine
 from posattn.runs.folder import open_run
 from posattn.vision.data.config import DataConfig
@@ -190,6 +192,9 @@ def command_settings(folder: Path) -> dict[type, Any]:
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit").state_dict(), weights := folder.with_suffix(".pth"))
     few = {"calibration": 2, "ranking": 6, "measured": 6, "nearest": 2, "points": 2, "width": 2, "steps": 2}
+    one = shrunk(replace(teachers(True), seeds=1))
+    with open_run(folder.with_suffix(".run"), "teachers", one) as run:
+        run.finish(RECIPES["teachers"].job(one, run, Progress(disable=True)))
     once = {"random_orders": 1, "recover": 1, "rounds": 2, "batch": 1, "batch_size": 2}
     for seed, name in enumerate("ab"):
         inspect = InspectConfig("test_vit", str(folder), limit=2, seed=seed)
@@ -199,6 +204,7 @@ def command_settings(folder: Path) -> dict[type, Any]:
         InspectConfig: InspectConfig("test_vit", str(folder), limit=2),
         CompareConfig: CompareConfig(folder.with_name("a"), folder.with_name("b")),
         ConvertConfig: ConvertConfig("test_vit", str(folder), weights, **few, **once),
+        MergeConfig: MergeConfig((folder.with_suffix(".run"),)),
     }
 
 

@@ -44,30 +44,45 @@ def list_known(options: List) -> None:
 def run(options: Run[Any]) -> None:
     """Run a recipe, write its report, print its tables and the path of the report."""
     settings.check(options)
-    from posattn.runs.engines import use_engine
+    from posattn.runs.engines import LOCAL, use_engine
+    from posattn.runs.ranks import world_size
 
+    if world_size() > 1 and options.backend not in LOCAL:
+        raise ValueError(f"--backend {options.backend} is for one process, got {world_size()} of torchrun's")
+    backend = "sequential" if world_size() > 1 else options.backend  # every rank takes part in every unit
     recipe = recipes.RECIPES[options.recipe]
     out = options.out or RUNS / (recipe.name + ("-smoke" if options.smoke else ""))
-    with use_engine(options.backend, options.jobs, options.scheduler):
+    with use_engine(backend, options.jobs, options.scheduler):
         perform(recipe, options, out, options.resume)
 
 
 def work(options: Work[Any]) -> None:
     """Do a top-level command such as ``inspect``, write its report, print its tables and the path of the report."""
     settings.check(options)
+    from posattn.runs.ranks import world_size
+
     command = recipes.COMMANDS[type(options.settings)]
+    if world_size() > 1:
+        raise ValueError(f"{command.name} runs in one process, got {world_size()} of torchrun's")
     out = options.out or RUNS / command.folder_name(options.settings)
     perform(command, options, out, options.resume if isinstance(options, LongWork) else None)
 
 
 def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool | None = None) -> None:
-    """Do a job in a run folder. ``resume`` is None for one that cannot be resumed."""
-    from posattn.runs.folder import open_run
+    """Do a job in a run folder. ``resume`` is None for one that cannot be resumed. Of several ranks, rank 0 reports."""
+    from posattn.runs.folder import open_shared
+    from posattn.runs.ranks import is_writer, share
 
     how = {"resume": bool(resume), "overwrite": options.overwrite}
-    with open_run(out, what.name, options.settings, **how) as folder, progress_bar() as progress:
-        folder.finish(what.job(options.settings, folder, progress))
-    report(Report(out))
+    with (
+        open_shared(out, what.name, options.settings, **how) as folder,
+        progress_bar(is_writer()) as progress,
+    ):
+        result = share(what.job(options.settings, folder, progress))
+        if is_writer():
+            folder.finish(result)
+    if is_writer():
+        report(Report(out))
 
 
 def report(options: Report) -> None:
@@ -98,9 +113,9 @@ def print_section(section: dict[str, Any], out: Console) -> None:
             out.print(table)
 
 
-def progress_bar() -> Progress:
-    """A bar on standard error, with counts and time left; silent unless it is a terminal."""
+def progress_bar(shown: bool = True) -> Progress:
+    """A bar on standard error, with counts and time left; silent unless it is a terminal and ``shown``."""
     counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not shown)
     return Progress(*counts, *times, console=console, disable=not console.is_terminal)

@@ -12,7 +12,8 @@ from posattn import checks, recipes
 from posattn.cli import actions
 from posattn.cli.forms import BENCH, SPEED, Chosen, Completion, List, Report, Run, commands, union
 from posattn.cli.parsing import parse_arguments
-from posattn.cli.stored import read_stored
+from posattn.recipes.stored import read_stored
+from posattn.runs.ranks import is_writer
 from posattn.runs.stopping import Stopped, stoppable
 
 FAILED = 2
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (Stopped, Exception) as error:
         if debug:
             raise
-        print(f"posattn: {one_line(error)}", file=sys.stderr)
+        if is_writer() or not isinstance(error, ValueError | TypeError):  # bad input, which every rank has
+            print(f"posattn: {one_line(error)}", file=sys.stderr)
         sys.exit(error.code if isinstance(error, Stopped) else FAILED)
 
 

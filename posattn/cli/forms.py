@@ -11,8 +11,8 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union
 from tyro.conf import Fixed, Positional, Suppress, arg, subcommand
 
 from posattn import recipes
-from posattn.cli.stored import Stored
 from posattn.recipes import Command, Recipe
+from posattn.recipes.stored import Stored
 
 BENCH, SPEED = "bench", "speed"  # `posattn bench` is short for `posattn run speed`
 SettingsT = TypeVar("SettingsT")

@@ -13,6 +13,7 @@ from typing import Any
 from posattn.runs.device import device_name
 
 FORMAT = "posattn run, version 1"  # this line of config.json marks a folder as a run
+OF_THE_MACHINE = {"data_dir", "download", "workers", "tensorboard"}  # settings that change no number of a run
 VERSIONED = ("posattn", "torch", "timm", "numpy", "scipy", "scikit-learn", "accelerate")
 
 
@@ -38,11 +39,11 @@ def now() -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """The settings in which two descriptions of a run differ, one line each."""
+    """The settings in which two descriptions of a run differ, but for those of the machine, one line each."""
     if not prefix:
         old, new = ({k: d[k] for k in ("recipe", "config")} for d in (old, new))
     lines: list[str] = []
-    for key in sorted({*old, *new}):
+    for key in sorted({*old, *new} - OF_THE_MACHINE):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             lines += differences(a, b, f"{prefix}{key}.")

@@ -7,6 +7,8 @@ a kill at any moment leaves what the next start completes.
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +17,7 @@ from posattn import settings
 from posattn.runs.describe import describe, differences
 from posattn.runs.files import PART, write_whole
 from posattn.runs.lock import FolderLock
+from posattn.runs.ranks import is_writer, share
 from posattn.runs.record import CHECKPOINTS, CONFIG, METRICS, REPORT, RESULT, TENSORBOARD, RunFolder, is_run
 
 __all__ = ["CHECKPOINTS", "CONFIG", "METRICS", "REPORT", "RESULT", "TENSORBOARD", "RunFolder", "differences"]
@@ -90,6 +93,19 @@ def open_run(
     except BaseException:
         lock.release(remove=not is_run(path))
         raise
+
+
+@contextmanager
+def open_shared(path: Path, recipe: str, config: Any, **how: bool) -> Iterator[RunFolder]:
+    """``open_run`` for a run of several ranks: rank 0 opens the folder, the others read it and write nothing."""
+    if not is_writer():
+        other = RunFolder(path)
+        other.path, other._done = share((path, {}))
+        yield other
+        return
+    with open_run(path, recipe, config, **how) as run:
+        share((run.path, run._done))
+        yield run
 
 
 def _open(path: Path, described: dict[str, Any], lock: FolderLock, resume: bool, overwrite: bool) -> OpenRun:

@@ -7,7 +7,7 @@ only files of the run are removed. ``posattn.runs.folder`` creates the folder.
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -24,6 +24,7 @@ from posattn.runs.files import (
     to_json,
     write_whole,
 )
+from posattn.runs.ranks import is_writer, share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.computes = True
+        """Whether a sweep may compute what is not finished; else that is a ValueError"""
         self._done: dict[str, Any] = {}
 
     @classmethod
@@ -89,12 +92,14 @@ class RunFolder:
         return ends[0]["at"] if ends else None
 
     def log(self, event: str, **values: Any) -> None:
-        """Append one line to metrics.jsonl."""
-        append_line(self.path / METRICS, {"event": event, **values})
+        """Append one line to metrics.jsonl. Of several ranks, rank 0 does."""
+        if is_writer():
+            append_line(self.path / METRICS, {"event": event, **values})
 
     def _record(self, event: str, **values: Any) -> None:
         """``log``, then fsync."""
-        append_line(self.path / METRICS, {"event": event, **values}, sync=True)
+        if is_writer():
+            append_line(self.path / METRICS, {"event": event, **values}, sync=True)
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl for one event, oldest first."""
@@ -120,11 +125,12 @@ class RunFolder:
         """The JSON value of a unit of work: read back if an earlier start finished it, else computed and recorded.
 
         Files saved into the run meanwhile belong to the unit: if one is damaged, the unit is computed again.
+        Of several ranks, rank 0 computes it.
         """
         if name not in self._done:
             with recorded_files() as files:
-                value = compute()
-            self.keep(name, value, files)
+                value = compute() if is_writer() else None
+            self.keep(name, share(value), files)
         return self.value(name)
 
     def keep(self, name: str, value: Any, files: list[str] | None = None) -> None:
@@ -140,13 +146,25 @@ class RunFolder:
         """The names of the units that are done."""
         return set(self._done)
 
+    def unfinished(self, units: Iterable[str]) -> list[str]:
+        """Those of the units that are not done. ValueError naming the first where the run computes none."""
+        names = [name for name in units if name not in self._done]
+        if names and not self.computes:
+            raise ValueError(f"{names[0]!r} is finished in none of the runs")
+        return names
+
     def files(self) -> dict[str, str]:
         """The SHA-256 of each file that was written into the run, by name."""
         return {line["name"]: line["sha256"] for line in self.events("file") if is_plain(line["name"])}
 
     def save(self, name: str, content: bytes) -> None:
-        """Write a whole file of the run and log its SHA-256. Raises ValueError if ``name`` is a path."""
+        """Write a file of the run whole, and its SHA-256 into metrics.jsonl. ValueError where ``name`` is a path.
+
+        Of several ranks, rank 0 does.
+        """
         path = self.path / plain_name(name)
+        if not is_writer():
+            return
         write_whole(path, content)
         self._record("file", name=name, sha256=digest(path))
         for files in _recorded.get():

@@ -7,6 +7,7 @@ from typing import Any
 from rich.progress import Progress
 
 from posattn.runs.engines import run_parts
+from posattn.runs.ranks import share
 from posattn.runs.record import RunFolder, recorded_files
 from posattn.runs.stopping import Stopped, end_worker
 
@@ -20,15 +21,17 @@ def sweep(
 ) -> dict[str, Any]:
     """``compute(*settings[key])`` for every key, each a unit of the run; values come back in the order of the keys.
 
-    It runs on the current engine (``--backend``, ``--jobs``, ``--scheduler``). ``compute`` is a pure function at
-    module level whose value is JSON. Files that it writes into the run belong to the unit.
+    It runs on the engine in use (``--backend``, ``--jobs``, ``--scheduler``). ``compute`` is a function of a module
+    and pure: its value is JSON and depends on its arguments alone. Files that it writes into the run are the unit's.
+    A key of a part that has a seed of its own ends with it, as "ViT/3" or "seed=3": ``posattn merge`` reads it there.
     """
     units = {key: f"{name}/{key}" for key in settings}
-    todo = [key for key in settings if units[key] not in run.finished_units()]
+    unfinished = set(run.unfinished(units.values()))
+    todo = [key for key in settings if units[key] in unfinished]
     bar = progress.add_task(name, total=len(units), completed=len(units) - len(todo))
     values = run_parts(partial(compute_unit, compute), {key: settings[key] for key in todo})
     for key, value, files in values:
-        run.keep(units[key], value, files)
+        run.keep(units[key], share(value), files)
         progress.advance(bar)
     return {key: run.value(unit) for key, unit in units.items()}
 

@@ -13,7 +13,7 @@ from posattn import cli
         ("images --speed-rounds 1", "--speed-rounds must be at least 2, got 1"),
         ("images --seeds 0", "--seeds must be at least 1, got 0"),
         ("images --models", "--models must have at least 1 value, got ()"),
-        ("images --models ViT", "--models must hold 'positional ViT', got ('ViT',)"),
+        ("images --models ViT VGG", "unknown model 'VGG'"),
         ("images --num-heads 3", "--num-heads must divide embed_dim, got num_heads=3, embed_dim=16"),
         ("demo --depth 0", "--depth must be at least 1, got 0"),
         ("demo --structure.rate 0", "--structure.rate must be above 0, got 0.0"),

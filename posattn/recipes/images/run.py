@@ -1,5 +1,6 @@
 """The original ViT and models whose attention depends on positions, trained alike on one set."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -55,31 +56,38 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
     models = {name: load_trained(config.size, name, config.seed, test_set, run) for name in config.models}
     pixels = first_images(test_set, 512)
     speed = run.unit("images/speed", lambda: throughput(models, pixels, config.speed_rounds))
-    maps = models[POSITIONAL].attention_maps().detach()
-    run.save_tensors("attention", {"maps": maps.flatten(0, 1)})
     initial = {name: build(config.size, name, config.seed, test_set) for name in config.models}
     grams, gram_labels = gram_gallery(initial, models)
-    run.save_tensors("positions", {"grams": grams})
-    layers, heads, _, _ = maps.shape
+    if gram_labels:
+        run.save_tensors("positions", {"grams": torch.stack(grams)})
     accuracy = [{name: one["accuracy"] for name, one in models.items()} for models in seeds]
+    any_model = config.models[0]
     numbers: Numbers = {
-        "epoch": list(range(1, 1 + len(accuracy[0][ORIGINAL]))),
+        "epoch": list(range(1, 1 + len(accuracy[0][any_model]))),
         "accuracy": over_seeds(accuracy),
         "final_accuracy": {name: [one[name][-1] for one in accuracy] for name in config.models},
-        "precision": seeds[0][ORIGINAL]["precision"],
+        "precision": seeds[0][any_model]["precision"],
         "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
         "multiply_adds": {
             name: multiply_adds(for_inference(model), pixels[:1]) for name, model in models.items()
         },
-        "grid": list(models[POSITIONAL].patch_embed.grid_size),
         "grams": gram_labels,
-        "heads": [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)],
+        **(save_maps(models[POSITIONAL], run) if POSITIONAL in models else {}),
     }
     return numbers, {
         **training_times(seeds, numbers["accuracy"]["mean"]),
         "images_per_second": speed,
     }
+
+
+def save_maps(model: Any, run: RunFolder) -> Numbers:
+    """Save the attention maps of a positional model; its grid of patches and a label for each head."""
+    maps = model.attention_maps().detach()
+    run.save_tensors("attention", {"maps": maps.flatten(0, 1)})
+    layers, heads, _, _ = maps.shape
+    labels = [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)]
+    return {"grid": list(model.patch_embed.grid_size), "heads": labels}
 
 
 def train_model(config: ImagesConfig, name: str, seed: int, folder: Path) -> Numbers:
@@ -102,9 +110,12 @@ def throughput(models: Mapping[str, nn.Module], pixels: torch.Tensor, rounds: in
 
 
 def training_times(seeds: list[dict[str, Numbers]], accuracy: dict[str, list[float]]) -> Numbers:
-    """Seconds of training: in all, at each epoch, and until the mean accuracy reaches the original's final one."""
+    """Seconds of training: in all, at each epoch, and until the mean accuracy reaches the original's final one.
+
+    The last is None for a model that does not reach it, or where the original is not there.
+    """
     elapsed = over_seeds([{name: one["elapsed"] for name, one in models.items()} for models in seeds])["mean"]
-    goal = accuracy[ORIGINAL][-1]
+    goal = accuracy[ORIGINAL][-1] if ORIGINAL in accuracy else math.inf
     return {
         "training_seconds": {name: [models[name]["seconds"] for models in seeds] for name in accuracy},
         "elapsed": elapsed,

@@ -47,7 +47,7 @@ def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> Numbers:
     run.save_tensors(
         "jigsaw", puzzle_tensors(**first, layout=layout, size=config.size.patch_size, images=shown)
     )
-    baselines = run.unit("baselines", partial(solve_untrained, config, grid))
+    baselines = run.unit(f"baselines, {config.seeds} seeds", partial(solve_untrained, config, grid))
     numbers = {"seeds": solved, "baselines": baselines, "grid": list(grid)}
     return {
         "title": "The jigsaw",

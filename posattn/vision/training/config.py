@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+from posattn import checks
 from posattn.runs.device import Precision
+from posattn.runs.ranks import world_size
 from posattn.settings import Count, Natural, NonNegative, Positive, Probability
 
 Policy = Literal["none", "trivial", "rand"]
@@ -39,7 +41,9 @@ class TrainConfig:
     checkpoint_every: Count = 500  # steps
 
     def validate(self) -> None:
-        """The optimizer must be one of timm's."""
+        """The optimizer must be one of timm's; processes and parts must divide a batch."""
+        parts = world_size() * self.accumulation
+        checks.divides("processes x accumulation", parts, "batch_size", self.batch_size)
         if self.optimizer != "adamw":
             from timm.optim import list_optimizers  # settings are read without torch
 

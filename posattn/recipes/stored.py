@@ -27,10 +27,20 @@ def read_stored(path: Path) -> Stored:
         content = _load(path)
         recipe = find(content["recipe"])
         default = recipe.config(False)
-        merged = _merge(msgspec.to_builtins(default, enc_hook=str), content.get("config") or {})
-        return Stored(recipe.name, msgspec.convert(merged, type(default), strict=False, dec_hook=_decode))
+        return Stored(recipe.name, with_values(default, content.get("config") or {}))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def to_values(settings: Any) -> dict[str, Any]:
+    """Settings as JSON holds them: mappings, lists, numbers and text; a path is its text."""
+    return msgspec.to_builtins(settings, enc_hook=str)
+
+
+def with_values(settings: Any, values: Any) -> Any:
+    """The settings with other values, given as JSON holds them. ValueError naming one that does not fit."""
+    merged = _merge(to_values(settings), values)
+    return msgspec.convert(merged, type(settings), strict=False, dec_hook=_decode)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""The processes of one run that torchrun or accelerate started: all compute, rank 0 alone writes."""
+
+import os
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """How many processes torchrun or accelerate started for this run; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_writer() -> bool:
+    """Whether this process writes the run folder: rank 0 does."""
+    return world_size() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def share(value: T) -> T:
+    """The value of rank 0, in every process; each waits here for the others."""
+    if world_size() == 1:
+        return value
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(
+        cpu=not torch.accelerator.is_available()
+    )  # the first one joins the processes, trainings use it
+    return broadcast_object_list([value])[0]
