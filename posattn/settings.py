@@ -119,7 +119,7 @@ def _check_value(name: str, hint: Any, value: Any) -> None:
 
 
 def _wrong_type(hint: Any, value: Any) -> str:
-    """What ``value`` should be, empty if it is that."""
+    """The type that ``value`` should have, empty if it has it."""
     if get_origin(hint) is Literal:
         return "" if value in get_args(hint) else f"one of {', '.join(map(repr, get_args(hint)))}"
     kinds = {
@@ -136,7 +136,7 @@ def _wrong_type(hint: Any, value: Any) -> str:
 
 
 def _problems(bounds: tuple[Any, ...], value: Any) -> Iterator[str]:
-    """What ``value`` must be and is not."""
+    """The bound that ``value`` violates."""
     if isinstance(value, float) and not math.isfinite(value):
         yield "be finite"
     if value == "":

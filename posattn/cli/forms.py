@@ -23,7 +23,7 @@ class List:
     """List the recipes, this package's timm models or the data sets."""
 
     what: Positional[Literal["recipes", "models", "data"]] = "recipes"
-    """What to list."""
+    """The list to print."""
 
 
 @dataclass(frozen=True)

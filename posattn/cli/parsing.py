@@ -56,7 +56,7 @@ def not_accepted(event: Any) -> str:
 
 
 def flag(argument: Any) -> str:
-    """What a user calls an argument: its flag, or the name in capitals of a positional one."""
+    """The name of an argument for users: its flag, or in capitals the name of a positional one."""
     return (
         str(argument.lowered.metavar).strip("[]")
         if argument.is_positional()

@@ -70,7 +70,7 @@ def _merge(default: dict[str, Any], given: Any, place: str = "") -> dict[str, An
 
 
 def _decode(kind: type, value: Any) -> Any:
-    """What msgspec asks for types that JSON lacks: a path is its text."""
+    """Hook of msgspec for types that JSON lacks: a path from its text."""
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise TypeError(f"expected {kind.__name__}, got {value!r}")

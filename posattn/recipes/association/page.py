@@ -1,4 +1,4 @@
-"""What the report of `posattn run association` shows."""
+"""The page of `posattn run association`."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def sections(config: AssociationConfig, numbers: dict[str, Any]) -> list[dict[st
 
 
 def setting_section(name: str, setting: Setting, numbers: dict[str, Any]) -> Section:
-    """What one setting shows."""
+    """The section of one setting."""
     arms = {form: f"{name}, {form}" for form in (FREE, ENCODED)}
     curves = [
         Lines(
@@ -52,7 +52,7 @@ def setting_section(name: str, setting: Setting, numbers: dict[str, Any]) -> Sec
 
 
 def claim(setting: Setting, arms: dict[str, Any]) -> str:
-    """What was measured, in words."""
+    """A sentence on the measurements."""
     kind, seeds = "unit-norm" if setting.normalize else "plain", len(arms[FREE]["complete"])
     ends = " and ".join(
         f"from {mean_std_text(arm['first']['association'])} to {mean_std_text(arm['last']['association'])} with "

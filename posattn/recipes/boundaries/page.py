@@ -1,4 +1,4 @@
-"""What the report of `posattn run boundaries` shows."""
+"""The page of `posattn run boundaries`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the page of `posattn run content-heads` shows."""
+"""The page of `posattn run content-heads`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Numbers = dict[str, Any]
 
 
 def ranking_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
-    """How much each head needs content."""
+    """The section on the cost of each head."""
     drops, seeds = numbers["mean"]["drop"], numbers["seeds"]
     claim = (
         f"Replacing a single head by its average map cost, in training accuracy, {100 * drops[0]:.1f} points for the "

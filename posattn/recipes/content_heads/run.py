@@ -82,7 +82,7 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Number
 
 
 def summary(one: Numbers) -> Numbers:
-    """What is averaged over the seeds: the drop by rank, its mean by block, and accuracy over heads replaced."""
+    """The numbers averaged over seeds: the drop by rank, its mean by block, and accuracy over heads replaced."""
     by_block: dict[str, list[float]] = {}
     for need in one["ranked"]:
         by_block.setdefault(f"{need['block'] + 1}", []).append(need["drop"])

@@ -104,7 +104,7 @@ def nearest_to_half(one: dict[str, Any], metric: str) -> float:
 
 
 def head_map(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, int]) -> Section:
-    """What each head needs."""
+    """The section on the cost of each head."""
     heads, metric = numbers["heads"], numbers["metric"]
     dearest = max(heads, key=lambda one: one["losses"][metric][0])
     claim = (

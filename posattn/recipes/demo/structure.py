@@ -57,7 +57,7 @@ def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress:
 
 
 def structure_section(numbers: dict[str, Any]) -> Section:
-    """What act one shows."""
+    """The section of act one."""
     history, found = numbers["history"], numbers["solutions"]
     start, end = history["association"][0], history["association"][-1]
     full = first_full(history)

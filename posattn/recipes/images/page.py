@@ -1,4 +1,4 @@
-"""What the page of the comparison on images shows."""
+"""The page of the comparison on images."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the page of `posattn run jigsaw` shows."""
+"""The page of `posattn run jigsaw`."""
 
 from statistics import fmean
 from typing import Any
@@ -28,7 +28,7 @@ def by_order_text(numbers: Numbers, name: str) -> str:
 
 
 def puzzle_section(config: JigsawConfig, numbers: Numbers) -> Section:
-    """How much of the layout was found."""
+    """The section on the recovered layout."""
     pairs, embedded = (
         mean_std_text(per_seed(numbers, SHUFFLED, name), 1, 100) for name in ("pairs", "embedded_pairs")
     )
@@ -65,7 +65,7 @@ def row(label: str, one: Numbers) -> list[str]:
 
 
 def scores_section(config: JigsawConfig, numbers: Numbers) -> Section:
-    """What of the grid is in the scores, and what is not."""
+    """The section on the relations between patches in the scores."""
     chances = (fmean(per_seed(numbers, SHUFFLED, name)) for name in ("profile_chance", "association_chance"))
     by_profile, by_attention = (f"chance {chance:.3f}" for chance in chances)
     claim = (

@@ -73,7 +73,7 @@ def puzzle_tensors(
     size: int,
     images: UInt8[Tensor, "n c H W"],
 ) -> dict[str, Tensor]:
-    """What the page draws.
+    """The tensors of the page.
 
     ``pictures`` (stages, n, c, H, W): images before shuffling, as the model saw them, and put back together.
     ``similarity`` (2, N, N): likeness of profiles and mean attention between patches in true order.

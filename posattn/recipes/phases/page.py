@@ -1,4 +1,4 @@
-"""What the report of `posattn run phases` shows."""
+"""The page of `posattn run phases`."""
 
 from typing import Any
 

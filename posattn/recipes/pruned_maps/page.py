@@ -1,4 +1,4 @@
-"""What the page of `posattn run pruned-maps` shows."""
+"""The page of `posattn run pruned-maps`."""
 
 from typing import Any
 

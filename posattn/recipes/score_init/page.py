@@ -1,4 +1,4 @@
-"""What the page of `posattn run score-init` shows."""
+"""The page of `posattn run score-init`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the page of `posattn run shuffle` shows."""
+"""The page of `posattn run shuffle`."""
 
 from posattn.recipes.shuffle.settings import ShuffleConfig
 from posattn.runs.page import Section, Table

@@ -1,4 +1,4 @@
-"""What the report of `posattn run solutions` shows."""
+"""The page of `posattn run solutions`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the report of `posattn run structured-vit` shows."""
+"""The page of `posattn run structured-vit`."""
 
 from typing import Any
 

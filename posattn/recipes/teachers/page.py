@@ -1,4 +1,4 @@
-"""What the report of `posattn run teachers` shows."""
+"""The page of `posattn run teachers`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def sections(config: TeachersConfig, numbers: dict[str, Any]) -> list[dict[str, 
 
 
 def teachers_section(config: TeachersConfig, numbers: dict[str, Any]) -> Section:
-    """What the teachers show."""
+    """A sentence on the teachers."""
     apart = {name: mean_std(each["trained"])[0] for name, each in numbers.items()}
     floor = min(min(each["untrained"]) for each in numbers.values())
     claim = (

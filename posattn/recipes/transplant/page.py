@@ -1,4 +1,4 @@
-"""What the page of `posattn run transplant` shows."""
+"""The page of `posattn run transplant`."""
 
 from typing import Any
 

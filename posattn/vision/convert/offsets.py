@@ -19,7 +19,7 @@ ROUNDS = 50  # of the fit, which is exact to 1e-6 after some ten where the map i
 
 
 class OnOneGrid(NamedTuple):
-    """What offset maps are on one grid."""
+    """Offset maps on one grid."""
 
     kernel: Float[Tensor, "p kh kw"]  # log w; kh = 2a + 1 for offsets of -a to a rows
     prefix_rows: Float[Tensor, "p P N"]  # rows of the prefix tokens

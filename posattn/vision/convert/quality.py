@@ -116,13 +116,13 @@ class Quality:
         return vote(changed.features, near, self.labels) == self.labels
 
     def kept(self, found: Mapping[str, Tensor], metric: str) -> float:
-        """What a budget bounds: the mean of a metric, of the accuracy its share of the original's."""
+        """The quantity that a budget bounds: the mean of a metric, or the accuracy's share of the original's."""
         value = found[metric].mean().item()
         return value / self.before[ACCURACY].mean().item() if metric == ACCURACY else value
 
 
 def loss(found: Mapping[str, Tensor], before: Mapping[str, Tensor], metric: str) -> Float[Tensor, " n"]:
-    """What a change costs each image: the fall of the metric, or the divergence."""
+    """The loss of each image: the fall of the metric, or the divergence."""
     return found[metric] if metric == DIVERGENCE else before[metric] - found[metric]
 
 

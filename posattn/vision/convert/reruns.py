@@ -95,7 +95,7 @@ def layer_of(subject: Subject, number: int, kinds: Mapping[int, str]) -> nn.Modu
 
 
 def block_inputs(model: Any, batch: Tensor) -> dict[int, Tensor]:
-    """What reaches each block."""
+    """The input of each block."""
     found: dict[int, Tensor] = {}
 
     def keep(number: int) -> Any:

@@ -101,7 +101,7 @@ class Pictures:
 
 
 def source_of(name: str, data_dir: Path | None) -> tuple["Files | Rows | Arrays", list[str]]:
-    """What reads the pictures of that name, and what it ignores."""
+    """The reader of the named pictures, and a note on the files it ignores."""
     if "://" in name:
         raise ValueError(f"{name} is a URL: download the pictures, and name their folder")
     path = Path(name)
@@ -137,7 +137,7 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
 
 def ignored(files: Iterable[Path]) -> list[str]:
-    """What is said of files that are no pictures."""
+    """A note on files that are not pictures."""
     counts = Counter(file.suffix.lower() or "no extension" for file in files)
     if not counts:
         return []

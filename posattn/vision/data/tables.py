@@ -140,7 +140,7 @@ def encoded_cells(part: Part, asked: str | None) -> Iterator[tuple[Any, str]]:
 
 
 def cell_source(cell: Any, folder: Path) -> Any:
-    """What Pillow opens for a cell, None for a null; a cell without bytes may give the path of a file instead."""
+    """The file that Pillow opens for a cell, None for a null; a cell without bytes may give a path instead."""
     if isinstance(cell, dict):
         if cell.get("bytes") is None:
             return folder / cell["path"] if cell.get("path") else None

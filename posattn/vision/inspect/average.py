@@ -80,7 +80,7 @@ def profile_association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "
 
 
 def chance(own: Bool[Tensor, "D D"], itself: bool) -> float:
-    """What ``association`` is (or ``profile_association``, which leaves the patch itself aside) by chance."""
+    """The chance level of ``association`` (or of ``profile_association``, which excludes the patch itself)."""
     D, sizes = len(own), own.sum(-1).double()
     return (sizes[sizes > 0].mean() / D if itself else (sizes[sizes > 1] - 1).mean() / (D - 1)).item()
 

@@ -55,7 +55,7 @@ class LazyMaps:
 
 
 class FromQueries(LazyMaps):
-    """What ``scaled_dot_product_attention`` of the same arguments mixes the values by: softmax(Q Kᵀ·scale + mask)."""
+    """The maps of ``scaled_dot_product_attention`` with the same arguments: softmax(Q Kᵀ·scale + mask)."""
 
     def __init__(
         self,

@@ -225,7 +225,7 @@ def constant_maps(layer: Any) -> Tensor:
 
 
 def attention_map(*args: Any, **kwargs: Any) -> Tensor:
-    """What ``scaled_dot_product_attention`` of the same arguments mixes the values by, in float32 or better."""
+    """The maps of ``scaled_dot_product_attention`` with the same arguments, in float32 or better."""
     return FromQueries(*args, **kwargs).whole()
 
 
@@ -262,7 +262,7 @@ def is_compiled(module: Any) -> bool:
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """What is compiled runs eagerly, for hooks and modes to see it."""
+    """Context in which compiled modules run eagerly, so that hooks and modes see them."""
     if not any(is_compiled(module) for module in model.modules()):
         yield
         return

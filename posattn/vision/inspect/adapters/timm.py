@@ -109,7 +109,7 @@ def is_windowed(model: nn.Module, path: str, module: nn.Module) -> bool:
 
 
 def grid_of(embed: Any) -> Callable[[ImageSize], GridSize] | None:
-    """What a patch embedding makes of an image."""
+    """The layout of a patch embedding's outputs."""
     if hasattr(embed, "dynamic_feat_size"):
         return embed.dynamic_feat_size  # type: ignore[no-any-return]
     size = getattr(embed, "grid_size", None)

@@ -46,7 +46,7 @@ def of_library(module: nn.Module, *names: str) -> bool:
 
 
 def model_type(module: Any) -> str | None:
-    """What the config of a module calls its model."""
+    """The model type in the config of a module."""
     return getattr(getattr(module, "config", None), "model_type", None)
 
 
