@@ -136,7 +136,7 @@ def _wrong_type(hint: Any, value: Any) -> str:
 
 
 def _problems(bounds: tuple[Any, ...], value: Any) -> Iterator[str]:
-    """The bound that ``value`` violates."""
+    """The requirements that ``value`` violates."""
     if isinstance(value, float) and not math.isfinite(value):
         yield "be finite"
     if value == "":

@@ -99,7 +99,7 @@ FIELDS = r"\n(?=(?:Claims?|Command|Time|Expected)\b)"  # where a field of a reci
 
 
 class Chosen(NamedTuple):
-    """The recipe that is asked for, and what the defaults of its flags are."""
+    """The chosen recipe and the defaults of its flags."""
 
     recipe: str | None = None
     smoke: bool = False
@@ -127,7 +127,7 @@ def union(forms: dict[str, Any]) -> Any:
 
 
 def run_form(recipe: Recipe, name: str, chosen: Chosen) -> Any:
-    """A recipe as the subcommand ``name``: the one that is asked for with its whole header as help."""
+    """A recipe as the subcommand ``name``: the chosen one with its whole header as help."""
     settings, described = recipe.config(chosen.smoke), recipe.claim
     if recipe.name == chosen.recipe:
         settings, described = chosen.stored.settings if chosen.stored else settings, header(recipe)

@@ -54,7 +54,7 @@ def native_bfloat16(device: str) -> bool:
 
 
 def device_name() -> str:
-    """GPU and processor of this machine with instruction set, cores and threads, in words."""
+    """GPU and processor of this machine with instruction set, cores and threads, as text."""
     import torch
 
     cpu = f"{processor('cpu')}, {os.cpu_count()} cores, torch threads: {torch.get_num_threads()}"

@@ -54,7 +54,7 @@ class Score(NamedTuple):
 
     @property
     def trusted(self) -> bool:
-        """Whether the flow's sample stands for the population here.
+        """Whether the flow's sample represents the population here.
 
         It does while the loss of a fresh sample of its size would have a relative standard error of at most a third,
         and its own loss is within four standard errors of the population's.
@@ -80,7 +80,7 @@ class PopulationFlow:
         samples: size of the sample, drawn once, on first use: O(min(L, C²)) per sample for β = 0, else O(D).
         seed: draws the sample, and from another stream the one for losses and accuracies.
         importance: draw the sample with rare sets made frequent, each sample with its weight, so that the flow
-            stands for the population long after a plain sample has become separable.
+            represents the population long after a plain sample has become separable.
 
     Raises:
         TypeError, ValueError: an argument is out of range.
@@ -179,7 +179,7 @@ class PopulationFlow:
         rtol: float = 1e-6,
         rate_ratio: float = 1.0,
     ) -> Trajectory:
-        """The flow from a state at t = 0 to ``t_end``, or to where its sample no longer stands for the population.
+        """The flow from a state at t = 0 to ``t_end``, or to where its sample no longer represents the population.
 
         Time is the rate of A times number of descent steps on v and on every entry of A: γ moves by
         -∂L/∂γ / (D(C-1)), ρ by -∂L/∂ρ / (D(D-C)), v by -``rate_ratio`` ∂L/∂v.
@@ -261,7 +261,7 @@ class PopulationFlow:
             return expansion.logits(np.outer(v, self._weights(gamma, rho)[0]).ravel())[expansion.rows]
 
     def _value(self, alpha: float, beta: float) -> Float[ndarray, " k"]:
-        """(α, β), or (α) where β plays no part."""
+        """(α, β), or (α) if β has no effect."""
         return np.array([alpha, beta] if beta != 0 and self.noise_std > 0 else [alpha])
 
     def _weights(self, gamma: float, rho: float) -> tuple[ndarray, ndarray, ndarray]:

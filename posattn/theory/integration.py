@@ -49,7 +49,7 @@ class Trajectory:
 
 
 class SampleExhaustedWarning(UserWarning):
-    """A trajectory ends early: the flow's sample no longer stands for the population."""
+    """A trajectory ends early: the flow's sample no longer represents the population."""
 
 
 class FlowDivergedError(FloatingPointError):

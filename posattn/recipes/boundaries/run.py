@@ -81,7 +81,7 @@ def descend_at(config: BoundariesConfig, ratio: float, std: float, seed: int) ->
 
 
 def flow_at(config: BoundariesConfig, ratio: float) -> dict[str, Any]:
-    """For every σ_A, γ - ρ of the population flow at each time, and how long its sample stands for the population.
+    """For every σ_A, γ - ρ of the population flow at each time, and how long its sample represents the population.
 
     Beyond that time the last value is kept.
     """

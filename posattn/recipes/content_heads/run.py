@@ -54,7 +54,7 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Number
     """Train a ViT and convert its heads.
 
     Returns:
-        ``ranked``: what each head costs on training images, the least first, its ``positionality`` there, and what
+        ``ranked``: the cost of each head on training images, the cheapest first, its ``positionality`` there, and what
         it costs in testing. ``accuracy``: in testing, over the number of heads replaced in either order.
     """
     train_one(config, ORIGINAL, seed, folder)

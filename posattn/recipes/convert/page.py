@@ -35,7 +35,7 @@ def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     claim = (
         f"{chosen['heads']} of {chosen['of']} heads use constant maps; {NAMES[metric]}: "
         f"{last['kept'][metric]:.3f}{' of the original' if metric == 'accuracy' else ''}. "
-        f"Throughput beside the original with fused attention: {ratios}."
+        f"Throughput relative to the original with fused attention: {ratios}."
     )
     rows = [
         [

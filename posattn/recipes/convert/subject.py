@@ -32,7 +32,7 @@ class Material(NamedTuple):
 
 
 def load_model(config: ConvertConfig) -> Any:
-    """The model in evaluation mode, at the image size that is asked for.
+    """The model in evaluation mode, at the requested image size.
 
     Raises:
         TypeError: its heads cannot be replaced.
@@ -91,7 +91,7 @@ def normalise_of(model: nn.Module) -> Normalise:
 
 
 def load_material(config: ConvertConfig, model: Any, progress: Progress) -> Material:
-    """The pictures. Raises ValueError if they are fewer than are asked for."""
+    """The pictures. Raises ValueError if there are too few."""
     read = labelled if config.labels else unlabelled
     return read(config, model, progress)
 

@@ -121,7 +121,7 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
 
 
 class Transformed:
-    """Pictures as batches of a model's input, as often as asked for."""
+    """Pictures as batches of a model's input; can be iterated repeatedly."""
 
     def __init__(self, pictures: Pictures, transform: Any) -> None:
         self.pictures, self.transform = pictures, transform

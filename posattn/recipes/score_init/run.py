@@ -39,7 +39,7 @@ def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> dict[str
 
 
 def train_start(config: ScoreInitConfig, start: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Train one model: its test accuracy after the epochs asked for, and what its maps show of the grid.
+    """Train one model: its test accuracy after the chosen epochs, and measures of the grid in its maps.
 
     ``association`` with the 3 x 3 neighbourhoods; ``neighbour_recall``, the share of grid neighbours among the
     positions of most similar scores.

@@ -37,7 +37,7 @@ class ScoreInitConfig(ImageTraining):
     """Epochs after which accuracy is measured, in increasing order; at most `--train.epochs`"""
 
     def validate(self) -> None:
-        """Raise ValueError if a start is not known or accuracy is asked for after the end."""
+        """Raise ValueError if a start is not known or ``after`` exceeds the epochs."""
         super().validate()
         for name in self.starts:
             checks.known("start", name, STARTS)

@@ -1,6 +1,6 @@
 """The page of an inspection, built from its folder: the data of its script and template.
 
-A page must stay under 10 MB. Entries are told apart by 86 levels on average maps and by 16 on those of example
+A page must stay under 10 MB. Entries have 86 levels on average maps and 16 on those of example
 images; where heads and patches are many, only every second (third, ...) row and column of queries is kept of either,
 and fewer examples are shown. For 12 x 12 heads at 224 px: all queries on average, every second row and column on two
 examples.
@@ -148,5 +148,5 @@ def similarity_curve(distance: list[float], similarity: list[float]) -> str:
 
 
 def to_script(data: dict[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that is safe inside a script element."""
     return json.dumps(data, separators=(",", ":")).replace("</", "<\\/")

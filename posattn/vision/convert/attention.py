@@ -276,7 +276,7 @@ def heads_of_kind(kinds: Mapping[int, str], kind: str) -> list[int]:
 
 
 def linear(parts: Parts, which: Sequence[int], heads: Sequence[int]) -> nn.Linear:
-    """A linear layer that makes Q (0), K (1) and V (2), those that are asked for, of these heads in their order."""
+    """A linear layer that computes the chosen ones of Q (0), K (1) and V (2) of these heads in their order."""
     weight = parts.weight[list(which)][:, list(heads)].flatten(0, 2)
     layer = nn.Linear(weight.shape[1], len(weight), parts.bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.clone(), parts.trainable)

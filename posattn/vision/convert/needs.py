@@ -80,7 +80,7 @@ def best_kept(
         alone: of each kind, the losses of each unit alone.
         seconds: of each kind, how long an attention layer takes whose heads are all kept so.
         metric: the measure of the losses.
-        tolerance: how much larger than the least a loss may be, as a share of it; within the standard error of a
+        tolerance: how much larger than the smallest a loss may be, relative to it; within the standard error of a
             loss every kind counts as good as the best.
     """
     kept: dict[Head, str] = {}

@@ -147,7 +147,7 @@ def ignored(files: Iterable[Path]) -> list[str]:
 
 
 def listed(path: Path) -> list[Path]:
-    """The pictures that a text file names, a line each, relative to its folder.
+    """The pictures listed in a text file, one per line, relative to its folder.
 
     Raises:
         ValueError, FileNotFoundError: a line is a URL, or a file that does not exist.

@@ -188,7 +188,7 @@ def label_values(part: Part, asked: str | None, named: bool) -> list[Any]:
 
 
 def column(table: pa.Table, where: str, kind: str, name: str | None, usual: Sequence[str]) -> str:
-    """The column asked for, or the first of the usual ones. ValueError lists what there is instead."""
+    """The requested column, or the first of the usual ones. Raises ValueError listing the columns otherwise."""
     for candidate in usual if name is None else (name,):
         if candidate in table.column_names:
             return candidate

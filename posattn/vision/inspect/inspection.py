@@ -1,4 +1,4 @@
-"""How positional, how local, how structured is the attention of a vision transformer."""
+"""Attention statistics of a vision transformer: positionality, locality and structure of every head."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

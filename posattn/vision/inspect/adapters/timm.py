@@ -109,7 +109,7 @@ def is_windowed(model: nn.Module, path: str, module: nn.Module) -> bool:
 
 
 def grid_of(embed: Any) -> Callable[[ImageSize], GridSize] | None:
-    """The layout of a patch embedding's outputs."""
+    """The function from image size to grid of a patch embedding, None if it has none."""
     if hasattr(embed, "dynamic_feat_size"):
         return embed.dynamic_feat_size  # type: ignore[no-any-return]
     size = getattr(embed, "grid_size", None)
