@@ -1,4 +1,4 @@
-"""The processes of one run that torchrun or accelerate started: all compute, rank 0 alone writes."""
+"""The processes of one run under torchrun or accelerate: all compute, only rank 0 writes."""
 
 import os
 from typing import TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many processes torchrun or accelerate started for this run; 1 without them."""
+    """The number of processes that torchrun or accelerate started for this run; 1 without them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

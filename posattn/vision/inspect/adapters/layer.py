@@ -94,7 +94,7 @@ def square_side(number: int) -> int | None:
 class Tower:
     """A vision model as an adapter sees it.
 
-    ``run`` computes it on a batch of images. ``left_out`` gives the reason for each attention layer that is not observed.
+    ``run`` computes it on a batch of images. ``left_out`` gives the reason for each layer that is not observed.
     ``positions`` gives the embedding that a forward pass adds to the patches of a grid, as (D, d), or None.
     """
 
