@@ -1,12 +1,13 @@
 """The page of an inspection, built from its folder: the data of its script and template.
 
-A page must stay under 10 MB. Entries have 86 levels on average maps and 16 on those of example
-images; where heads and patches are many, only every second (third, ...) row and column of queries is kept of either,
-and fewer examples are shown. For 12 x 12 heads at 224 px: all queries on average, every second row and column on two
+A page must stay under 10 MB. Entries have 86 levels on average maps and 16 on those of example images; where heads,
+patches and examples are many, only every second (third, ...) row and column of queries is kept of either. Class token
+and registers always are. For 12 x 12 heads at 224 px: all queries on average, every third row and column on three
 examples.
 """
 
 import base64
+import io
 import json
 import math
 from typing import Any
@@ -16,12 +17,14 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
+from PIL import Image
 
 from posattn.runs.folder import RunFolder
 from posattn.runs.report import figures
 
-AVERAGE_ENTRIES, EXAMPLE_ENTRIES = 6_000_000, 3_000_000  # most on a page
+AVERAGE_ENTRIES, EXAMPLE_ENTRIES = 5_600_000, 2_400_000  # most on a page
 AVERAGE_LEVELS, EXAMPLE_LEVELS = 85, 15  # above 0; divisors of 255
+SINK_SHARE, SINK_POSITIONALITY = 0.2, 0.25  # a sink attracts more than the one and has less of the other
 MEASURES = {
     "positionality": ("Positionality", "share of its variance that the average map explains; 1: positional"),
     "distance": ("Distance, patches", "mean distance of attention from patches to patches"),
@@ -40,10 +43,16 @@ def context(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     table, maps = pd.read_parquet(run.checked("table.parquet")), run.load_arrays("maps")
     curve = np.array(result["similarity_by_distance"]).T.tolist()
     shown = [name for name in MEASURES if (table.measure == name).any()]
+    flagged = set(sinks(table, result))
     return {
         "data": Markup(to_script(page_data(table, maps, result, shown))),
         "measures": {name: MEASURES[name] for name in shown},
-        "heads": [{"layer": layer, "head": head, **row} for (layer, head), row in by_head(table).items()],
+        "heads": [
+            {"layer": layer, "head": head, "sink": (layer, head) in flagged, **row}
+            for (layer, head), row in by_head(table).items()
+        ],
+        "sinks": sorted(flagged),
+        "sink_rule": (SINK_SHARE, SINK_POSITIONALITY),
         "similarity_rank": table.loc[table.measure == "pos_embed_similarity", "value"].tolist(),
         "curve": Markup(similarity_curve(*curve)) if curve else "",
     }
@@ -55,13 +64,10 @@ def page_data(
     """The data of the script."""
     layers = range(len(result["layers"]))
     queries, keys = result["queries"], result["keys"]
-    average = [among_patches(maps[f"average.{i}"], queries[i], keys[i]) for i in layers]
-    held = [
-        among_patches(maps[f"examples.{i}"], queries[i], keys[i]) if f"examples.{i}" in maps else None
-        for i in layers
+    average = [to_patches(maps[f"average.{i}"], keys[i]) for i in layers]
+    examples = [
+        to_patches(maps[f"examples.{i}"], keys[i]) if f"examples.{i}" in maps else None for i in layers
     ]
-    number = max(1, 4 * EXAMPLE_ENTRIES // max(1, sum(each[0].size for each in held if each is not None)))
-    examples = [None if each is None else each[:number] for each in held]
     stride = stride_for(sum(each.size for each in average), AVERAGE_ENTRIES, queries[0])
     sparse = stride_for(sum(each.size for each in examples if each is not None), EXAMPLE_ENTRIES, queries[0])
     lut = (matplotlib.colormaps[figures.COLOUR_MAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
@@ -73,6 +79,8 @@ def page_data(
         "colours": base64.b64encode(lut.tobytes()).decode(),
         "references": result["references"],
         "measures": {name: measure_of(table, name) for name in shown},
+        "csv": table.to_csv(index=False, float_format="%.6g"),
+        "sinks": sinks(table, result),
         "stride": stride,
         "average": [
             [encode(every(m, stride, queries[i]), AVERAGE_LEVELS) for m in heads]
@@ -90,13 +98,29 @@ def page_data(
         "recovered": result["recovered"],
         "stable_from": result["stable_from"],
         "similarity": None if similarity is None else encode(np.clip(similarity, 0, None), AVERAGE_LEVELS),
-        "pictures": [figures.png(channels_last(picture)) for picture in maps["pictures"][:number]],
+        "pictures": [photograph(channels_last(picture)) for picture in maps["pictures"]],
     }
 
 
-def among_patches(maps: Any, queries: list[int], keys: list[int]) -> NDArray[Any]:
-    """From patches to patches."""
-    return maps.astype(np.float32)[..., queries[2] :, keys[2] :]
+def to_patches(maps: Any, keys: list[int]) -> NDArray[Any]:
+    """From all tokens to patches."""
+    return maps.astype(np.float32)[..., keys[2] :]
+
+
+def sinks(table: pd.DataFrame, result: dict[str, Any]) -> list[tuple[int, int]]:
+    """Heads whose patches look at one patch that depends on the image: low entropy and positionality, high share."""
+    uniform = {
+        number: reference["entropy"]
+        for number, reference in zip(result["numbers"], result["references"], strict=True)
+    }
+    found = [
+        (layer, head)
+        for (layer, head), row in by_head(table).items()
+        if row.get("sink_share", (0.0,))[0] > SINK_SHARE
+        and row["positionality"][0] < SINK_POSITIONALITY
+        and row["entropy"][0] < 0.5 * uniform[layer]
+    ]
+    return [(int(layer), int(head)) for layer, head in found]
 
 
 def by_head(table: pd.DataFrame) -> dict[tuple[int, int], dict[str, Any]]:
@@ -126,8 +150,10 @@ def stride_for(entries: int, budget: int, grid: list[int]) -> int:
 
 
 def every(map_: NDArray[Any], stride: int, grid: list[int]) -> NDArray[Any]:
-    """The rows of each ``stride``-th query of the grid, down and across."""
-    return map_.reshape(*grid[:2], -1)[::stride, ::stride].reshape(-1, map_.shape[-1])
+    """The rows of the prefix tokens, then of each ``stride``-th query of the grid, down and across."""
+    H, W, prefix = grid
+    patches = map_[prefix:].reshape(H, W, -1)[::stride, ::stride].reshape(-1, map_.shape[-1])
+    return np.concatenate([map_[:prefix], patches])
 
 
 def encode(map_: NDArray[Any], levels: int) -> str:
@@ -139,6 +165,15 @@ def encode(map_: NDArray[Any], levels: int) -> str:
 def channels_last(picture: NDArray[Any]) -> NDArray[Any]:
     """(c, H, W) as (H, W, 3), or (H, W) where c is 1."""
     return picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+
+
+def photograph(pixels: NDArray[Any]) -> str:
+    """A picture as a data address: WebP, a tenth of a PNG, but for small ones, which stay exact."""
+    if min(pixels.shape[:2]) < 100:
+        return figures.png(pixels)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="webp", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def similarity_curve(distance: list[float], similarity: list[float]) -> str:

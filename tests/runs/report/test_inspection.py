@@ -184,6 +184,150 @@ def test_the_table_sorts(page: Page) -> None:
 
 
 @needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1100])
+def test_places_are_hovered_and_clicked(browser: Browser, folder: Path, width: int, scheme: Any) -> None:
+    maps = load_file(folder / "maps.safetensors")["average.3"][1, 1:, 1:]
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto(f"{(folder / 'report.html').resolve().as_uri()}#3-1")
+    page.wait_for_selector("body[data-ready]")
+    for row, column in ((0, 0), (4, 7), (9, 9)):
+        for act, name in (("hover", "average"), ("click", "example0")):
+            view = page.locator(f"[data-map={name}]")
+            box = view.bounding_box()
+            assert box is not None
+            getattr(view, act)(
+                position={
+                    "x": box["width"] * (column + 0.5) / 10,
+                    "y": box["height"] * (row + 0.5) / 10,
+                }
+            )
+            assert f"patch at row {row + 1}, column {column + 1} looks" in page.inner_text("#says")
+            looked = maps[10 * row + column]
+            assert looked[brightest(page, "average")] > 0.97 * looked.max()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.close()
+
+
+@needs_browser
+def test_the_class_token_is_a_query(page: Page, folder: Path) -> None:
+    maps = load_file(folder / "maps.safetensors")
+    page.click("#overview button[data-at='5,1']")
+    page.wait_for_function("document.getElementById('chosen').textContent === 'Layer 5, head 1'")
+    page.click("#prefix button >> text=Class token")
+    row, example = maps["average.5"][1, 0, 1:], maps["examples.5"][1, 1, 0, 1:]
+    best = int(row.numpy().argmax())
+    said = f"the class token looks most at row {best // 10 + 1}, column {best % 10 + 1} ({100 * row.max():.1f} %)"
+    assert said in page.inner_text("#says")
+    assert row[brightest(page, "average")] > 0.97 * row.max()
+    assert example[brightest(page, "example1")] > 0.85 * example.max()
+    assert not page.is_visible("[data-map=average] .marker")
+    assert page.is_visible("[data-map=similarity] .marker")
+    page.click("#prefix button")
+    assert "the patch at row 6, column 6" in page.inner_text("#says")
+
+
+@needs_browser
+def test_heads_are_ordered_and_filtered_by_a_measure(page: Page, folder: Path) -> None:
+    table = pd.read_parquet(folder / "table.parquet")
+    values = table[table.measure == "entropy"].set_index(["layer", "head"]).value.sort_values()
+    shown = "buttons => buttons.filter(b => b.offsetParent).map(b => b.dataset.at)"
+    page.select_option("#measure", "entropy")
+    page.select_option("#order", "low")
+    places = [f"{layer},{head}" for layer, head in values.index]
+    assert page.eval_on_selector_all("button.head", shown) == places
+    page.select_option("#order", "high")
+    assert page.eval_on_selector_all("button.head", shown) == places[::-1]
+    page.fill("#from", f"{values.iloc[4:6].mean():.6f}")
+    assert page.eval_on_selector_all("button.head", shown) == places[:4:-1]
+    page.fill("#to", f"{values.iloc[9:11].mean():.6f}")
+    assert page.eval_on_selector_all("button.head", shown) == places[9:4:-1]
+    assert page.inner_text("#count") == "5 of 12 heads."
+    page.click(f"button.head[data-at='{places[7]}']")
+    page.wait_for_function(
+        f"document.getElementById('chosen').textContent === 'Layer {places[7].replace(',', ', head ')}'"
+    )
+    page.select_option("#order", "model")
+    assert page.locator("#overview button").count() == 12
+    assert page.locator("#overview button.out").count() == 7
+
+
+@needs_browser
+def test_the_address_names_the_head_and_the_table_and_dots_lead_to_it(page: Page) -> None:
+    def wait(name: str) -> None:
+        page.wait_for_function(f"document.getElementById('chosen').textContent === '{name}'")
+
+    page.click("#numbers tbody tr[data-at='4-1'] a")
+    wait("Layer 4, head 1")
+    assert page.evaluate("location.hash") == "#4-1"
+    assert page.get_attribute("#numbers tr.chosen", "data-at") == "4-1"
+    page.locator("#numbers tbody tr[data-at='2-0'] td").nth(3).click()
+    wait("Layer 2, head 0")
+    assert page.locator("#scatter svg").count() == 3
+    assert page.locator("#scatter svg >> nth=0 >> circle").count() == 12
+    page.locator("#scatter svg").nth(1).locator("circle[data-at='5-0']").dispatch_event("click")
+    wait("Layer 5, head 0")
+    assert page.locator("#scatter circle.chosen").count() == 3
+    page.go_back()
+    wait("Layer 2, head 0")
+    page.evaluate("location.hash = '#9-9'")
+    assert page.inner_text("#chosen") == "Layer 2, head 0"
+
+
+@needs_browser
+def test_the_overlay_fades(page: Page) -> None:
+    def opacities() -> list[int]:
+        script = """canvas => { const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+            copy.drawImage(canvas, 0, 0); const d = copy.getImageData(0, 0, canvas.width, canvas.height).data;
+            return [...d].filter((_, i) => i % 4 === 3) }"""
+        return page.eval_on_selector("[data-map=example0] canvas", script)
+
+    average = drawn(page, "average")
+    assert len(set(opacities())) > 3, "what is looked at most is most opaque"
+    for value, opacity in (("0", 0), ("1", 255)):
+        page.locator("#opacity").fill(value)
+        assert set(opacities()) == {opacity}
+    assert drawn(page, "average") == average
+
+
+@needs_browser
+def test_numbers_and_pictures_are_downloaded(page: Page, folder: Path, tmp_path: Path) -> None:
+    with page.expect_download() as numbers:
+        page.click("#csv")
+    assert numbers.value.suggested_filename == "table.csv"
+    numbers.value.save_as(tmp_path / "table.csv")
+    read, table = pd.read_csv(tmp_path / "table.csv"), pd.read_csv(folder / "table.csv")
+    pd.testing.assert_frame_equal(read, table, rtol=1e-5)
+    with page.expect_download() as views:
+        page.click("#png")
+    assert views.value.suggested_filename == "layer0-head0.png"
+    views.value.save_as(tmp_path / "views.png")
+    image = Image.open(tmp_path / "views.png")
+    assert image.size == (4 * 328 - 8, 320)
+    parts = [np.asarray(image)[:, 328 * i : 328 * i + 320, :3] for i in range(4)]
+    assert all(part.std() > 5 for part in parts), "the average map and three pictures"
+
+
+def test_sinks_are_heads_whose_patches_look_at_one_patch_of_each_image() -> None:
+    heads = {  # entropy, positionality, sink share
+        (2, 0): (0.6, 0.01, 0.7),
+        (2, 1): (0.6, 0.90, 0.7),  # the same patch in all images: positional
+        (2, 2): (4.0, 0.01, 0.3),  # spread
+        (4, 0): (0.6, 0.01, 0.1),  # each patch looks elsewhere
+    }
+    names = ("entropy", "positionality", "sink_share")
+    rows = [
+        (layer, head, name, value, 0.1)
+        for (layer, head), values in heads.items()
+        for name, value in zip(names, values, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["layer", "head", "measure", "value", "stderr"])
+    result = {"numbers": [2, 4], "references": [{"entropy": 5.5}] * 2}
+    assert inspection.sinks(table, result) == [(2, 0)]
+    assert inspection.sinks(table[table.measure != "sink_share"], result) == []
+
+
+@needs_browser
 def test_light_and_dark_are_legible(page: Page) -> None:
     def colours() -> list[str]:
         return page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
@@ -225,7 +369,7 @@ def test_a_page_of_144_heads_at_224_pixels_stays_under_10_mb() -> None:
         "numbers": list(layers),
         "queries": [[14, 14, 1]] * 12,
         "keys": [[14, 14, 1]] * 12,
-        "references": [],
+        "references": [{"entropy": 5.28}] * 12,
         "recovered": [],
         "stable_from": 0.8,
     }
@@ -233,8 +377,8 @@ def test_a_page_of_144_heads_at_224_pixels_stays_under_10_mb() -> None:
     data = inspection.page_data(table, arrays, result, ["entropy"])
     assert data["stride"] == 1
     assert len(inspection.to_script(data)) < 9.5e6  # the rest of the page is some 200 kB
-    assert {len(images) for images in data["examples"]} == {2}
-    assert data["sparse"] == 2
+    assert {len(images) for images in data["examples"]} == {3}, "as many as were asked for"
+    assert data["sparse"] == 3
 
 
 @pytest.mark.parametrize(
@@ -243,6 +387,8 @@ def test_a_page_of_144_heads_at_224_pixels_stays_under_10_mb() -> None:
 def test_queries_are_thinned_to_the_budget(grid: list[int], entries: float, stride: int) -> None:
     assert inspection.stride_for(int(entries * 1000), 1000, grid) == stride
     H, W = grid
-    map_ = np.arange(H * W)[:, None] * np.ones((1, H * W))
-    kept = inspection.every(map_, stride, grid)
-    assert kept[:, 0].tolist() == [y * W + x for y in range(0, H, stride) for x in range(0, W, stride)]
+    map_ = np.arange(-2, H * W)[:, None] * np.ones((1, H * W))
+    kept = inspection.every(map_, stride, [H, W, 2])
+    assert kept[:, 0].tolist() == [-2, -1] + [
+        y * W + x for y in range(0, H, stride) for x in range(0, W, stride)
+    ]

@@ -6,9 +6,11 @@ const make = (tag, set = {}, parent = null) => {
   parent?.append(element);
   return element;
 };
-let layer = 0, head = 0, patch = 0, maps = {}, loading = 0;
-let H = 0, W = 0, keyH = 0, keyW = 0; // the grids of the layer's queries and keys
+let layer = 0, head = 0, maps = {}, loading = 0;
+let patch = 0, special = null; // the query: a patch, or a class token or register where that is not null
+let H = 0, W = 0, prefix = -1, keyH = 0, keyW = 0; // the grids of the layer's queries and keys
 const place = (patch, width = W) => `row ${Math.floor(patch / width) + 1}, column ${(patch % width) + 1}`;
+const prefixName = (token) => (prefix === 1 ? "Class token" : `Prefix token ${token + 1}`);
 
 // a map comes as a grey PNG, a row a query: the square root of each entry's share of its row's largest
 async function decode(address) {
@@ -21,22 +23,30 @@ async function decode(address) {
   return Uint8Array.from({ length: pixels.length / 4 }, (_, i) => pixels[4 * i]);
 }
 
-function row(map, stride) {
-  const y = Math.floor(Math.floor(patch / W) / stride), x = Math.floor((patch % W) / stride);
-  const keys = keyH * keyW, start = (y * Math.ceil(W / stride) + x) * keys;
-  return map.subarray(start, start + keys);
+// the rows of a map are those of its prefix tokens, then every stride-th patch down and across
+function row(map) {
+  const y = Math.floor(Math.floor(patch / W) / map.stride), x = Math.floor((patch % W) / map.stride);
+  const index = onPrefix(map) ? special : map.prefix + y * Math.ceil(W / map.stride) + x, keys = keyH * keyW;
+  return map.values.subarray(index * keys, (index + 1) * keys);
 }
+const onPrefix = (map) => special !== null && map.prefix > 0;
 
-function paint(canvas, colour) {
+function paint(canvas, colour, alpha = () => 255) {
   Object.assign(canvas, { width: keyW, height: keyH });
   const context = canvas.getContext("2d"), image = context.createImageData(keyW, keyH);
-  for (let i = 0; i < keyW * keyH; i++) image.data.set([...colour(i), 255], 4 * i);
+  for (let i = 0; i < keyW * keyH; i++) image.data.set([...colour(i), alpha(i)], 4 * i);
   context.putImageData(image, 0, 0);
+}
+// over a picture, what is looked at most is most opaque: at 0 the picture shows, at 1 the map
+function overlay(values) {
+  const opacity = Number($("opacity").value);
+  return (i) => 255 * (opacity < 0.5 ? 2 * opacity * values[i] / 255 : values[i] / 255 + (2 * opacity - 1) * (1 - values[i] / 255));
 }
 const viridis = (values) => (i) => colours.subarray(3 * values[i], 3 * values[i] + 3);
 
-function mark(view) {
+function mark(view, map) {
   const marker = view.querySelector(".marker") ?? make("div", { className: "marker" }, view);
+  marker.hidden = onPrefix(map);
   Object.assign(marker.style, { left: `${100 * (patch % W) / W}%`, top: `${100 * Math.floor(patch / W) / H}%`, width: `${100 / W}%`, height: `${100 / H}%` });
 }
 
@@ -44,26 +54,39 @@ function show() {
   for (const view of document.querySelectorAll("[data-map]")) {
     const map = maps[view.dataset.map];
     if (!map) continue;
-    paint(view.querySelector("canvas"), viridis(row(map.values, map.stride)));
-    mark(view);
+    const values = row(map);
+    paint(view.querySelector("canvas"), viridis(values), view.style.backgroundImage ? overlay(values) : undefined);
+    mark(view, map);
   }
-  const share = (100 * data.peaks[layer][head][patch]).toFixed(1);
-  $("says").textContent = `On average the patch at ${place(patch)} looks most at ${place(data.best[layer][head][patch], keyW)} (${share} %).`;
+  const query = special ?? prefix + patch, share = (100 * data.peaks[layer][head][query]).toFixed(1);
+  const name = special === null ? `the patch at ${place(patch)}` : `the ${prefixName(special).toLowerCase()}`;
+  $("says").textContent = `On average ${name} looks most at ${place(data.best[layer][head][query], keyW)} (${share} %).`;
+  for (const button of $("prefix").children) button.ariaPressed = String(Number(button.dataset.token) === special);
 }
 
 function pick(next, focus = false) {
   const cells = $("picker").querySelectorAll("[role=gridcell]");
   cells[patch].tabIndex = -1;
-  patch = next;
+  [patch, special] = [next, null];
   cells[patch].tabIndex = 0;
   if (focus) cells[patch].focus();
   show();
 }
 
-// the layer's grids; the grid of cells that takes pointer and keyboard is built again where they change
+function pickPrefix(token) {
+  special = special === token ? null : token;
+  show();
+}
+
+// the layer's grids; the cells that take pointer and keyboard are built again where they change
 function setGrid(l) {
-  const [h, w] = data.queries[l];
+  const [h, w, tokens] = data.queries[l];
   [keyH, keyW] = data.keys[l];
+  if (tokens !== prefix) {
+    [prefix, special] = [tokens, null];
+    $("prefix").replaceChildren();
+    for (let t = 0; t < prefix; t++) make("button", { textContent: prefixName(t), onclick: () => pickPrefix(t) }, $("prefix")).dataset.token = t;
+  }
   if (h === H && w === W) return;
   [H, W] = [h, w];
   patch = Math.floor(H / 2) * W + Math.floor(W / 2);
@@ -80,14 +103,14 @@ async function choose(l, h) {
   const [average, ...others] = await Promise.all([data.average[l][h], ...examples.map((heads) => heads[h])].map(decode));
   if (turn !== loading) return; // another head was chosen meanwhile
   [layer, head] = [l, h];
-  for (const button of $("overview").querySelectorAll("button")) button.ariaPressed = String(button.dataset.at === `${l},${h}`);
   setGrid(l);
-  maps.average = { values: average, stride: data.stride };
+  maps.average = { values: average, stride: data.stride, prefix };
   document.querySelectorAll("[data-example]").forEach((figure, i) => {
     figure.hidden = i >= others.length;
-    maps[`example${i}`] = i < others.length ? { values: others[i], stride: data.sparse } : null;
+    maps[`example${i}`] = i < others.length ? { values: others[i], stride: data.sparse, prefix } : null;
   });
   $("chosen").textContent = `Layer ${data.numbers[l]}, head ${h}`;
+  markChosen();
   showSets();
   show();
 }
@@ -100,41 +123,41 @@ function showSets() {
   $("agreement").textContent = found ? `Two halves of the images agree to ${agreement.toFixed(2)} (adjusted Rand index): ${stable ? "stable" : "not stable, so not shown"}.` : "None: queries and keys are not the same patches.";
 }
 
-function colourBy(name) {
-  const values = data.measures[name], all = values.flat().filter((value) => value !== null), low = Math.min(...all), high = Math.max(...all);
-  for (const button of $("overview").querySelectorAll("button")) {
-    const [l, h] = button.dataset.at.split(",").map(Number), value = values[l][h];
-    if (value === null) { Object.assign(button.style, { background: "none", color: "inherit" }); button.textContent = "–"; button.ariaLabel = `Layer ${data.numbers[l]}, head ${h}: none`; continue; }
-    const level = high > low ? Math.round(255 * (value - low) / (high - low)) : 128;
-    const rgb = [...colours.subarray(3 * level, 3 * level + 3)];
-    Object.assign(button.style, { background: `rgb(${rgb})`, color: level > 140 ? "#000" : "#fff" });
-    button.textContent = Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2);
-    button.ariaLabel = `Layer ${data.numbers[l]}, head ${h}: ${value.toFixed(3)}`;
+const download = (name, href) => make("a", { download: name, href }).click();
+
+// the views as they are shown, side by side
+async function picture() {
+  const views = [...document.querySelectorAll("#views figure:not([hidden]) .view")], side = 320, tall = Math.round(side * H / W);
+  const canvas = make("canvas", { width: views.length * (side + 8) - 8, height: tall }), context = canvas.getContext("2d");
+  for (const [i, view] of views.entries()) {
+    const source = view.style.backgroundImage.slice(5, -2), at = [i * (side + 8), 0, side, tall];
+    if (source) {
+      const image = make("img", { src: source });
+      await image.decode();
+      context.imageSmoothingEnabled = image.width >= 100;
+      context.drawImage(image, ...at);
+    }
+    context.imageSmoothingEnabled = false;
+    context.drawImage(view.querySelector("canvas"), ...at);
   }
-  const reference = data.references[0][name];
-  $("legend").textContent = `dark ${low.toFixed(3)} … bright ${high.toFixed(3)}` + (reference === undefined ? "" : `; ${name.includes("association") ? "chance" : "a uniform map"} ${reference.toFixed(3)}`);
-  $("note").textContent = $("measure").selectedOptions[0].dataset.note;
+  return canvas.toDataURL("image/png");
 }
 
-function build() {
-  const first = make("tr", {}, $("overview"));
-  make("td", {}, first);
-  const most = Math.max(...data.average.map((heads) => heads.length));
-  for (let h = 0; h < most; h++) make("th", { scope: "col", textContent: h }, first);
-  data.average.forEach((heads, l) => {
-    const line = make("tr", {}, $("overview"));
-    make("th", { scope: "row", textContent: data.numbers[l] }, line);
-    heads.forEach((_, h) => { make("button", { onclick: () => choose(l, h) }, make("td", {}, line)).dataset.at = `${l},${h}`; });
-  });
-  data.pictures.slice(0, Math.max(...data.examples.map((images) => images?.length ?? 0))).forEach((picture, i) => {
+function buildViews() {
+  const shown = Math.max(...data.examples.map((images) => images?.length ?? 0));
+  data.pictures.slice(0, shown).forEach((picture, i) => {
     const figure = make("figure", {}, $("views"));
     figure.dataset.example = i;
-    make("figcaption", { textContent: `On example ${i + 1}` + (data.sparse > 1 ? `, nearest of every ${data.sparse}th query` : "") }, figure);
+    make("figcaption", { textContent: `On example ${i + 1}` }, figure);
     const view = make("div", { className: "view" }, figure);
     view.dataset.map = `example${i}`;
-    view.style.backgroundImage = `url(${picture})`;
-    make("canvas", { role: "img", ariaLabel: `Where the chosen patch looks on example ${i + 1}` }, view);
+    view.style.backgroundImage = `url("${picture}")`;
+    const image = make("img", { src: picture });
+    image.decode().then(() => { view.style.imageRendering = image.width < 100 ? "pixelated" : "auto"; }); // small ones stay sharp
+    make("canvas", { role: "img", ariaLabel: `Where the query looks on example ${i + 1}` }, view);
   });
+  if (shown && data.sparse > 1) $("views").after(make("p", { className: "axes", textContent: `Examples hold every ${data.sparse}${data.sparse === 2 ? "nd" : data.sparse === 3 ? "rd" : "th"} row and column of queries, and show the one at or before the patch.` }));
+  $("overlay").hidden = !shown;
   const under = (event, view) => {
     const box = view.getBoundingClientRect(), inside = (v, n) => Math.min(n - 1, Math.max(0, Math.floor(v * n)));
     return inside((event.clientY - box.top) / box.height, H) * W + inside((event.clientX - box.left) / box.width, W);
@@ -149,17 +172,6 @@ function build() {
     const y = Math.floor(patch / W) + move[0], x = (patch % W) + move[1];
     if (y >= 0 && y < H && x >= 0 && x < W) pick(y * W + x, true);
   });
-  document.querySelectorAll("#numbers th").forEach((heading, column) => heading.firstChild.addEventListener("click", () => {
-    const down = heading.ariaSort !== "descending", body = $("numbers").tBodies[0];
-    document.querySelectorAll("#numbers th").forEach((other) => other.removeAttribute("aria-sort"));
-    heading.ariaSort = down ? "descending" : "ascending";
-    const value = (line) => Number(line.cells[column].dataset.value);
-    body.append(...[...body.rows].sort((a, b) => (down ? value(b) - value(a) : value(a) - value(b))));
-  }));
-  $("measure").addEventListener("change", () => colourBy($("measure").value));
+  $("opacity").addEventListener("input", show);
+  $("png").addEventListener("click", async () => download(`layer${data.numbers[layer]}-head${head}.png`, await picture()));
 }
-
-build();
-colourBy($("measure").value);
-if (data.similarity) decode(data.similarity).then((values) => { maps.similarity = { values, stride: 1 }; if (maps.average) show(); });
-choose(0, 0).then(() => { document.body.dataset.ready = "yes"; });
