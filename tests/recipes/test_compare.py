@@ -40,10 +40,15 @@ def test_two_folders_are_compared(
     assert result["compare"]["paired"] == 6
     assert "the images are the same" in result["summary"]
     assert len(result["compare"]["shown"]) == 2
-    assert RunFolder.reading(out).load_arrays("maps")["head.0"].shape == (2, 100, 100)
+    shown = RunFolder.reading(out).load_arrays("maps")["head.0"]
+    layer, head, _ = result["compare"]["shown"][0]
+    maps = RunFolder.reading(folders["second"]).load_arrays("maps")[f"average.{layer}"].astype(float)[head]
+    row = maps[1 + 55, 1:]  # of the patch at row 5, column 5
+    assert shown.shape == (4, 10, 10)
+    assert shown[1].ravel() ** 2 == pytest.approx(row / row.sum(), abs=1e-4)
     page = (out / "report.html").read_text()
     assert "Layer" in page
-    assert page.count("<svg") == 2 * len(result["compare"]["measures"])
+    assert page.count("<svg") == 2 * (len(result["compare"]["measures"]) - 1)  # distance_px is distance
     assert "paired over 6 groups" in " ".join(capsys.readouterr().out.split())
 
 

@@ -4,16 +4,17 @@ from typing import Any
 
 import pandas as pd
 
-from posattn.runs.page import GridMaps, HeatMaps, Section, Table
+from posattn.runs.page import Gallery, HeatMaps, Section, Table
 
 ERRORS = 3  # standard errors from 0 beyond which a difference counts as one
+IN_PIXELS = "distance_px"  # not shown: it is the distance in another unit
 LARGEST = 20  # rows of the table of differences
 AXES: dict[str, Any] = {"x": "heads", "y": "layers", "x_label": "head", "y_label": "layer"}
 
 
 def sections(numbers: dict[str, Any], table: pd.DataFrame) -> list[Section]:
     """The differences in numbers, the heads that moved, and each measure over layers and heads."""
-    heads = table[table.layer >= 0]
+    heads = table[(table.layer >= 0) & (table.measure != IN_PIXELS)]
     return [differences(numbers, heads), maps(numbers), *measures(numbers)]
 
 
@@ -67,15 +68,18 @@ def maps(numbers: dict[str, Any]) -> Section:
         layer, head, value = numbers["shown"][0]
         claim = f"Layer {layer}, head {head} moved most: {100 * value:.0f} % of its attention goes elsewhere."
     items = [
-        GridMaps(
+        Gallery(
             f"Layer {layer}, head {head}: {100 * value:.0f} % moved",
             f"maps:head.{place}",
-            tuple(grid),
-            [first, second],
-            "Average maps: a tile for each patch, laid out over the image, shows where it looks.",
+            [
+                f"{name}, row {row + 1}, column {column + 1}"
+                for row, column in queries
+                for name in (first, second)
+            ],
+            "Where a patch looks on average, by the square root of its attention.",
         )
-        for place, ((layer, head, value), grid) in enumerate(
-            zip(numbers["shown"], numbers["grids"], strict=True)
+        for place, ((layer, head, value), queries) in enumerate(
+            zip(numbers["shown"], numbers["queries"], strict=True)
         )
     ]
     return Section("Heads side by side", claim, list(items))
@@ -95,6 +99,7 @@ def measures(numbers: dict[str, Any]) -> list[Section]:
             at="compare",
         )
         for name, grid in numbers["measures"].items()
+        if name != IN_PIXELS
     ]
 
 

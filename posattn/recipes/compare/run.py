@@ -26,7 +26,7 @@ def run(config: CompareConfig, folder: RunFolder, progress: Progress) -> dict[st
     folder.save("comparison.csv", table.to_csv(index=False).encode())
     shown = most_moved(a, b, config.shown)
     if shown:
-        folder.save_tensors("maps", {f"head.{i}": pair(a, b, *head) for i, head in enumerate(shown)})
+        folder.save_tensors("maps", {f"head.{i}": rows(a, b, *head) for i, head in enumerate(shown)})
     numbers = {
         "paired": table.attrs["paired"],
         "images": table.attrs["images"],
@@ -35,7 +35,7 @@ def run(config: CompareConfig, folder: RunFolder, progress: Progress) -> dict[st
         "heads": list(range(a.heads[0])),
         "measures": grids(table, a.heads),
         "shown": [[int(a.table.attrs["numbers"][layer]), head, value] for layer, head, value in shown],
-        "grids": [list(map(int, a.table.attrs["grids"][layer])) for layer, _, _ in shown],
+        "queries": [queries(a.table.attrs["grids"][layer]) for layer, _, _ in shown],
     }
     how = "paired: the images are the same" if table.attrs["paired"] else "independent: the images differ"
     return {
@@ -63,9 +63,18 @@ def most_moved(a: Side, b: Side, number: int) -> list[tuple[int, int, float]]:
     return sorted(found, key=lambda one: -one[2])[:number]
 
 
-def pair(a: Side, b: Side, layer: int, head: int, share: float) -> torch.Tensor:
-    """The average maps (2, D, D) of a head among patches on both sides."""
-    return torch.from_numpy(np.stack([among_patches(side)[layer][head] for side in (a, b)])).half()
+def queries(grid: list[int]) -> list[list[int]]:
+    """The row and column of the patches whose attention is shown: in the middle, and between it and a corner."""
+    H, W = grid
+    return [[H // 2, W // 2], [H // 4, W // 4]]
+
+
+def rows(a: Side, b: Side, layer: int, head: int, share: float) -> torch.Tensor:
+    """The square root of where each of ``queries`` looks on average, on either side: (2·queries, H, W)."""
+    H, W = grid = a.table.attrs["grids"][layer]
+    maps = [among_patches(side)[layer][head].reshape(H, W, H, W) for side in (a, b)]
+    shown = [map_[row, column] for row, column in queries(list(grid)) for map_ in maps]
+    return torch.from_numpy(np.sqrt(np.stack(shown))).float()
 
 
 def grids(table: pd.DataFrame, heads: list[int]) -> dict[str, Any]:
