@@ -20,7 +20,16 @@ TORCHRUN = [
     "-m",
     "posattn",
 ]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+ACCELERATE = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "-m",
+    "posattn",
+]
 SMOKE = ["run", "images", "--smoke", "--models", "ViT", "positional ViT", "--train.precision", "float32"]
 SMOKE += ["--train-images", "256", "--speed-rounds", "2", "--seeds", "1", "--train.record-every", "1"]
 
@@ -57,7 +66,7 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
         counts = [line["name"] for line in events(tmp_path / name) if line["event"] == "unit"]
         assert sorted(counts) == ["images/ViT/0", "images/positional ViT/0", "images/speed"]
     (tmp_path / "two" / "result.json").unlink()
-    resumed = launch(TORCHRUN, "--out", str(tmp_path / "two"), "--resume")
+    resumed = launch(ACCELERATE, "--out", str(tmp_path / "two"), "--resume")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert losses(tmp_path / "two") == two  # nothing was trained again
 
