@@ -28,10 +28,24 @@ class Leaf(NamedTuple):
 
 
 def default(kind: type) -> Any:
-    """An instance of a command's settings, text where a value is needed."""
-    return kind(**{f.name: "x" for f in fields(kind) if f.default is f.default_factory is MISSING})
+    """An instance of a command's settings, with a value of its type for each that has no default."""
+    hints = get_type_hints(kind)
+    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+    return kind(**{name: example(hints[name]) for name in needed})
 
 
+def example(hint: Any) -> Any:
+    """A value of a type: text, a path or a tuple of one."""
+    return (example(get_args(hint)[0]),) if get_origin(hint) is tuple else hint("x")
+
+
+IMAGES = ["x", "--images", "x"]
+NEEDED = {
+    "inspect": IMAGES,
+    "convert": IMAGES,
+    "compare": ["x", "x"],
+    "merge": ["x"],
+}  # arguments without a default
 CONFIGS = {f"run {name}": recipe.config(False) for name, recipe in sorted(recipes.RECIPES.items())}
 CONFIGS |= {command.name: default(kind) for kind, command in recipes.COMMANDS.items()}
 
@@ -134,7 +148,7 @@ def test_the_command_line_says_so_in_one_line_and_changes_nothing(
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     seen: set[tuple[type, str]] = set()
     for name, config in CONFIGS.items():
-        needed = ["x", "--images", "x"] if name in ("inspect", "convert") else []
+        needed = NEEDED.get(name, [])
         known = flags(config)
         for leaf in leaves(config):
             values = list(wrong(leaf.hint, leaf.value))

@@ -101,7 +101,7 @@ def test_a_signal_ends_every_process_with_one_line(number: signal.Signals, group
     (os.killpg if group else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 128 + number
-    assert said.startswith(f"stopped by {number.name} (what is done is in {place / 'run'}; --resume")
+    assert said.startswith(f"stopped by {number.name} (finished work is in {place / 'run'}; --resume")
     assert said.count("\n") == 1, said
     wait_until_gone(pids)
 
