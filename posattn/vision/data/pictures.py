@@ -100,23 +100,6 @@ class Pictures:
             yield picture
 
 
-def source_of(name: str, data_dir: Path | None) -> tuple["Files | Rows | Arrays", list[str]]:
-    """The reader of the named pictures, and a note on the files it ignores."""
-    if "://" in name:
-        raise ValueError(f"{name} is a URL: download the pictures, and name their folder")
-    path = Path(name)
-    if path.is_file() and path.suffix.lower() == ".parquet":
-        return Rows(path), []
-    if path.is_file():
-        return Files(listed(path) if path.suffix.lower() in LISTS else [path]), []
-    if path.is_dir():
-        files = list(visible_files(path))
-        if not any(file.suffix.lower() == ".parquet" for file in files):
-            pictures = [file for file in files if file.suffix.lower() in extensions()]
-            return Files(pictures), ignored(file for file in files if file.suffix.lower() not in extensions())
-    return Arrays(load_images(name, "test", data_dir).images.permute(0, 2, 3, 1).numpy()), []
-
-
 @cache
 def extensions() -> frozenset[str]:
     """How the names of files end that Pillow reads here."""
@@ -214,3 +197,20 @@ class Arrays:
         for index in chosen:
             image = self.images[index]
             yield Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), f"image {index}"
+
+
+def source_of(name: str, data_dir: Path | None) -> tuple[Files | Rows | Arrays, list[str]]:
+    """The reader of the named pictures, and a note on the files it ignores."""
+    if "://" in name:
+        raise ValueError(f"{name} is a URL: download the pictures, and name their folder")
+    path = Path(name)
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        return Rows(path), []
+    if path.is_file():
+        return Files(listed(path) if path.suffix.lower() in LISTS else [path]), []
+    if path.is_dir():
+        files = list(visible_files(path))
+        if not any(file.suffix.lower() == ".parquet" for file in files):
+            pictures = [file for file in files if file.suffix.lower() in extensions()]
+            return Files(pictures), ignored(file for file in files if file.suffix.lower() not in extensions())
+    return Arrays(load_images(name, "test", data_dir).images.permute(0, 2, 3, 1).numpy()), []
