@@ -38,19 +38,28 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    process = os.getpid()
+    process, told = os.getpid(), list[int]()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a forked child that has not set its own handlers
             return
         for each in before:
             signal.signal(each, signal.SIG_IGN)
+        told.append(number)
         end_children()
         raise Stopped(number)
 
     before = handle(stop)
     try:
         yield
+    except Exception as error:
+        if not told:
+            raise
+        # a library caught ``Stopped``, and failed later for want of its workers
+        stopped = Stopped(told[0])
+        for note in getattr(error, "__notes__", []):
+            stopped.add_note(note)
+        raise stopped from error
     finally:
         restore(before)
 

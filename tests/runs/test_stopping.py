@@ -1,5 +1,6 @@
 """Real processes: two of them at one run, and what is left of a run that is killed or told to stop."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from posattn.runs.folder import METRICS, RunFolder
+from posattn.runs.stopping import Stopped, stoppable
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -104,6 +106,22 @@ def test_a_signal_ends_every_process_with_one_line(number: signal.Signals, group
     assert said.startswith(f"stopped by {number.name} (finished work is in {place / 'run'}; --resume")
     assert said.count("\n") == 1, said
     wait_until_gone(pids)
+
+
+def caught_by_a_library() -> None:
+    with stoppable():
+        with contextlib.suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        error = RuntimeError("a worker ended")
+        error.add_note("(finished work is in runs)")
+        raise error
+
+
+def test_a_stop_that_a_library_caught_is_still_a_stop() -> None:
+    with pytest.raises(Stopped, match="stopped by SIGTERM") as caught:
+        caught_by_a_library()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert caught.value.__notes__ == ["(finished work is in runs)"]
 
 
 def test_workers_end_with_a_killed_parent_and_its_lock_with_it(place: Path) -> None:
