@@ -32,8 +32,7 @@ def stoppable() -> Iterator[None]:
     """Context in which SIGINT, SIGTERM and SIGHUP end the worker processes, then raise ``Stopped``.
 
     Workers get SIGTERM, which a training answers with a checkpoint, and ``GRACE`` seconds. A signal that the process
-    was started to ignore, as by nohup, stays ignored. In threads other than the main
-    one this does nothing.
+    was started to ignore, as by nohup, stays ignored. In threads other than the main one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
