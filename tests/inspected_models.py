@@ -23,7 +23,7 @@ and, where it differs, of the last layer; of windows, that of a window. `+ 1`: t
 Maps are those that the model mixes its values by, with two exceptions: talking heads (CaiT) are reported before heads
 are mixed after the softmax, differential attention as two softmaxes per head, the second of all heads after the first.
 
-| library | family | model | layers | grid | left out, and why |
+| library | family | model | layers | grid | not measured, and why |
 |---|---|---|---|---|---|
 """
 SMALL = {

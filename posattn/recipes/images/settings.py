@@ -90,7 +90,7 @@ def images_fashion_mnist(smoke: bool = False) -> ImagesConfig:
     Time: 13 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
     On CPUs with AVX2 only: unknown
     Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT 83.5 ± 0.1 % in 144 s;
-    positional ViT 86.0 ± 0.5 %, the ViT's accuracy in 0.30 of its time; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.
+    positional ViT 86.0 ± 0.5 %; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.
     """
     return sized(replace(ON_A_CPU, data=DataConfig("fashion-mnist")), smoke)
 
@@ -104,7 +104,7 @@ def images_cifar10(smoke: bool = False) -> ImagesConfig:
     Time: 19 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
     On CPUs with AVX2 only: unknown
     Expected (CIFAR-10 (JPEG copy), 20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT
-    51.6 ± 0.7 % in 201 s; positional ViT 55.6 ± 1.4 %, the ViT's accuracy in 0.28 of its time; relative 50.0 ± 1.2 %;
+    51.6 ± 0.7 % in 201 s; positional ViT 55.6 ± 1.4 %; relative 50.0 ± 1.2 %;
     hybrid 54.1 ± 1.1 %.
     """
     return sized(replace(ON_A_CPU, data=DataConfig("cifar10")), smoke)

@@ -11,7 +11,7 @@ from posattn.vision.convert.needs import Kept, Losses, Unit, choice_of, losses
 from posattn.vision.convert.quality import COSINE, DIVERGENCE, Quality
 from posattn.vision.convert.reruns import Advance, Subject, outputs_of_choices
 
-ALONE, GREEDY, POSITIONALITY, VARIATION, RANDOM = ORDERS = (
+ALONE, GREEDY, POSITIONALITY, VARIATION, RANDOM = (
     "one at a time",
     "greedy",
     "positionality",
