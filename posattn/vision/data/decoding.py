@@ -1,6 +1,7 @@
 """Encoded pictures as tensors."""
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +10,19 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+Picture = Image.Image
 Images = UInt8[Tensor, "n c H W"]
 # raised by damaged pictures and by pictures above Pillow's pixel limit
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+NO_PICTURES = {
+    "BUFR",
+    "EPS",
+    "GRIB",
+    "HDF5",
+    "MPEG",
+    "WMF",
+}  # Pillow has their names, but no decoder by itself
+SIXTEEN_BITS = 65535
 
 
 class Content(NamedTuple):
@@ -60,11 +71,41 @@ def decode_all(
 
 
 def decode(source: Any, image_size: int | None) -> UInt8[Tensor, "3 H W"]:
-    """One picture, converted to RGB."""
-    if source is None:
-        raise ValueError("it is null")
-    with Image.open(source) as opened:
-        picture = opened.convert("RGB")
+    """One picture, as ``open_picture`` gives it."""
+    picture = open_picture(source)
     if image_size is not None:
         picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def open_picture(source: Any) -> Picture:
+    """One picture as RGB, upright: EXIF orientation applied, more than 8 bits per channel scaled to 8.
+
+    Args:
+        source: a picture, or a path or file of one; None is refused.
+
+    Raises:
+        any of ``UNDECODABLE``: it is no picture, damaged, or of floats outside [0, 1].
+    """
+    if source is None:
+        raise ValueError("it is null")
+    with source if isinstance(source, Picture) else Image.open(source) as opened:
+        return to_eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
+
+
+def to_eight_bits(picture: Picture) -> Picture:
+    """A picture of 16 or 32 bits per pixel, or of floats in [0, 1], scaled to 8 bits; any other as it is."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    whole = 1.0 if picture.mode.startswith("F") else SIXTEEN_BITS
+    if values.min() < 0 or values.max() > whole:
+        raise ValueError(f"its values are in [{values.min():g}, {values.max():g}], not in [0, {whole:g}]")
+    return Image.fromarray(np.round(values * (255 / whole)).astype(np.uint8))
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """How the names of files end that Pillow reads here."""
+    known = Image.registered_extensions()
+    return frozenset(end for end, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from posattn.vision.data.decoding import extensions
 
 SPLIT_NAMES = {  # case-insensitive; the first with class folders is taken
     "train": ("train", "training"),
@@ -97,7 +97,7 @@ def pictures_below(folder: Path) -> list[str]:
         found += [
             os.path.join(place, name)
             for name in sorted(files)
-            if visible(name) and name.lower().endswith(IMG_EXTENSIONS)
+            if visible(name) and os.path.splitext(name)[1].lower() in extensions()
         ]
     return sorted(found)
 

@@ -1,59 +1,24 @@
 """Pictures one by one, decoded as they are needed and never all in memory where they come as files."""
 
-import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 
 from posattn import checks
-from posattn.vision.data.decoding import UNDECODABLE
+from posattn.vision.data.decoding import UNDECODABLE, Picture, extensions, open_picture
+from posattn.vision.data.folders import visible
 from posattn.vision.data.images import load_images
-from posattn.vision.data.tables import IMAGE_COLUMNS, column
+from posattn.vision.data.tables import IMAGE_COLUMNS, Part, cell_source, column, encoded_cells
 
-Picture = Image.Image
 PART = 64  # rows of a parquet file read at once
 LISTS = {".txt", ".lst"}
-NO_PICTURES = {
-    "BUFR",
-    "EPS",
-    "GRIB",
-    "HDF5",
-    "MPEG",
-    "WMF",
-}  # Pillow knows their names, but has no decoder by itself
-SIXTEEN_BITS = 65535
-
-
-def open_picture(source: Any) -> Picture:
-    """One picture as RGB, upright: EXIF orientation applied, more than 8 bits per channel scaled to 8.
-
-    Args:
-        source: a picture, or a path or file of one.
-
-    Raises:
-        any of ``UNDECODABLE``: it is no picture, damaged, or of floats outside [0, 1].
-    """
-    with source if isinstance(source, Picture) else Image.open(source) as opened:
-        return to_eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
-
-
-def to_eight_bits(picture: Picture) -> Picture:
-    """A picture of 16 or 32 bits per pixel, or of floats in [0, 1], scaled to 8 bits; any other as it is."""
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    values = np.asarray(picture).astype(np.float64)
-    whole = 1.0 if picture.mode.startswith("F") else SIXTEEN_BITS
-    if values.min() < 0 or values.max() > whole:
-        raise ValueError(f"its values are in [{values.min():g}, {values.max():g}], not in [0, {whole:g}]")
-    return Image.fromarray(np.round(values * (255 / whole)).astype(np.uint8))
 
 
 class Pictures:
@@ -100,23 +65,16 @@ class Pictures:
             yield picture
 
 
-@cache
-def extensions() -> frozenset[str]:
-    """How the names of files end that Pillow reads here."""
-    known = Image.registered_extensions()
-    return frozenset(end for end, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES)
-
-
 def visible_files(folder: Path) -> Iterator[Path]:
     """The files of a folder and all below it in order, symbolic links followed once, without hidden ones."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(filter(visible, folders))
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(filter(visible, files)))
 
 
 def ignored(files: Iterable[Path]) -> list[str]:
@@ -168,7 +126,9 @@ class Rows:
             self.file = pq.ParquetFile(path)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is not a whole parquet file: {error}") from error
-        self.column = column(self.file.schema_arrow.empty_table(), str(path), "image", None, IMAGE_COLUMNS)
+        empty = Part(self.file.schema_arrow.empty_table(), str(path))
+        self.column = column(empty.table, empty.where, "image", None, IMAGE_COLUMNS)
+        list(encoded_cells(empty, self.column))  # raises if the column holds no bytes
 
     def __len__(self) -> int:
         return self.file.metadata.num_rows
@@ -178,9 +138,8 @@ class Rows:
         for part in self.file.iter_batches(PART, columns=[self.column]):
             for row in range(first, first + len(part)):
                 if row in wanted:
-                    cell = part[0][row - first].as_py()
-                    content = cell["bytes"] if isinstance(cell, dict) else cell
-                    yield io.BytesIO(content), f"image {row} of {self.path}"
+                    source = cell_source(part[0][row - first].as_py(), self.path.parent)
+                    yield source, f"image {row} of {self.path}"
             first += len(part)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Int, UInt8
 from joblib import Parallel, cpu_count, delayed
-from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from posattn import checks
 from posattn.runs.stopping import end_with
 from posattn.vision.data.augment import derived_seed
-from posattn.vision.data.decoding import UNDECODABLE
+from posattn.vision.data.decoding import UNDECODABLE, open_picture
 from posattn.vision.data.folders import SPLIT_NAMES, list_folder
 from posattn.vision.data.readers import Request, find_split
 
@@ -119,8 +118,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         random.seed(seed)  # timm's crops draw from here, torchvision's mirror images from torch
         torch.manual_seed(seed)
         try:
-            with Image.open(path) as opened:
-                return self.transform(opened.convert("RGB")), label
+            return self.transform(open_picture(path)), label
         except UNDECODABLE as error:
             raise ValueError(f"{path} cannot be decoded: {error}") from error
 
@@ -176,8 +174,7 @@ def whole(pictures: list[tuple[str, int]], workers: int) -> list[tuple[str, int]
 def decodes(path: str) -> bool:
     """Whether a picture can be decoded to its end."""
     try:
-        with Image.open(path) as opened:
-            opened.convert("RGB")
+        open_picture(path)
     except UNDECODABLE:
         return False
     return True

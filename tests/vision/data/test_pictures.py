@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from posattn.vision.data.images import load_images
 from posattn.vision.data.pictures import Pictures
+from posattn.vision.data.streams import stream_images
 
 
 def picture(number: int) -> Image.Image:
@@ -120,6 +122,53 @@ def test_sixteen_bits_are_scaled_and_orientation_is_applied(tmp_path: Path) -> N
     Image.fromarray(np.full((4, 4), 3.0, np.float32)).save(tmp_path / "wild.tiff")
     with pytest.raises(ValueError, match=r"values are in \[3, 3\], not in \[0, 1\]"):
         list(Pictures(str(tmp_path / "wild.tiff")))
+
+
+def test_hidden_folders_and_those_of_systems_are_ignored(folder: Path) -> None:
+    for name in (".thumbnails", "__MACOSX", "a/.cache"):
+        (folder / name).mkdir()
+        picture(77).save(folder / name / "0.png")
+        (folder / name / "shard.parquet").write_bytes(b"")
+    assert numbers(Pictures(str(folder))) == list(range(10))
+
+
+def test_cells_of_a_parquet_file_may_be_null_or_name_a_file(tmp_path: Path) -> None:
+    picture(9).save(tmp_path / "9.png")
+    cells = [{"bytes": encoded(3), "path": None}, {"bytes": None, "path": "9.png"}]
+    empty = [None, {"bytes": None, "path": None}, {"bytes": b"", "path": None}]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pq.write_table(pa.table({"image": pa.array([*cells, *empty], kind)}), tmp_path / "set.parquet")
+    with pytest.raises(ValueError, match=r"image 2 of .*set\.parquet cannot be decoded: it is null"):
+        list(Pictures(str(tmp_path / "set.parquet")))
+    pictures = Pictures(str(tmp_path / "set.parquet"), skip_corrupt=True)
+    assert numbers(pictures) == [3, 9]
+    assert pictures.skipped == 3
+    pq.write_table(pa.table({"image": [1.5, 2.5]}), tmp_path / "set.parquet")
+    with pytest.raises(ValueError, match="column image holds double, not encoded pictures"):
+        Pictures(str(tmp_path / "set.parquet"))
+
+
+def test_training_reads_pictures_as_an_inspection_does(tmp_path: Path) -> None:
+    """16 bits, EXIF orientation and AVIF, in memory and in a stream."""
+    values = np.full((20, 20), 128 * 257, np.uint16)
+    values[:10] = 0
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    place = tmp_path / "train" / "only"
+    place.mkdir(parents=True)
+    Image.fromarray(values).save(place / "deep.png")
+    turned = Image.fromarray((values[::-1] // 257).astype(np.uint8)).convert("RGB")
+    turned.save(place / "turned.png", exif=exif)
+    turned.transpose(Image.Transpose.ROTATE_180).save(place / "z.avif", quality=100)
+    expected = [np.asarray(one) for one in Pictures(str(place))]
+    held = load_images(str(tmp_path), "train").images.permute(0, 2, 3, 1).numpy()
+    stream = stream_images("imagenet", "train", tmp_path, image_size=20, crop=False, workers=1)
+    ((streamed, _),) = stream.batches([torch.arange(3)])
+    for truth, image, pixels in zip(expected, held, streamed.permute(0, 2, 3, 1), strict=True):
+        assert (image == truth).all()
+        for one in (truth.astype(int), pixels.int().numpy()):
+            assert one[:7].max() <= 3
+            assert abs(one[13:] - 128).max() <= 3
 
 
 def test_corrupt_pictures_are_skipped_and_counted(folder: Path) -> None:
