@@ -295,6 +295,7 @@ def test_bash_completes_commands_recipes_flags_and_values(capsys: pytest.Capture
         "images-cifar10",
         "images-cifar10-long",
         "images-cifar100",
+        "images-cifar100-long",
     ]
     assert set(completed(script, "posattn run images --train.ep")) == {"--train.epochs"}
     assert "--resume" in completed(script, "posattn run demo --smoke --")

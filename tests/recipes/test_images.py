@@ -10,9 +10,18 @@ import torch
 from layouts import encoded, noise, write_cifar, write_folder, write_svhn
 
 from posattn import cli
+from posattn.recipes import RECIPES
 from posattn.recipes.images.run import training_times
+from posattn.recipes.images.settings import BUDGETS, PLAIN, TABLE
 from posattn.recipes.kit.classifiers import build, load_split, patch_permutation, rearranged
-from posattn.recipes.kit.settings import ARCHITECTURES, ImageTraining, ModelSize
+from posattn.recipes.kit.settings import (
+    ARCHITECTURES,
+    CONVIT,
+    MIMETIC,
+    ORIGINAL,
+    ImageTraining,
+    ModelSize,
+)
 from posattn.recipes.transplant.locality import local_maps
 from posattn.recipes.transplant.page import ARMS
 from posattn.recipes.transplant.run import available_sizes, draw_per_class
@@ -56,7 +65,17 @@ def test_sets_in_their_own_layouts(
 ) -> None:
     write(tmp_path)
     options = ["--data", data, "--data-dir", str(tmp_path), "--patch-size", str(patch), "--workers", "1"]
-    short = ["--seeds", "1", "--train.epochs", "1", "--train.batch-size", "32"]
+    short = [
+        "--models",
+        "positional ViT",
+        "ConViT",
+        "--seeds",
+        "1",
+        "--train.epochs",
+        "1",
+        "--train.batch-size",
+        "32",
+    ]
     where = ["--jobs", "1", "--out", str(tmp_path / "run")]
     cli.main(["run", recipe, "--smoke", *options, *short, *where])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -89,9 +108,41 @@ def test_seconds_to_the_originals_accuracy() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_takes_the_images(name: str) -> None:
-    size, images = ModelSize(embed_dim=16, depth=2, num_heads=2), load_images("digits", "test")
+    size, images = ModelSize(embed_dim=16, depth=2, num_heads=4), load_images("digits", "test")
     model = build(size, name, 0, images).eval()
     assert model(torch.zeros(2, *images.shape)).shape == (2, 10)
+
+
+def test_rivals_have_the_size_of_the_vit() -> None:
+    """Width, depth and heads; ConViT gates ten of twelve blocks, which need a square of heads."""
+    size, images = ModelSize(embed_dim=32, depth=6, num_heads=4), load_images("digits", "test")
+    models = {name: build(size, name, 0, images) for name in (ORIGINAL, MIMETIC, CONVIT)}
+    for model in models.values():
+        assert (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads) == (32, 6, 4)
+    gated = [type(block.attn).__name__ for block in models[CONVIT].blocks]
+    assert gated == ["GPSA"] * 5 + ["MHSA"]
+    qkv = (models[name].blocks[0].attn.qkv.weight for name in (ORIGINAL, MIMETIC))
+    assert not torch.equal(*qkv)
+    with pytest.raises(ValueError, match=r"num_heads must be a square \(1, 4, 9, ...\) for ConViT, got 2"):
+        build(ModelSize(embed_dim=32, num_heads=2), CONVIT, 0, images)
+
+
+def test_the_table_trains_every_model_alike() -> None:
+    """One plain recipe for the budgets of a CPU; sets whose pictures must not be mirrored are not."""
+    of_cpu = {name: budget for name, budget in BUDGETS.items() if budget.size.embed_dim == 128}
+    assert list(of_cpu) == [
+        f"images-{name}" for name in ("cifar10", "cifar100", "tiny-imagenet", "imagenette", "svhn")
+    ]
+    for name, budget in of_cpu.items():
+        config = RECIPES[name].config(False)
+        assert (config.models, config.seeds, config.train_images) == (TABLE, 3, None)
+        assert replace(config.train, epochs=30, flip=True) == PLAIN
+        assert config.data.data == name.removeprefix("images-")
+        assert (config.train.flip, budget.train.mixup) == (name != "images-svhn", 0)
+        assert f"posattn run {name} --data-dir FOLDER" in RECIPES[name].config.__doc__
+    assert [
+        RECIPES[f"images-{name}"].config(False).train.epochs for name in ("tiny-imagenet", "imagenette")
+    ] == [15, 60]
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -1,13 +1,15 @@
 """The settings of `posattn run images` and of the same comparison on other sets."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import arg
 
 from posattn.recipes import recipe
 from posattn.recipes.kit.settings import (
+    CONVIT,
     HYBRID,
+    MIMETIC,
     ORIGINAL,
     POSITIONAL,
     RELATIVE,
@@ -19,7 +21,8 @@ from posattn.settings import Repeats, Several
 from posattn.vision.data.config import DataConfig
 from posattn.vision.training.config import TrainConfig
 
-MODELS = (ORIGINAL, POSITIONAL, RELATIVE, HYBRID)
+ALL = (ORIGINAL, POSITIONAL, RELATIVE, HYBRID)
+TABLE = (ORIGINAL, POSITIONAL, HYBRID, MIMETIC, CONVIT)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ImagesConfig(ImageTraining):
 
     data: Annotated[DataConfig, arg(name="")] = field(default_factory=DataConfig)
     models: Several[str] = (ORIGINAL, POSITIONAL)
-    """ViT, positional ViT, relative, table, hybrid, ResNet; `posattn merge` pools runs of different ones"""
+    """ViT, positional ViT, relative, table, hybrid, mimetic ViT, ConViT, ResNet; `posattn merge` pools runs"""
     tensorboard: bool = False
     """Write TensorBoard files in addition to metrics.jsonl"""
     speed_rounds: Repeats = 30
@@ -38,33 +41,6 @@ class ImagesConfig(ImageTraining):
         """ValueError where a model is not known."""
         super().validate()
         check_names(self.models)
-
-
-# three seeds of every model in 13 to 19 minutes on 2 CPU cores
-ON_A_CPU = ImagesConfig(
-    models=MODELS,
-    train_images=20_000,
-    size=ModelSize(patch_size=4),
-    train=TrainConfig(epochs=6, batch_size=128, lr=2e-3, warmup_epochs=1.0),
-)
-
-# ViT-Tiny on 32 x 32 pixels as small ViTs are usually trained; for a GPU
-ON_A_GPU = ImagesConfig(
-    models=MODELS,
-    size=ModelSize(patch_size=4, embed_dim=192, depth=12, num_heads=3),
-    train=TrainConfig(
-        epochs=100,
-        batch_size=512,
-        lr=1e-3,
-        warmup_epochs=5.0,
-        label_smoothing=0.1,
-        padding=4,
-        flip=True,
-        policy="trivial",
-        mixup=0.8,
-        cutmix=1.0,
-    ),
-)
 
 
 @recipe
@@ -78,7 +54,7 @@ def images(smoke: bool = False) -> ImagesConfig:
     Expected (30 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT 94.2 ± 1.7 %; positional ViT 97.9 ± 0.2 %, the
     ViT's accuracy in 0.15 of its time; relative 97.4 ± 0.9 %; hybrid 96.9 ± 1.0 %.
     """
-    return sized(ImagesConfig(models=MODELS), smoke)
+    return sized(ImagesConfig(models=ALL), smoke)
 
 
 @recipe
@@ -92,73 +68,110 @@ def images_fashion_mnist(smoke: bool = False) -> ImagesConfig:
     Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT 83.5 ± 0.1 % in 144 s;
     positional ViT 86.0 ± 0.5 %; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.
     """
-    return sized(replace(ON_A_CPU, data=DataConfig("fashion-mnist")), smoke)
+    return sized(
+        ImagesConfig(
+            data=DataConfig("fashion-mnist"),
+            models=ALL,
+            train_images=20_000,
+            size=ModelSize(patch_size=4),
+            train=TrainConfig(epochs=6, batch_size=128, lr=2e-3, warmup_epochs=1.0),
+        ),
+        smoke,
+    )
 
 
-@recipe
-def images_cifar10(smoke: bool = False) -> ImagesConfig:
-    """CIFAR-10 at a size for CPUs: the ViT, positional attention (encodings, relative) and a hybrid, trained alike.
+# the plain recipe of the table: the same for every model, tuned for the ViT
+PLAIN = TrainConfig(
+    epochs=30,
+    batch_size=128,
+    lr=1e-3,
+    weight_decay=0.05,
+    warmup_epochs=5.0,
+    label_smoothing=0.1,
+    padding=4,
+    flip=True,
+    compile=True,
+)
+CPU_SIZE = ModelSize(patch_size=4, embed_dim=128, depth=6, num_heads=4)
 
-    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
-    Command: posattn run images-cifar10 --data-dir FOLDER
-    Time: 19 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
-    On CPUs with AVX2 only: unknown
-    Expected (CIFAR-10 (JPEG copy), 20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT
-    51.6 ± 0.7 % in 201 s; positional ViT 55.6 ± 1.4 %; relative 50.0 ± 1.2 %;
-    hybrid 54.1 ± 1.1 %.
-    """
-    return sized(replace(ON_A_CPU, data=DataConfig("cifar10")), smoke)
-
-
-@recipe
-def images_cifar10_long(smoke: bool = False) -> ImagesConfig:
-    """CIFAR-10 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
-
-    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
-    Command: posattn run images-cifar10-long --data-dir FOLDER --jobs 1
-    Time: unknown
-    Expected: not run yet (needs a GPU); published small ViTs of this size reach 91 to 93.6 %.
-    """
-    return sized(replace(ON_A_GPU, data=DataConfig("cifar10")), smoke)
+# as small ViTs are usually trained for 100 epochs, on a GPU
+STRONG = replace(PLAIN, epochs=100, batch_size=512, policy="trivial", mixup=0.8, cutmix=1.0)
+VIT_TINY = ModelSize(patch_size=4, embed_dim=192, depth=12, num_heads=3)
 
 
-@recipe
-def images_cifar100(smoke: bool = False) -> ImagesConfig:
-    """CIFAR-100 for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
+class Budget(NamedTuple):
+    """A row of the table: a set, its budget, and what the header says of it."""
 
-    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
-    Command: posattn run images-cifar100 --data-dir FOLDER --jobs 1
-    Time: unknown
-    Expected: not run yet.
-    """
-    return sized(replace(ON_A_GPU, data=DataConfig("cifar100")), smoke)
+    title: str
+    data: str
+    train: TrainConfig = PLAIN
+    size: ModelSize = CPU_SIZE
+    seeds: int = 3
+    models: tuple[str, ...] = TABLE
+    options: str = ""
+    """Further flags of the command in the header"""
+    time: str = "unknown"
+    expected: str = "not run yet"
+
+    @property
+    def config(self) -> ImagesConfig:
+        """The settings."""
+        data = DataConfig(self.data)
+        return ImagesConfig(data=data, train=self.train, size=self.size, seeds=self.seeds, models=self.models)
+
+    def header(self, name: str) -> str:
+        """The recipe's docstring."""
+        count = f"{self.train.epochs} epochs of width {self.size.embed_dim}, depth {self.size.depth}"
+        return (
+            f"{self.title}, {count}, patches of {self.size.patch_size}: {', '.join(self.models)}.\n\n"
+            "Claim: positional attention does about as well as the original.\n"
+            f"Command: posattn run {name} --data-dir FOLDER{self.options}\n"
+            f"Time: {self.time}\nExpected: {self.expected}\n"
+        )
 
 
-@recipe
-def images_svhn(smoke: bool = False) -> ImagesConfig:
-    """SVHN for 100 epochs on a GPU, at ViT-Tiny's size with patches of 4: the four models of the other sets.
-
-    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
-    Command: posattn run images-svhn --data-dir FOLDER --jobs 1
-    Time: unknown
-    Expected: not run yet (needs the data).
-    """
-    return sized(replace(ON_A_GPU, data=DataConfig("svhn"), train=replace(ON_A_GPU.train, flip=False)), smoke)
+def on_gpu(title: str, data: str, **options: Any) -> Budget:
+    """The set at ViT-Tiny's size for 100 epochs; without ConViT, whose heads must be a square."""
+    models = tuple(name for name in TABLE if name != CONVIT)
+    settings = {"train": STRONG, "size": VIT_TINY, "models": models, "options": " --jobs 1", **options}
+    return Budget(title, data, **settings)
 
 
-@recipe
-def images_imagenet(smoke: bool = False) -> ImagesConfig:
-    """ImageNet for 300 epochs on GPUs, at ViT-Tiny's size with patches of 16: the four models of the other sets.
+BUDGETS = {
+    "images-cifar10": Budget("CIFAR-10", "cifar10"),
+    "images-cifar10-long": on_gpu(
+        "CIFAR-10", "cifar10", expected="not run yet; published small ViTs: 91.4 to 93.6 %"
+    ),
+    "images-cifar100": Budget("CIFAR-100", "cifar100"),
+    "images-cifar100-long": on_gpu(
+        "CIFAR-100", "cifar100", expected="not run yet; published small ViTs: 69.8 %"
+    ),
+    "images-tiny-imagenet": Budget("Tiny-ImageNet at 32 px", "tiny-imagenet", replace(PLAIN, epochs=15)),
+    "images-tiny-imagenet-long": on_gpu("Tiny-ImageNet at 32 px", "tiny-imagenet"),
+    "images-imagenette": Budget(
+        "Imagenette at 64 px", "imagenette", replace(PLAIN, epochs=60), replace(CPU_SIZE, patch_size=8)
+    ),
+    "images-svhn": Budget("SVHN", "svhn", replace(PLAIN, flip=False)),
+    "images-svhn-long": on_gpu("SVHN", "svhn", train=replace(STRONG, flip=False)),
+    "images-imagenet": on_gpu(
+        "ImageNet",
+        "imagenet",
+        train=replace(STRONG, epochs=300, batch_size=1024, padding=0, flip=False),
+        size=replace(VIT_TINY, patch_size=16),
+        seeds=1,
+        expected="not run yet; the paper reports 71.9 % for the original and 68.9 % for the positional ViT",
+    ),
+}
 
-    Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
-    Command: posattn run images-imagenet --data-dir FOLDER --jobs 1
-    Time: unknown
-    Expected: not run yet (needs the data); the paper reports 71.9 % for the original and 68.9 % for the
-    positional ViT.
-    """
-    size = replace(ON_A_GPU.size, patch_size=16)
-    train = replace(ON_A_GPU.train, epochs=300, batch_size=1024, padding=0, flip=False)
-    return sized(replace(ON_A_GPU, data=DataConfig("imagenet"), size=size, seeds=1, train=train), smoke)
+
+def register(name: str, budget: Budget) -> None:
+    """Make a recipe of a budget."""
+
+    def config(smoke: bool = False) -> ImagesConfig:
+        return sized(budget.config, smoke)
+
+    config.__name__, config.__doc__ = name.replace("-", "_"), budget.header(name)
+    recipe(config)
 
 
 def sized(config: ImagesConfig, smoke: bool) -> ImagesConfig:
@@ -169,8 +182,14 @@ def sized(config: ImagesConfig, smoke: bool) -> ImagesConfig:
         config,
         data=DataConfig(),
         train_images=None,
-        size=ModelSize(embed_dim=16, depth=2, num_heads=2),
+        size=ModelSize(embed_dim=16, depth=2, num_heads=4),
         seeds=2,
-        train=replace(config.train, epochs=2, batch_size=64, padding=min(1, config.train.padding)),
+        train=replace(
+            config.train, epochs=2, batch_size=64, padding=min(1, config.train.padding), compile=False
+        ),
         speed_rounds=3,
     )
+
+
+for _name, _budget in BUDGETS.items():
+    register(_name, _budget)

@@ -19,6 +19,7 @@ from posattn.runs.sweep import sweep
 from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import ImageSet, shuffle_patches, to_float
 from posattn.vision.data.streams import ImageStream
+from posattn.vision.models.mimetic import init_mimetic
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.logs import TrainingLog, follow_trainings
 from posattn.vision.training.loop import evaluate, train
@@ -66,23 +67,19 @@ def build(size: ModelSize, name: str, seed: int, images: AnyImages, **options: A
     """A new timm model for the images, initialised with the seed.
 
     ``size`` is that of ViTs; the ResNet has its own. ``options`` are passed to ``timm.create_model``.
-    Raises ValueError if the patch size does not divide the images or the heads the width.
+    Raises ValueError if the patch size does not divide the images, the heads do not divide the width, or the model does
+    not take the size.
     """
     architecture, (channels, height, width) = ARCHITECTURES[name], images.shape
     options = {"in_chans": channels, "num_classes": images.num_classes, **architecture.options, **options}
-    if architecture.sized:
+    if architecture.sized is not None:
         for side, pixels in (("height", height), ("width", width)):
             checks.divides("patch_size", size.patch_size, f"image {side}", pixels)
         checks.divides("num_heads", size.num_heads, "embed_dim", size.embed_dim)
-        options |= {
-            "img_size": (height, width),
-            "patch_size": size.patch_size,
-            "embed_dim": size.embed_dim,
-            "depth": size.depth,
-            "num_heads": size.num_heads,
-        }
+        options |= {"img_size": (height, width), **architecture.sized(size)}
     torch.manual_seed(seed)
-    return timm.create_model(architecture.model, **options)
+    model: Any = timm.create_model(architecture.model, **options)
+    return init_mimetic(model) if architecture.mimetic else model
 
 
 def check_models(config: ImageTraining, names: Sequence[str]) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 from posattn.settings import Count, Pixels
 
-DATA_SETS = ("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "svhn")
+DATA_SETS = (
+    *("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "imagenette", "svhn", "tiny-imagenet"),
+)
 STREAMED = ("imagenet",)  # sets too large for memory
 
 

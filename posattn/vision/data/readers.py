@@ -83,6 +83,11 @@ class Request:
         """The same request for the other split."""
         return replace(self, split="test" if self.split == "train" else "train")
 
+    def at_size(self, default: int) -> "Request":
+        """The same request, resizing to ``default`` where no size is given."""
+        size = self.decoding.image_size or default
+        return replace(self, decoding=self.decoding._replace(image_size=size))
+
     def parquet(self, paths: Sequence[Path], classes: tuple[str, ...] = ()) -> Content:
         """Parquet files, with ``classes`` if their schema names none."""
         others = [] if classes else parquet_parts(self.other.shards_in(paths[0].parent))
@@ -157,10 +162,25 @@ def svhn(request: Request) -> Content:
     return read_mat(paths[0]) if paths[0].suffix == ".mat" else request.parquet(paths, tuple("0123456789"))
 
 
+def tiny_imagenet(request: Request) -> Content:
+    """110,000 pictures of 200 classes of ImageNet in parquet files; 32x32 by default."""
+    return part_of_imagenet(request.at_size(32), 200)
+
+
+def imagenette(request: Request) -> Content:
+    """13,394 pictures of ten classes of ImageNet in parquet files; 64x64 by default."""
+    return part_of_imagenet(request.at_size(64), 10)
+
+
+def part_of_imagenet(request: Request, classes: int) -> Content:
+    """Parquet files of a part of ImageNet."""
+    how = "name the folder that holds train.parquet and test.parquet, or give a folder of train and val as --data"
+    return request.parquet(request.find(request.shards, how), tuple(map(str, range(classes))))
+
+
 def imagenet(request: Request) -> Content:
     """A part of ImageNet that fits in memory: train and val with one folder per class; 224x224 by default."""
-    size = request.decoding.image_size or 224
-    return read_folder(find_split(request), request.decoding._replace(image_size=size))
+    return read_folder(find_split(request), request.at_size(224).decoding)
 
 
 def find_split(request: Request) -> Path:
@@ -199,6 +219,8 @@ DATA_SETS: dict[str, Callable[[Request], Content]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "svhn": svhn,
+    "tiny-imagenet": tiny_imagenet,
+    "imagenette": imagenette,
     "imagenet": imagenet,
 }
 

@@ -102,6 +102,24 @@ def test_class_names_come_from_the_schema(tmp_path: Path) -> None:
     assert load_images("cifar10", data_dir=tmp_path).classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize(("name", "size", "classes"), [("tiny-imagenet", 32, 200), ("imagenette", 64, 10)])
+def test_parts_of_imagenet_have_a_size_of_their_own(
+    name: str, size: int, classes: int, tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    for split, sides in (("train", (8, size)), ("test", (size, 70))):
+        write_parquet(
+            tmp_path / name / f"{split}.parquet",
+            [png(noise(3, side, side)) for side in sides],
+            [classes - 1, 0],
+        )
+        images = load_images(name, split, tmp_path)
+        assert (images.shape, images.num_classes, images.name) == ((3, size, size), classes, name)
+        assert images.labels.tolist() == [classes - 1, 0]
+        assert torch.equal(images.images[sides.index(size)], noise(3, size, size))
+    assert load_images(name, "train", tmp_path, image_size=16).shape == (3, 16, 16)
+
+
 def test_what_is_wrong_with_a_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     good = png(noise(3, 8, 8))
