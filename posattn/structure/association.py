@@ -49,10 +49,11 @@ def patch_association(scores_or_map: Maps, partition: Cover) -> PatchAssociation
     inside = maps.masked_fill(~own, torch.inf).amin(-1)
     outside = maps.masked_fill(own, -torch.inf).amax(-1)
     among = among_largest(maps, own.sum(-1))
+    attention = maps if is_attention(scores_or_map) else torch.softmax(maps, dim=-1)
     figures = (
         (among * own).sum(-1) / own.sum(-1),
         inside > outside,
-        (as_attention(maps) * own).sum(-1),
+        (attention * own).sum(-1),
         _chance(among, own),
     )
     means = [figure[..., rows].double().mean(-1) for figure in figures]
@@ -81,7 +82,8 @@ def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> I
         TypeError, ValueError: the maps are not square or not finite, or L is not in 1..D.
     """
     D = scores_or_map.shape[-1]
-    maps = as_attention(_checked(scores_or_map, D))
+    maps = _checked(scores_or_map, D)
+    maps = maps if is_attention(scores_or_map) else torch.softmax(maps, dim=-1)
     if checks.positive_int("num_sets", num_sets) > D:
         raise ValueError(f"num_sets must be at most D = {D}, got {num_sets}")
     graphs = ((maps + maps.mT) / 2).reshape(-1, D, D).cpu().numpy()
@@ -125,6 +127,7 @@ def as_attention(maps: Maps) -> Maps:
 
 
 def is_attention(maps: Maps) -> bool:
-    """Whether every row is a distribution."""
-    sums = maps.sum(-1)
-    return bool((maps >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    """Whether every row is a distribution, up to the rounding of the dtype of ``maps``."""
+    rounding = torch.finfo(maps.dtype).eps if maps.is_floating_point() else 0.0
+    apart = (maps.double().sum(-1) - 1).abs()
+    return bool((maps >= 0).all()) and bool((apart <= max(1e-4, rounding)).all())

@@ -91,6 +91,10 @@ class Partition(Cover):
             raise ValueError(
                 f"partition labels must be 0..L-1, or -1 for no set, got {int(labels.min())}..{int(labels.max())}"
             )
+        used = labels[labels >= 0].unique()  # before an (L, D) tensor is built for a large label
+        if int(used[-1]) >= len(used):
+            missing = int((used != torch.arange(len(used), device=used.device)).int().argmax())
+            raise ValueError(f"every set must hold a patch, set {missing} is empty")
         self.labels = labels.long()
         super().__init__(self.labels == torch.arange(int(labels.max()) + 1, device=labels.device)[:, None])
 

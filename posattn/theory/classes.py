@@ -60,6 +60,11 @@ class MultiClassTask(StructuredTask):
                 f"classes must hold each of 0..M-1, M at least 2, one per feature, got {self.classes.tolist()[:20]}"
             )
 
+    @property
+    def class_features(self) -> Float[Tensor, "d M"]:
+        """The sum of the features of each class."""
+        return self.feature @ F.one_hot(self.classes, self.num_classes).to(self.feature)
+
     def draw_labels(self, n: int, *, generator: Generator | None = None) -> Int[Tensor, " n"]:
         """(n,) the class of each sample, drawn uniformly."""
         return torch.randint(self.num_classes, (n,), generator=generator)

@@ -9,7 +9,7 @@ from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 
 FIXED = {
-    SimplifiedViT: ("forward", "logits", "activation", "normalize", "held_scores"),
+    SimplifiedViT: ("forward", "logits", "attention", "activation", "normalize", "held_scores"),
     StructuredTask: (
         "sample",
         "sample_signal",
@@ -80,6 +80,8 @@ def refuse_options(model: SimplifiedViT) -> None:
         "a map of the scores other than the softmax": model.given_normalize is not None,
         "a trained diagonal": not model.hold_diagonal,
         "scores parametrised as P Pᵀ": parametrize.is_parametrized(model, "scores"),
+        "a parametrised value": parametrize.is_parametrized(model, "value"),
+        "parameters that require no gradient": not all(p.requires_grad for p in model.parameters()),
         f"a value of shape {tuple(model.value.shape)}": model.value.ndim != 1,
     }
     for option, present in refused.items():

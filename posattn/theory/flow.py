@@ -164,7 +164,7 @@ class PopulationFlow:
             own_stderr = stderr * np.sqrt(HELD_OUT / self.samples)
         else:
             own_stderr = np.sqrt(max(0.0, (losses * softplus(-margins)).mean() - loss**2) / self.samples)
-        wrong = float((fresh.weights * (margins <= 0)).mean())
+        wrong = float(np.average(margins <= 0, weights=fresh.weights))
         own_losses = own.weights * softplus(-self._logits(own, v, gamma, rho))
         return Score(loss, 1 - wrong, stderr, float(own_losses.mean()), float(own_stderr))
 

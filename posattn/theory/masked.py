@@ -46,5 +46,6 @@ def masked_error(outputs: Patches, labels: Patches) -> Float[Tensor, ""]:
 
 def reconstructor(task: Task, *, generator: Generator | None = None) -> PositionStudent:
     """A student that reconstructs every patch, S X V with V (d, d); train it with ``masked_error``."""
-    _, D, d = task.sample(1, generator=generator).patches.shape
-    return PositionStudent(D, D, d, d, "linear", generator=generator)
+    patches = task.sample(1, generator=generator).patches
+    _, D, d = patches.shape
+    return PositionStudent(D, D, d, d, "linear", generator=generator).to(patches)

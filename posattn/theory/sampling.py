@@ -58,12 +58,14 @@ def tilted_laws(law: Law) -> Float[ndarray, "K T"]:
     """
     plus, minus, chance = set_types(law)
     root = np.sqrt(max(1, law.num_patches // law.set_size - 1))
+    sums = np.where(chance > 0, plus - minus, 0) / law.set_size
     rows = [np.zeros(len(chance))]
     for power, shift in TILTS:
-        h = (plus - minus) / float(law.set_size)
-        h = h**power
-        rows.append(-shift / root * h / max(np.sqrt(chance @ h**2), np.finfo(float).tiny))
-    return np.stack([row - logsumexp(row, b=chance) for row in rows])
+        h = sums**power
+        spread = np.sqrt(chance @ h**2) or 1.0  # 0 for q = 0
+        rows.append(-shift / root * h / spread)
+    tilts = np.stack([row - logsumexp(row, b=chance) for row in rows])
+    return np.where(chance > 0, tilts, 0.0)
 
 
 def draw_counts(rng: Generator, samples: int, law: Law, *, importance: bool = False) -> Iterator[SetCounts]:

@@ -77,9 +77,13 @@ def plateau_loss(flow: PopulationFlow) -> float:
     """The lowest loss that v alone reaches while A stays at its start: the level of the flow's plateau."""
 
     def loss(log_read: float) -> float:
-        return flow.score(np.exp(log_read) / flow.scale, 0.0, 0.0, 0.0).loss
+        with np.errstate(all="ignore"):  # not finite where it overflows
+            return flow.score(np.exp(log_read) / (flow.scale or 1.0), 0.0, 0.0, 0.0).loss
 
-    return float(minimize_scalar(loss, bounds=(np.log(1e-3), np.log(1e3)), method="bounded").fun)
+    # the best κ α varies by orders of magnitude with D, p and ν
+    coarse = np.log(10.0) * np.arange(-8.0, 9.0, 0.5)
+    best = coarse[np.nanargmin([loss(x) for x in coarse])]
+    return float(minimize_scalar(loss, bounds=(best - 1.2, best + 1.2), method="bounded").fun)
 
 
 def transition_time(

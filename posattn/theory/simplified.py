@@ -86,10 +86,11 @@ class SimplifiedViT(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, *, generator: Generator | None = None) -> None:
-        """Draw A and v again at random, with σ_A on the diagonal."""
+        """Draw A and v again at random, with σ_A on the diagonal. TypeError if A is parametrised, but not as P Pᵀ."""
         if parametrize.is_parametrized(self, "scores"):
             gram = self.get_submodule("parametrizations.scores.0")
-            assert isinstance(gram, GramScores)  # the only parametrization
+            if not isinstance(gram, GramScores):
+                raise TypeError(f"a start is known for free scores and P Pᵀ, not for {type(gram).__name__}")
             gram.reset(self.get_parameter("parametrizations.scores.original"), generator)
         else:
             self.scores.copy_(self.init_std * torch.randn(self.scores.shape, generator=generator))

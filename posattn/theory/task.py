@@ -96,7 +96,8 @@ class StructuredTask:
     ) -> Signal:
         """(n, D) u_j = <w*, X_j>: y in the informative set, elsewhere ±1 with probability q/2 each, else 0."""
         shape, q = (len(labels), self.partition.num_patches), self.noise_rate
-        chance = torch.rand(shape, generator=generator, dtype=labels.dtype, device=labels.device)
+        dtype = torch.promote_types(labels.dtype, torch.float32)  # half precision is too coarse for q
+        chance = torch.rand(shape, generator=generator, dtype=dtype, device=labels.device)
         noise = (chance < q / 2).to(labels) - (chance >= 1 - q / 2).to(labels)
         inside = self.partition.membership.to(labels.device)[informative]
         return torch.where(inside, labels[:, None], noise)

@@ -47,8 +47,8 @@ def mean(figure: float | Tensor) -> float:
 
 
 def alignment(model: Model, task: Task) -> float:
-    """cos(v, w*), NaN without a v or a w* of its shape."""
-    feature = getattr(task, "feature", torch.empty(0))
+    """cos(v, w*), NaN without a v or a w* of its shape; for classes, w* is the sum of the features of each."""
+    feature = getattr(task, "class_features", getattr(task, "feature", torch.empty(0)))
     values = value_parameters(model) if isinstance(model, nn.Module) else []
     cosines = [torch.cosine_similarity(v, feature, dim=0).mean() for v in values if v.shape == feature.shape]
     return torch.stack(cosines).mean().item() if cosines else torch.nan
@@ -66,7 +66,7 @@ def association_of_others(scores: Scores, partition: Cover) -> float:
     Raises ValueError for sets of a single patch, which have no others.
     """
     check_sets(partition)
-    others = scores.detach().clone()
+    others = scores.detach().to(torch.double, copy=True)
     top_c = patch_association(others.fill_diagonal_(float(others.abs().max()) + 1), partition).top_c
     C = partition.set_size
     return float((C * top_c - 1) / (C - 1))
@@ -80,9 +80,8 @@ def check_sets(partition: Cover) -> None:
 
 
 def chance_below_diagonal(partition: Cover) -> float:
-    """The association of random scores below a larger diagonal: one of the C places is always right."""
-    C, D = partition.set_size, partition.num_patches
-    return (1 + (C - 1) ** 2 / max(1, D - 1)) / C
+    """The association of random scores below a larger diagonal."""
+    return mean(patch_association(torch.eye(partition.num_patches), partition).chance)
 
 
 def by_set(map_: Maps, partition: Cover) -> Maps:

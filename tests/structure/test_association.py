@@ -68,6 +68,16 @@ def test_it_is_the_definition_with_ties(entries: list[int], size: int, seed: int
     assert found.chance == pytest.approx(chance_by_definition(scores, partition))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_maps_in_half_precision_are_maps(generator: Generator, dtype: torch.dtype) -> None:
+    """Their rows sum to 1 only up to rounding; taken for scores, their mass would be close to C / D."""
+    partition = Partition([0] * 5 + [1] * 21 + [2] * 7)
+    maps = torch.softmax(3 * torch.randn(4, 33, 33, generator=generator), -1)
+    found, exact = patch_association(maps.to(dtype), partition), patch_association(maps, partition)
+    assert torch.is_tensor(found.mass)
+    torch.testing.assert_close(found.mass, exact.mass, rtol=0.0, atol=torch.finfo(dtype).eps)
+
+
 def test_known_maps() -> None:
     partition = Partition.contiguous(6, 2)
     constant = patch_association(torch.zeros(6, 6), partition)

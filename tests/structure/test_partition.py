@@ -50,6 +50,7 @@ def test_random_partitions_are_uniform() -> None:
     ("labels", "message"),
     [
         ([0, 2], "set 1 is empty"),
+        ([0, 1, 10**15, -1], "set 2 is empty"),
         ([-2, 0], r"-2\.\.0"),
         ([-1, -1], r"-1\.\.-1"),
         (torch.zeros(0, dtype=torch.long), "shape"),

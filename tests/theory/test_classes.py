@@ -139,3 +139,15 @@ def test_bad_classes(generator: Generator) -> None:
         MultiClassTask(PARTITION, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), noise_rate=0.1)
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         MultiClassViT(4, 3, 0)
+
+
+def test_alignment_is_that_of_each_value_with_the_features_of_its_class(generator: Generator) -> None:
+    for classes in ([2, 0, 1], [1, 0, 1, 1]):
+        features = torch.eye(len(classes), 6)
+        task = MultiClassTask(PARTITION, features, noise_rate=0.2, classes=classes)
+        model = MultiClassViT(12, 6, task.num_classes, generator=generator)
+        for c in range(task.num_classes):
+            own = [feature for feature, of in zip(features, classes, strict=True) if of == c]
+            model.value.data[:, c] = 3 * torch.stack(own).sum(0)
+        row = describe(model, task, task.sample(10, generator=generator), F.cross_entropy)
+        assert row["alignment"] == pytest.approx(1.0)

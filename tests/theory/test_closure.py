@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch.nn.utils import parametrize
 
 from posattn.structure.partition import Cover, Partition
 from posattn.theory.closure import population_flow
@@ -12,6 +13,7 @@ from posattn.theory.descent import descend
 from posattn.theory.heads import Heads
 from posattn.theory.simplified import SimplifiedViT, encode_positions
 from posattn.theory.task import StructuredTask
+from posattn.theory.transfer import frozen_attention
 
 
 def task_on(partition: Cover, **changes: Any) -> StructuredTask:
@@ -43,6 +45,17 @@ class Sharper(SimplifiedViT):
         return torch.softmax(2 * scores, -1)
 
 
+class Mixed(SimplifiedViT):
+    def attention(self) -> Tensor:
+        return 0.5 * super().attention() + 0.5 / self.num_patches
+
+
+def with_a_parametrised_value() -> SimplifiedViT:
+    model = SimplifiedViT(12, 3)
+    parametrize.register_parametrization(model, "value", torch.nn.Tanh())
+    return model
+
+
 EQUAL = Partition.contiguous(12, 3)
 
 
@@ -54,6 +67,9 @@ EQUAL = Partition.contiguous(12, 3)
         (SimplifiedViT(12, 3, hold_diagonal=False), task_on(EQUAL), "trained diagonal"),
         (encode_positions(SimplifiedViT(12, 3), 4), task_on(EQUAL), "P Pᵀ"),
         (Sharper(12, 3), task_on(EQUAL), "Sharper, which overrides normalize"),
+        (Mixed(12, 3), task_on(EQUAL), "Mixed, which overrides attention"),
+        (with_a_parametrised_value(), task_on(EQUAL), "parametrised value"),
+        (frozen_attention(SimplifiedViT(12, 3)), task_on(EQUAL), "require no gradient"),
         (Heads([SimplifiedViT(12, 3)]), task_on(EQUAL), "needs a SimplifiedViT, got Heads"),
         (SimplifiedViT(12, 3), Flipped(EQUAL, dim=3, noise_rate=0.1), "Flipped, which overrides observe"),
         (SimplifiedViT(12, 3), task_on(Partition([0] * 4 + [1] * 8)), r"one size, got sizes \[4, 8\]"),

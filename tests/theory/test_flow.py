@@ -274,6 +274,31 @@ def test_scores_are_those_of_the_whole_population(patches: int, size: int, impor
         assert score.accuracy == pytest.approx(accuracy, abs=0.01)
 
 
+@pytest.mark.parametrize(("patches", "size"), [(72, 2), (9, 3), (7, 1)])  # by type, and set by set
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_tilted_samples_of_a_law_without_some_types(patches: int, size: int, rate: float) -> None:
+    """Without noise every sample is the same; at q = 1 no patch is 0."""
+    law = sampling.Law(patches, size, rate)
+    for counts in sampling.draw_counts(np.random.default_rng(0), 500, law, importance=True):
+        plus, minus, repeats, _ = np.broadcast_arrays(*counts[:3], counts.weights[:, None])
+        assert (plus + minus == (size if rate else 0))[repeats > 0].all()
+        assert np.isfinite(counts.weights).all()
+    flow = PopulationFlow(num_patches=patches, set_size=size, noise_rate=rate, samples=50, importance=True)
+    if rate == 0:
+        loss = np.logaddexp(0, -flow.logits(0.1, 0.0, 1.0, 0.0))
+        score = flow.score(0.1, 0.0, 1.0, 0.0)
+        assert (score.loss, score.accuracy) == (pytest.approx(loss[0]), 1.0)
+
+
+@pytest.mark.parametrize("importance", [False, True])
+def test_no_sample_is_right_at_a_logit_of_0_and_none_wrong_without_noise(importance: bool) -> None:
+    """Exactly, although the weights of the samples do not add up to their number."""
+    options = {"num_patches": 10, "set_size": 1, "samples": 100, "importance": importance}
+    assert flow_of(**options).score(0.0, 0.0, 0.5, 0.0).accuracy == 0.0
+    assert flow_of(**options, linear=0.0).score(-1e-3, 0.0, 9.0, -9.0).accuracy > 0.0
+    assert flow_of(**options | {"set_size": 10}).score(0.1, 0.0, 0.5, 0.0).accuracy == 1.0
+
+
 def test_tilted_samples_keep_the_law() -> None:
     """Weighted, they have the probabilities of the law, also of what plain samples never show."""
     law, n = sampling.Law(60, 3, 0.2), 200_000

@@ -41,6 +41,28 @@ def test_the_error_is_that_of_hidden_patches(generator: Generator) -> None:
     assert masked_error(outputs, torch.full_like(truth, torch.nan)).item() == 0
 
 
+def test_a_step_is_that_of_the_formula_in_double_precision(generator: Generator) -> None:
+    """The gradient of 1/|hidden| Σ_hidden |X_j - Σ_i S_ji X̃_i V|², written out, at unequal sets."""
+    feature = torch.randn(3, generator=generator, dtype=torch.double)
+    task = StructuredTask(Partition([0, 1, 1, 1, -1]), dim=3, noise_rate=0.4, feature=feature)
+    student = reconstructor(task, generator=generator)
+    batch = masked(task, 6, 0.4, generator=generator)
+    scores, value = student.scores.detach().clone(), student.value.detach().clone()
+    (step,) = descend(student, lambda: batch, 1, 0.2, value_rate=0.7, loss=masked_error)
+    S, X, Y = scores.softmax(-1), batch.patches, batch.labels
+    by_map, by_value, error = torch.zeros_like(scores), torch.zeros_like(value), 0.0
+    hidden = [(n, j) for n in range(6) for j in range(5) if not Y[n, j].isnan().any()]
+    for n, j in hidden:
+        apart = S[j] @ X[n] @ value - Y[n, j]
+        error += float(apart @ apart) / len(hidden)
+        by_map[j] += 2 / len(hidden) * X[n] @ value @ apart
+        by_value += 2 / len(hidden) * torch.outer(S[j] @ X[n], apart)
+    by_scores = S * (by_map - (S * by_map).sum(-1, keepdim=True))
+    assert step.loss == pytest.approx(error, rel=1e-12)
+    torch.testing.assert_close(student.scores.detach(), scores - 0.2 * by_scores, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(student.value.detach(), value - 0.7 * by_value, rtol=1e-10, atol=1e-12)
+
+
 def test_hidden_patches_are_read_off_their_own_set(generator: Generator) -> None:
     """From the error of zero, E|X_j|² = 1/L + (1 - 1/L) q + σ²(d - 1), down."""
     task = StructuredTask(PARTITION, dim=4, noise_rate=0.1, noise_std=0.3, generator=generator)

@@ -60,6 +60,19 @@ def test_the_plateau_is_the_least_loss_over_alpha(scale: float | None) -> None:
     assert 0 < np.argmin(grid) < len(grid) - 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_patches": 2**20, "noise_rate": 2**-14, "linear": 0.0},  # best at κ α = 1,300
+        {"num_patches": 512, "noise_rate": 0.25, "linear": 1e5},  # and at 1e-6
+    ],
+)
+def test_the_plateau_is_found_where_alpha_is_far_from_1(changes: dict[str, float]) -> None:
+    flow = PopulationFlow(set_size=8, samples=10, **changes)  # type: ignore[arg-type]
+    grid = [flow.score(10.0**k / flow.scale, 0.0, 0.0, 0.0).loss for k in np.arange(-7, 4, 0.1)]
+    assert min(grid) - 3e-3 < plateau_loss(flow) <= min(grid)
+
+
 def test_the_first_crossing_is_found_between_points() -> None:
     times, losses = [0.0, 1.0, 3.0, 4.0], [1.0, 0.8, 0.4, 0.9]
     assert time_below(times, losses, 0.6) == pytest.approx(2.0)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator
+from torch.nn.utils import parametrize
 
 from posattn.structure.partition import Partition
 from posattn.theory.descent import descend
@@ -131,5 +132,9 @@ def test_bad_models(generator: Generator) -> None:
     encoded = encode_positions(SimplifiedViT(4, 3), 2)
     with pytest.raises(ValueError, match="parametrised"):
         encode_positions(encoded, 2)
+    squashed = SimplifiedViT(4, 3)
+    parametrize.register_parametrization(squashed, "scores", torch.nn.Tanh())
+    with pytest.raises(TypeError, match="free scores and P Pᵀ, not for Tanh"):
+        squashed.reset_parameters()
     with pytest.raises(ValueError, match="init_std must be above 0"):
         encode_positions(SimplifiedViT(4, 3), 2, init_std=0.0)

@@ -52,6 +52,17 @@ def test_samples_have_the_moments_of_the_distribution(generator: Generator) -> N
     assert abs(between.mean()) < 5 * between.std() / math.sqrt(n)  # patches are independent
 
 
+def test_a_feature_in_half_precision_does_not_round_the_noise_rate() -> None:
+    feature = torch.tensor([1.0, 2.0, 2.0], dtype=torch.bfloat16)
+    task = StructuredTask(Partition.contiguous(900, 9), dim=3, noise_rate=0.02, feature=feature)
+    labels, informative, signal = task.sample_signal(400, generator=Generator().manual_seed(0))
+    noise = signal[~task.partition.membership[informative]]
+    for sign in (1, -1):
+        share = (noise == sign).double().mean().item()
+        assert share == pytest.approx(0.01, abs=4 * math.sqrt(0.01 / len(noise)))
+    assert labels.dtype == signal.dtype == torch.bfloat16
+
+
 def test_the_labelling_function_labels_every_sample(generator: Generator) -> None:
     """No other set comes near 0.9 C, although the sum over all patches does not decide the label."""
     task = task_of(generator, q=0.5, sets=64, size=16, dim=8)

@@ -80,3 +80,25 @@ def test_even_steps_hold_both_ends(steps: int, count: int) -> None:
 def test_the_first_full_step_is_the_first() -> None:
     assert tracking.first_full({"step": [0, 5, 9], "exact": [0.5, 1.0, 1.0]}) == 5
     assert tracking.first_full({"step": [0, 5], "exact": [0.5, 0.99]}) is None
+
+
+def test_association_off_the_diagonal_is_the_share_of_the_largest_others(generator: Generator) -> None:
+    partition = Partition([2, 0, 1, 0, 2, 1, 1, 0, 2])
+    scores = 1e12 * torch.randn(9, 9, generator=generator)  # 1 more than the largest is lost in float32
+    before, labels, found = scores.clone(), partition.labels.tolist(), []
+    for i, row in enumerate(scores.tolist()):
+        others = sorted((j for j in range(9) if j != i), key=lambda j, row=row: -row[j])
+        found.append(sum(labels[j] == labels[i] for j in others[:2]) / 2)
+    for given in (scores, scores.double()):
+        assert tracking.association_of_others(given, partition) == pytest.approx(np.mean(found))
+    assert torch.equal(scores, before)
+
+
+def test_chance_below_the_diagonal_is_that_of_random_scores(generator: Generator) -> None:
+    partition = Partition([0, 1, 1, 2, 2, 2, 2, -1])
+    drawn = torch.rand(20_000, 8, 8, generator=generator)
+    drawn.diagonal(dim1=1, dim2=2).fill_(2.0)
+    random = patch_association(drawn, partition).top_c
+    assert torch.is_tensor(random)
+    error = random.std().item() / len(random) ** 0.5
+    assert tracking.chance_below_diagonal(partition) == pytest.approx(random.mean().item(), abs=4 * error)
