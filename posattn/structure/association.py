@@ -109,7 +109,15 @@ def own_share_of_largest(
 
     In expectation over the order of tied entries; NaN where it marks none.
     """
-    return (among_largest(maps, own.sum(-1)) * own).sum(-1) / own.sum(-1)
+    sizes = own.sum(-1)
+    most = int(sizes.max())
+    largest = maps.topk(most, dim=-1).values
+    threshold = largest.gather(-1, (sizes - 1).clamp(min=0)[:, None].expand(*maps.shape[:-1], 1))
+    marked, place = own.to(torch.uint8).topk(most, dim=-1)  # of the few entries that count, not of all
+    entries = maps.gather(-1, place.expand(*maps.shape[:-1], most))
+    slots = (sizes - (largest > threshold).sum(-1)).to(maps.dtype) / (maps == threshold).sum(-1)
+    above, tied = (((test & marked.bool()).sum(-1)) for test in (entries > threshold, entries == threshold))
+    return (above + tied * slots) / sizes
 
 
 def among_largest(maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]) -> Float[Tensor, "*heads D D"]:

@@ -64,7 +64,7 @@ def centres(grid: Grid, unit: Grid) -> Float[Tensor, "2 D"]:
 
 def distances(queries: Grid, keys: Grid | None = None) -> Float[Tensor, "D E"]:
     """Euclidean distance of each query patch from each key patch, in patches of the queries."""
-    return offsets(queries, keys).norm(dim=0)
+    return torch.hypot(*offsets(queries, keys))
 
 
 def neighbourhoods(grid: Grid) -> Bool[Tensor, "D D"]:
@@ -114,8 +114,8 @@ def weights(layout: Layout, radius: float) -> dict[str, Float[Tensor, "Q K"]]:
     """
     queries, keys, patch = layout
     by_place = offsets(queries, keys)
-    apart = by_place.norm(dim=0)
+    apart = torch.hypot(*by_place)
     held: dict[str, Any] = {"within": (apart <= radius).double(), "apart": apart}
     if patch[0] != patch[1]:
-        held["pixels"] = (by_place * torch.tensor(patch, dtype=torch.double)[:, None, None]).norm(dim=0)
+        held["pixels"] = torch.hypot(by_place[0] * patch[0], by_place[1] * patch[1])
     return {name: torch.nn.functional.pad(w, (keys.prefix, 0, queries.prefix, 0)) for name, w in held.items()}

@@ -14,7 +14,7 @@ AXES: dict[str, Any] = {"x": "heads", "y": "layers", "x_label": "head", "y_label
 
 def sections(numbers: dict[str, Any], table: pd.DataFrame) -> list[Section]:
     """The differences in numbers, the heads that moved, and each measure over layers and heads."""
-    heads = table[(table.layer >= 0) & (table.measure != IN_PIXELS)]
+    heads = table[(table["head"] >= 0) & (table.measure != IN_PIXELS)]
     return [differences(numbers, heads), maps(numbers), *measures(numbers)]
 
 

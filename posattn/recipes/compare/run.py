@@ -90,6 +90,6 @@ def grids(table: pd.DataFrame, heads: list[int]) -> dict[str, Any]:
             "values": [group[side].to_numpy().reshape(shape).tolist() for side in ("a", "b")],
             "difference": [group.difference.to_numpy().reshape(shape).tolist()],
         }
-        for name, group in table[table.layer >= 0].groupby("measure", sort=False)
+        for name, group in table[table["head"] >= 0].groupby("measure", sort=False)
         if group[["a", "b"]].notna().all(axis=None)
     }

@@ -22,8 +22,9 @@ from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import to_float
 from posattn.vision.data.pictures import Pictures
 from posattn.vision.inspect.average import STABLE
-from posattn.vision.inspect.inspection import Inspection, LayerResult, inspect_model
+from posattn.vision.inspect.inspection import inspect_model
 from posattn.vision.inspect.positions import by_distance
+from posattn.vision.inspect.results import Inspection, LayerResult
 from posattn.vision.training.weights import load_weights
 
 BATCH = 32  # pictures decoded at once
@@ -75,7 +76,9 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     first = torch.cat(batches.first)[: max(1, config.examples)]
     pictures = ((first * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
     folder.save_tensors("maps", tensors(inspection, pictures))
-    digest = getattr(subject.batches, "digest", inspection.digest).hexdigest()
+    digest = (
+        subject.batches.digest.hexdigest() if isinstance(subject.batches, Transformed) else inspection.digest
+    )
     skipped = getattr(subject.batches, "skipped", 0)
     return result_of(config, inspection, table) | {"skipped": skipped, "images_digest": digest}
 
@@ -168,14 +171,18 @@ def save_table(table: pd.DataFrame, run: RunFolder) -> None:
 
 
 def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:
-    """Of each layer average maps (h, Q, K), those of example images (e, h, Q, K) and the measures without each group
-    of images (G, k, h); the examples, and similarity."""
+    """Of each layer average maps (h, Q, K), those of example images (e, h, Q, K), the norms of the examples' patches
+    (e, D), and the measures without each group of images (G, k, h), (G, 2); the examples, and similarity."""
     held = {"pictures": pictures}
     for layer, (path, result) in enumerate(inspection.results.items()):
         held[f"average.{layer}"] = result.average.half()
         held[f"without.{layer}"] = result.without
         if path in inspection.example_maps:
             held[f"examples.{layer}"] = inspection.example_maps[path]
+        if result.norms is not None:
+            held[f"norms_without.{layer}"] = result.norms[2]
+        if path in inspection.example_norms:
+            held[f"norms.{layer}"] = inspection.example_norms[path]
     return held if inspection.similarity is None else {**held, "similarity": inspection.similarity[1].half()}
 
 

@@ -125,7 +125,7 @@ def sinks(table: pd.DataFrame, result: dict[str, Any]) -> list[tuple[int, int]]:
 
 def by_head(table: pd.DataFrame) -> dict[tuple[int, int], dict[str, Any]]:
     """Each head's measures with their standard errors."""
-    of_heads = table[table.layer >= 0]
+    of_heads = table[table["head"] >= 0]
     rows: dict[tuple[int, int], dict[str, Any]] = {}
     for layer, head, measure, value, stderr in of_heads.itertuples(index=False):
         rows.setdefault((layer, head), {})[measure] = (value, stderr)
@@ -134,7 +134,7 @@ def by_head(table: pd.DataFrame) -> dict[tuple[int, int], dict[str, Any]]:
 
 def measure_of(table: pd.DataFrame, name: str) -> list[list[float | None]]:
     """Values by layer and head; None if a layer has no such value."""
-    chosen = table[(table.measure == name) & (table.layer >= 0)].sort_values(["layer", "head"])
+    chosen = table[(table.measure == name) & (table["head"] >= 0)].sort_values(["layer", "head"])
     return [
         [None if np.isnan(v) else round(v, 6) for v in group.value] for _, group in chosen.groupby("layer")
     ]

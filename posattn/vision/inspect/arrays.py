@@ -10,7 +10,7 @@ from posattn.vision.grid import Layout
 from posattn.vision.inspect.rollout import attention_rollout
 
 if TYPE_CHECKING:
-    from posattn.vision.inspect.inspection import Inspection
+    from posattn.vision.inspect.results import Inspection
 
 Query = int | tuple[int, int]
 
@@ -58,6 +58,15 @@ def attention_from(
         raise ValueError(f"layer {layer} has heads 0..{len(maps) - 1}, got head={head}")
     row = maps[head, query_index(query, layout), layout.keys.prefix :]
     return row.reshape(layout.keys.size).numpy()
+
+
+def norms_of(inspection: "Inspection", layer: int, image: int) -> NDArray[Any]:
+    """The norms (H, W) of the patches of an example image after a layer's block."""
+    path = path_of(inspection, layer)
+    examples = inspection.example_norms.get(path, ())
+    if not 0 <= image < len(examples):
+        raise ValueError(f"layer {layer} has the norms of {len(examples)} example images, got image={image}")
+    return examples[image].reshape(inspection.results[path].layout.queries.size).numpy()
 
 
 def rollout(inspection: "Inspection", image: int | None) -> NDArray[np.float64]:

@@ -13,21 +13,38 @@ from posattn.structure.association import own_share_of_largest, recover_partitio
 from posattn.vision.inspect.sums import LayerSums
 
 AVERAGE_MEASURES = ("positionality", "association", "profile_association")
-PROFILES = 576  # patches whose profiles are compared with all others: time grows as D³ with all of them
+ENTRIES = 2**21  # of the average maps that are measured at once: what the cache holds
+PROFILES = 256  # patches whose profiles are compared with all others: time grows as D³ with all of them
 STABLE = 0.8  # agreement of two halves of the images from which a recovered partition counts as stable
 
 
-def measure_average(
+def estimator(
+    sums: LayerSums, own: Bool[Tensor, "D D"] | None
+) -> Callable[[Sequence[int]], Float[Tensor, "3 h"]]:
+    """The function that gives ``AVERAGE_MEASURES`` of the images of some groups; without sets, associations are NaN."""
+    products = sums.products()
+
+    def estimate(groups: Sequence[int]) -> Tensor:
+        chosen, images = list(groups), sums.images_in(groups)
+        explained = products[:, chosen][..., chosen].sum((-1, -2)) / images**2
+        share = explained_share(explained, sums.total(groups), images)
+        return torch.stack([share, *associations(sums, own, groups)])
+
+    return estimate
+
+
+def associations(
     sums: LayerSums, own: Bool[Tensor, "D D"] | None, groups: Sequence[int]
-) -> Float[Tensor, "3 h"]:
-    """``AVERAGE_MEASURES`` of the images of some groups; without sets, associations are NaN."""
-    maps, prefix = sums.average(groups), sums.layout.keys.prefix
-    share = positionality(maps, *sums.moments(groups))
+) -> Float[Tensor, "2 h"]:
+    """``association`` and ``profile_association`` of the average over some groups, a few heads at a time."""
+    h, Q, K = sums.maps.shape[1:]
     if own is None:
-        return torch.stack([share, *torch.full((2, len(share)), torch.nan, dtype=torch.double)])
-    among_patches = maps[:, prefix:, prefix:]
-    associations = (association(among_patches, own), profile_association(among_patches, own))
-    return torch.stack([share, *(each.double() for each in associations)])
+        return torch.full((2, h), torch.nan, dtype=torch.double)
+    prefix, found = sums.layout.keys.prefix, []
+    for first in range(0, h, step := max(1, ENTRIES // (Q * K))):
+        maps = sums.average(groups, slice(first, first + step))[:, prefix:, prefix:]
+        found.append(torch.stack([association(maps, own), profile_association(maps, own)]).double())
+    return torch.cat(found, 1)
 
 
 def positionality(
@@ -45,7 +62,13 @@ def positionality(
         total: the mean over images of ``|S - 1/K|²``.
         images: n; of a single one all is explained.
     """
-    explained = (maps - 1 / maps.shape[-1]).flatten(1).norm(dim=1).double() ** 2
+    return explained_share((maps - 1 / maps.shape[-1]).flatten(1).norm(dim=1).double() ** 2, total, images)
+
+
+def explained_share(
+    explained: Float[Tensor, " h"], total: Float[Tensor, " h"], images: float
+) -> Float[Tensor, " h"]:
+    """``positionality`` by the squared norm ``|E S - 1/K|²`` of the average over n images, with its noise."""
     within = (total - explained) * (images / max(images - 1, 1))
     explained = explained - within / images
     return torch.where(total > 0, explained / (explained + within), 1.0)
@@ -66,30 +89,25 @@ def profile_association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "
     and column are taken off; nearness is the cosine. Of more than ``PROFILES`` patches with company, evenly spaced
     ones are taken. NaN where all sets are single patches.
     """
-    log = maps.clamp(min=torch.finfo(maps.dtype).tiny).log()
-    centred = log - log.mean(-1, keepdim=True)
-    centred = centred - centred.mean(-2, keepdim=True)
-    profiles = torch.nn.functional.normalize(torch.cat([centred, centred.mT], -1), dim=-1)
-    itself = torch.eye(maps.shape[-1], dtype=torch.bool)
     accompanied = (own.sum(-1) > 1).nonzero().flatten()
     if not len(accompanied):
         return maps.new_full(maps.shape[:-2], torch.nan)
+    log = maps.clamp(min=torch.finfo(maps.dtype).tiny).log_()
+    log -= log.mean(-1, keepdim=True)
+    log -= log.mean(-2, keepdim=True)
+    squares = log.square()
+    lengths = (squares.sum(-1) + squares.sum(-2)).sqrt().clamp(min=torch.finfo(maps.dtype).tiny)
     chosen = accompanied[:: math.ceil(len(accompanied) / PROFILES)]
-    near = (profiles[..., chosen, :] @ profiles.mT).masked_fill(itself[chosen], -torch.inf)
-    return own_share_of_largest(near, (own & ~itself)[chosen]).mean(-1)
+    near = log[..., chosen, :] @ log.mT + log.mT[..., chosen, :] @ log  # the row's own length orders nothing
+    near /= lengths[..., None, :]
+    itself = torch.eye(maps.shape[-1], dtype=torch.bool)[chosen]
+    return own_share_of_largest(near.masked_fill_(itself, -torch.inf), own[chosen] & ~itself).mean(-1)
 
 
 def chance(own: Bool[Tensor, "D D"], itself: bool) -> float:
     """The chance level of ``association`` (or of ``profile_association``, which excludes the patch itself)."""
     D, sizes = len(own), own.sum(-1).double()
     return (sizes[sizes > 0].mean() / D if itself else (sizes[sizes > 1] - 1).mean() / (D - 1)).item()
-
-
-def jackknife(
-    estimate: Callable[[Sequence[int]], Float[Tensor, "k h"]], groups: Sequence[int]
-) -> tuple[Float[Tensor, "k h"], Float[Tensor, "k h"]]:
-    """``estimate`` over all groups of images, and its standard error from leaving out each in turn."""
-    return estimate(groups), jackknife_error(without_each(estimate, groups))
 
 
 def without_each(
@@ -118,7 +136,7 @@ def recovered_sets(sums: LayerSums, num_sets: int) -> tuple[Int[Tensor, "h D"], 
         by itself: 1 the same sets, 0 as two random partitions; ``STABLE`` or more counts as stable.
     """
     prefix = sums.layout.keys.prefix
-    groups = sums.groups
+    groups = sums.values.groups
     found = [
         recover_partition(sums.average(part)[:, prefix:, prefix:], num_sets)
         for part in (groups, groups[::2], groups[1::2])

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from posattn.runs.folder import RunFolder
 from posattn.vision.inspect.average import AVERAGE_MEASURES
-from posattn.vision.inspect.inspection import Inspection
+from posattn.vision.inspect.norms import NORM_MEASURES
+from posattn.vision.inspect.results import Inspection
 from posattn.vision.inspect.sums import IMAGE_MEASURES
+from posattn.vision.inspect.tables import WHOLE
 
 KEYS = ["layer", "head", "measure"]
 OF_PATCHES = ("locality", "association", "profile_association")  # references that depend on radius and sets
@@ -20,13 +22,15 @@ OF_PATCHES = ("locality", "association", "profile_association")  # references th
 @dataclass(frozen=True)
 class Side:
     """One of two inspections: its table, the digest of its images, and by layer its average maps (h, Q, K) with the
-    prefix tokens of queries and keys, and its measures without each group of images in turn (G, k, h)."""
+    prefix tokens of queries and keys, its measures without each group of images in turn (G, k, h), and the same of
+    the norms after its block (G, 2) where they are known."""
 
     table: pd.DataFrame
     digest: str
     maps: list[NDArray[Any]]
     prefix: list[tuple[int, int]]
     without: list[NDArray[Any]]
+    norms: list[NDArray[Any] | None]
 
     @property
     def heads(self) -> list[int]:
@@ -58,7 +62,8 @@ def side_of(source: Inspection | Path) -> Side:
         results = list(source.results.values())
         prefix = [(r.layout.queries.prefix, r.layout.keys.prefix) for r in results]
         maps, without = [r.average.numpy() for r in results], [r.without.numpy() for r in results]
-        return Side(source.table(), source.digest.hexdigest(), maps, prefix, without)
+        norms = [None if r.norms is None else r.norms[2].numpy() for r in results]
+        return Side(source.table(), source.digest, maps, prefix, without, norms)
     run = RunFolder.reading(Path(source))
     if run.result.get("kind") != "inspection":
         raise ValueError(f"{source} holds no inspection, but a run of {run.config['recipe']}")
@@ -71,7 +76,9 @@ def side_of(source: Inspection | Path) -> Side:
     prefix = [(q[2], k[2]) for q, k in zip(result["queries"], result["keys"], strict=True)]
     table = pd.read_parquet(run.checked("table.parquet"))
     maps = [arrays[f"average.{i}"].astype(np.float32) for i in layers]
-    return Side(table, result["images_digest"], maps, prefix, [arrays[f"without.{i}"] for i in layers])
+    without = [arrays[f"without.{i}"] for i in layers]
+    norms = [arrays.get(f"norms_without.{i}") for i in layers]
+    return Side(table, result["images_digest"], maps, prefix, without, norms)
 
 
 def compare_sides(a: Side, b: Side) -> pd.DataFrame:
@@ -115,13 +122,23 @@ def check_alike(a: Side, b: Side) -> None:
 
 def paired_errors(a: Side, b: Side) -> dict[tuple[int, int, str], float]:
     """Standard errors of the differences over the same groups of images, by layer, head and measure."""
-    errors = {}
-    for number, first, second in zip(a.table.attrs["numbers"], a.without, b.without, strict=True):
-        change, groups = second - first, len(first)
-        found = np.sqrt((groups - 1) / groups * ((change - change.mean(0)) ** 2).sum(0))
-        for name, values in zip((*AVERAGE_MEASURES, *IMAGE_MEASURES), found, strict=True):
+    errors: dict[tuple[int, int, str], float] = {}
+    measures = (*AVERAGE_MEASURES, *IMAGE_MEASURES)
+    for number, *heads, first, second in zip(
+        a.table.attrs["numbers"], a.without, b.without, a.norms, b.norms, strict=True
+    ):
+        for name, values in zip(measures, jackknife_of_difference(*heads), strict=True):
             errors.update({(number, head, name): value for head, value in enumerate(values.tolist())})
+        if first is not None and second is not None:
+            found = jackknife_of_difference(first, second)
+            errors.update({(number, WHOLE, n): float(v) for n, v in zip(NORM_MEASURES, found, strict=True)})
     return errors
+
+
+def jackknife_of_difference(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """The standard error of a difference, from both sides' values without each group in turn."""
+    change, groups = second - first, len(first)
+    return np.sqrt((groups - 1) / groups * ((change - change.mean(0)) ** 2).sum(0))  # type: ignore[no-any-return]
 
 
 def moved(a: Side, b: Side) -> list[NDArray[np.float64]]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-ENTRIES = {"cpu": 2**18, "cuda": 2**25}  # of a block: what a core's cache holds, or what keeps a GPU busy
+ENTRIES = {"cpu": 2**20, "cuda": 2**25}  # of a block: what the cache holds, or what keeps a GPU busy
 
 
 class LazyMaps:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from posattn.vision.grid import Layout, weights
 from posattn.vision.inspect.lazy import LazyMaps, blocks
+from posattn.vision.inspect.running import RunningValues
 
 GROUPS = 8
+PRODUCT_ENTRIES = 2**16  # of a map, multiplied at once
 IMAGE_MEASURES = ("distance", "distance_px", "entropy", "locality", "prefix_share", "sink_share")
 PARTS = (
     "mass",
@@ -38,11 +40,14 @@ class LayerSums:
 
     def __init__(self, layout: Layout, radius: float, groups: int = GROUPS) -> None:
         self.layout, self.radius, self.num_groups = layout, radius, groups
-        self.count = 0
-        self.in_group = torch.zeros(groups, dtype=torch.double)
-        self.mean = self.squares = self.spread = self.by_group = torch.zeros(())
-        self.maps = torch.zeros(())
+        self.values = RunningValues(groups)  # of IMAGE_MEASURES
+        self.spread = self.maps = torch.zeros(())
         self._weights: dict[str, Tensor] = {}
+
+    @property
+    def count(self) -> int:
+        """How many images were added."""
+        return self.values.count
 
     def add(self, maps: LazyMaps, images: int) -> None:
         """Add the maps of a batch: one per image, one for all of them, or as many for each as there are windows.
@@ -67,13 +72,11 @@ class LayerSums:
             self._add_maps(part, rows, share[:, chosen])
         largest = received[..., self.layout.keys.prefix :].amax(-1).double().cpu()
         parts[PARTS.index("largest")].index_add_(0, image_of, largest)
-        self._add_values(image_measures(parts, self.layout, windows).expand(images, -1, -1))
-        self.count += images
-        self.in_group += share.sum(1)
+        self.values.add(image_measures(parts, self.layout, windows).expand(images, -1, -1))
 
     def _share(self, image_of: Tensor, images: int) -> Float[Tensor, "G n"]:
         """How often each map counts in each group: a single one for all images as often as the group has images."""
-        groups = (torch.arange(images) + self.count) % self.num_groups
+        groups = self.values.groups_of(images)
         whose = torch.nn.functional.one_hot(groups, self.num_groups).double().T
         return whose.sum(1, keepdim=True) if len(image_of) == 1 else whose[:, image_of]
 
@@ -83,9 +86,6 @@ class LayerSums:
         self._weights = {name: w.to(**make) for name, w in weights(self.layout, self.radius).items()}
         self.maps = torch.zeros(self.num_groups, h, Q, K, **make)
         self.spread = torch.zeros(self.num_groups, h, dtype=torch.double)
-        self.mean = torch.zeros(len(IMAGE_MEASURES), h, dtype=torch.double)
-        self.squares = torch.zeros_like(self.mean)
-        self.by_group = torch.zeros(self.num_groups, *self.mean.shape, dtype=torch.double)
 
     def _measured(
         self, part: Float[Tensor, "b h q K"], entropy: Float[Tensor, "b h q"], rows: slice
@@ -102,16 +102,6 @@ class LayerSums:
             [mass, weighed["within"], weighed["apart"], pixels, entropy[:, :, first:].sum(-1), prefix]
         )
 
-    def _add_values(self, values: Float[Tensor, "n k h"]) -> None:
-        """Mean and sum of squares about it, merged as Chan, Golub and LeVeque (1979) do."""
-        n, mean = len(values), values.mean(0)
-        self.by_group.index_add_(0, (torch.arange(n) + self.count) % self.num_groups, values)
-        shift = mean - self.mean
-        self.squares = (
-            self.squares + ((values - mean) ** 2).sum(0) + shift**2 * (self.count * n / (self.count + n))
-        )
-        self.mean = self.mean + shift * (n / (self.count + n))
-
     def _add_maps(self, part: Float[Tensor, "b h q K"], rows: slice, share: Float[Tensor, "G b"]) -> None:
         """Sums of maps and of squares, by group, of a block, which is used up."""
         centred = part.sub_(1 / part.shape[-1])
@@ -126,31 +116,32 @@ class LayerSums:
         for group, total in zip(present.tolist(), sums, strict=True):
             self.maps[group, :, rows] += total.view(part.shape[1:])
 
-    @property
-    def groups(self) -> list[int]:
-        """The groups that have images."""
-        return self.in_group.nonzero().flatten().tolist()
-
-    def stderr(self) -> Float[Tensor, "k h"]:
-        """Standard errors of ``mean`` over images."""
-        return (self.squares / (self.count - 1) / self.count).sqrt()
-
-    def mean_over(self, groups: Sequence[int]) -> Float[Tensor, "k h"]:
-        """``IMAGE_MEASURES`` on average over the images of some groups."""
-        return self.by_group[list(groups)].sum(0) / self.in_group[list(groups)].sum()
-
-    def average(self, groups: Sequence[int] | None = None) -> Float[Tensor, "h Q K"]:
-        """The average map over the images of some groups, in float32 or better; default: of all."""
-        chosen = self.groups if groups is None else list(groups)
-        total = self.maps[chosen[0]].clone()
+    def average(
+        self, groups: Sequence[int] | None = None, heads: slice = slice(None)
+    ) -> Float[Tensor, "h Q K"]:
+        """The average maps of some heads over the images of some groups, in float32 or better; default: of all."""
+        chosen = self.values.groups if groups is None else list(groups)
+        total = self.maps[chosen[0], heads].clone()
         for group in chosen[1:]:
-            total += self.maps[group]
-        return total.div_(self.in_group[chosen].sum().item()).add_(1 / self.maps.shape[-1]).cpu()
+            total += self.maps[group, heads]
+        return total.div_(self.images_in(chosen)).add_(1 / self.maps.shape[-1]).cpu()
 
-    def moments(self, groups: Sequence[int]) -> tuple[Float[Tensor, " h"], float]:
-        """The mean of |S - 1/K|² over the maps of some groups, and how many they are."""
-        count = self.in_group[list(groups)].sum().item()
-        return self.spread[list(groups)].sum(0) / count, count
+    def images_in(self, groups: Sequence[int]) -> float:
+        """How many images some groups have."""
+        return self.values.in_group[list(groups)].sum().item()
+
+    def total(self, groups: Sequence[int]) -> Float[Tensor, " h"]:
+        """The mean of |S - 1/K|² over the maps of some groups."""
+        return self.spread[list(groups)].sum(0) / self.images_in(groups)
+
+    def products(self) -> Float[Tensor, "h G G"]:
+        """By head, the products <M_g, M_g'> of the sums M_g of S - 1/K over each group, in float64."""
+        found = torch.zeros(self.maps.shape[1], self.num_groups, self.num_groups, dtype=torch.double)
+        for head, sums in enumerate(self.maps.flatten(2).unbind(1)):
+            for part in sums.split(PRODUCT_ENTRIES, 1):
+                part = part.double()
+                found[head] += (part @ part.T).cpu()
+        return found
 
 
 def by_weight(part: Float[Tensor, "b h q K"], weight: Float[Tensor, "q K"]) -> Float[Tensor, "b h"]:

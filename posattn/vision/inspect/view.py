@@ -11,7 +11,7 @@ CELL = "padding:2px 6px;text-align:right;font-variant-numeric:tabular-nums;borde
 
 def grids_html(table: pd.DataFrame) -> str:
     """The measures of each head as coloured cells, rows layers and columns heads; the first measure is open."""
-    heads = table[table.layer >= 0]
+    heads = table[table["head"] >= 0]
     names = [name for name in heads.measure.unique() if heads[heads.measure == name].value.notna().any()]
     grids = [
         f"<details{' open' if number == 0 else ''}><summary>{escape(name)}: {span(values)}</summary>"

@@ -25,6 +25,7 @@ from posattn.vision.models.attention import PositionalAttention
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 See = Callable[[Any, Tensor, Tensor], None]  # key, maps, batch
 SeeLazily = Callable[[Any, LazyMaps, Layout, Tensor], None]  # key, maps, layout, batch
+SeeOutput = Callable[[Any, Any, Layout, Tensor], None]  # key, output of the block around, layout, batch
 Refuse = Callable[[Any, TypeError], None]  # key, why
 
 
@@ -75,16 +76,23 @@ def observe(
     see: SeeLazily,
     batch_size: int = 64,
     refuse: Refuse = raise_it,
+    see_output: SeeOutput | None = None,
 ) -> int:
     """``watch_attention`` of the layers of an adapter, with maps that are not computed yet.
 
-    ``refuse`` gets the TypeError of a layer that cannot be observed. Nothing is compiled, and no surrounding
+    ``refuse`` gets the TypeError of a layer that cannot be observed, ``see_output`` what the block around a layer
+    gives. Nothing is compiled, and no surrounding
     autocast applies: what is measured is computed in the model's own type.
     """
     inner, _ = unwrap(model)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     count = 0
-    with evaluating(inner), torch.no_grad(), uncompiled(inner), hooked(layers, see, refuse) as watch:
+    with (
+        evaluating(inner),
+        torch.no_grad(),
+        uncompiled(inner),
+        hooked(layers, Watch(see, refuse, see_output)) as watch,
+    ):
         for batch in batches(images, batch_size):
             watch.batch = batch.to(like)
             watch.image = (batch.shape[2], batch.shape[3])
@@ -100,9 +108,9 @@ class Watch(TorchFunctionMode):
     batch: Tensor
     image: tuple[int, int]
 
-    def __init__(self, see: SeeLazily, refuse: Refuse) -> None:
+    def __init__(self, see: SeeLazily, refuse: Refuse, see_output: SeeOutput | None = None) -> None:
         super().__init__()
-        self.see, self.refuse = see, refuse
+        self.see, self.refuse, self.see_output = see, refuse, see_output
         self.calls: list[LazyMaps | str] | None = None  # None outside of attention layers
         self.layouts: dict[Any, Layout] = {}
 
@@ -145,6 +153,11 @@ class Watch(TorchFunctionMode):
             return
         keep_grid(self.layouts, key, layout)
         self.see(key, maps, layout, self.batch)
+
+    def after(self, module: nn.Module, inputs: Any, output: Any, key: Any) -> None:
+        """After the block around a layer that was seen."""
+        if self.see_output is not None and key in self.layouts:
+            self.see_output(key, output, self.layouts[key], self.batch)
 
     def maps_of(self, calls: list[LazyMaps | str], module: nn.Module, layer: AttentionLayer) -> LazyMaps:
         """The maps of all heads of a layer."""
@@ -230,9 +243,9 @@ def attention_map(*args: Any, **kwargs: Any) -> Tensor:
 
 
 @contextmanager
-def hooked(layers: Mapping[Any, AttentionLayer], see: SeeLazily, refuse: Refuse) -> Iterator[Watch]:
+def hooked(layers: Mapping[Any, AttentionLayer], watch: Watch) -> Iterator[Watch]:
     """A watch over the layers while it lasts; ``nn.MultiheadAttention`` takes its plain path."""
-    watch, fast = Watch(see, refuse), torch.backends.mha.get_fastpath_enabled()
+    fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
@@ -240,6 +253,8 @@ def hooked(layers: Mapping[Any, AttentionLayer], see: SeeLazily, refuse: Refuse)
             module = layer.module
             stack.callback(module.register_forward_pre_hook(watch.begin).remove)
             stack.callback(module.register_forward_hook(partial(watch.end, key=key, layer=layer)).remove)
+            if watch.see_output is not None and layer.block is not None:
+                stack.callback(layer.block.register_forward_hook(partial(watch.after, key=key)).remove)
         for entry in {id(layer.entry): layer.entry for layer in layers.values() if layer.entry}.values():
             stack.callback(entry.register_forward_pre_hook(watch.enter, with_kwargs=True).remove)
         yield watch

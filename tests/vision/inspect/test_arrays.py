@@ -129,7 +129,7 @@ class Cells(HTMLParser):
 def test_a_notebook_shows_every_measure_of_every_head(inspection: Inspection) -> None:
     html, table = inspection._repr_html_(), inspection.table()
     cells = Cells(html)
-    shown = table[table.layer >= 0]
+    shown = table[table["head"] >= 0]
     assert cells.titles == [
         f"{value:.4g} ± {error:.2g}"
         for _, group in shown.groupby("measure", sort=False)

@@ -51,7 +51,7 @@ def test_differences_are_those_of_the_tables_and_errors_those_of_pairs() -> None
     np.testing.assert_allclose(shown.difference, change.mean(1).ravel(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(shown.stderr, (groups.std(0, ddof=1) / 8**0.5).ravel(), rtol=1e-3, atol=1e-7)
     np.testing.assert_allclose(table.difference, table.b - table.a)
-    assert table[table.layer >= 0].stderr.gt(0).all()
+    assert table[table["head"] >= 0].stderr.gt(0).all()
 
 
 def test_other_images_are_independent() -> None:
@@ -80,7 +80,7 @@ def test_a_model_does_not_differ_from_itself() -> None:
     inspection = inspect_model(vit(0), images(6))
     table = compare(inspection, inspection)
     assert (table.difference == 0).all()
-    assert (table[table.layer >= 0].stderr == 0).all()
+    assert (table[table["head"] >= 0].stderr == 0).all()
     assert max(each.max() for each in moved(side_of(inspection), side_of(inspection))) == 0
 
 

@@ -18,10 +18,12 @@ from posattn.structure.partition import Partition
 from posattn.vision.grid import Grid, Layout, neighbourhoods
 from posattn.vision.inspect import average
 from posattn.vision.inspect.adapters.find import find_attention
-from posattn.vision.inspect.inspection import MEASURES, inspect_attention, inspect_model
+from posattn.vision.inspect.inspection import inspect_attention, inspect_model
 from posattn.vision.inspect.lazy import FromMaps
+from posattn.vision.inspect.norms import NORM_MEASURES
 from posattn.vision.inspect.positions import by_distance, closeness_correlation, similarity
 from posattn.vision.inspect.sums import LayerSums
+from posattn.vision.inspect.tables import MEASURES
 
 SMALL: dict[str, Any] = {
     "img_size": 16, "patch_size": 4, "in_chans": 1, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 2,
@@ -120,13 +122,13 @@ def test_the_noise_correction_is_unbiased_where_the_plain_share_is_not(generator
     def estimate() -> tuple[float, float]:
         sums = LayerSums(layout(3), 1.5)
         sums.add(FromMaps((mean + 1.5 * torch.randn(n, 1, 9, 9, generator=generator)).softmax(-1)), n)
-        total, count = sums.moments(sums.groups)
+        total = sums.total(sums.values.groups)
         plain = ((sums.average() - 1 / 9) ** 2).sum() / total.item()
-        return float(average.positionality(sums.average(), total, count)), float(plain)
+        return float(average.positionality(sums.average(), total, n)), float(plain)
 
     many = LayerSums(layout(3), 1.5)
     many.add(FromMaps((mean + 1.5 * torch.randn(20_000, 1, 9, 9, generator=generator)).softmax(-1)), 20_000)
-    truth = float(average.positionality(many.average(), *many.moments(many.groups)))
+    truth = float(average.positionality(many.average(), many.total(many.values.groups), 20_000))
     corrected, plain = np.mean([estimate() for _ in range(400)], axis=0)
     assert corrected == pytest.approx(truth, abs=0.01)
     assert plain > truth + 0.07
@@ -135,7 +137,7 @@ def test_the_noise_correction_is_unbiased_where_the_plain_share_is_not(generator
 @pytest.mark.parametrize("scores", ["encodings", "relative", "table"])
 def test_positional_attention_has_positionality_one(scores: str) -> None:
     table = inspect_attention(make("vit_posattn_tiny_patch16_224", scores=scores), images())
-    of_heads = table[table.layer >= 0]
+    of_heads = table[table["head"] >= 0]
     assert of_heads[of_heads.measure == "positionality"].value.to_numpy() == pytest.approx(1.0, abs=1e-5)
     assert of_heads.stderr.max() < 1e-5
 
@@ -158,8 +160,8 @@ def test_attention_that_ignores_all_is_positional_and_scores_the_reference() -> 
 def test_the_table_is_tidy() -> None:
     table = inspect_attention(make(), images())
     assert list(table.columns) == ["layer", "head", "measure", "value", "stderr"]
-    assert set(table.measure) == {*MEASURES, "pos_embed_similarity"}
-    assert len(table) == 2 * 3 * len(MEASURES) + 1
+    assert set(table.measure) == {*MEASURES, *NORM_MEASURES, "pos_embed_similarity"}
+    assert len(table) == 2 * 3 * len(MEASURES) + 2 * len(NORM_MEASURES) + 1
     assert not table.duplicated(["layer", "head", "measure"]).any()
     assert table.attrs["layers"] == ["blocks.0.attn", "blocks.1.attn"]
     assert table.attrs["grid"] == [4, 4]
@@ -227,9 +229,9 @@ def test_the_jackknife_is_the_spread_over_repetitions() -> None:
     for _ in range(100):
         sums = LayerSums(layout(3), 1.5)
         sums.add(FromMaps((mean + torch.randn(64, 1, 9, 9, generator=generator)).softmax(-1)), 64)
-        found = average.jackknife(lambda groups, s=sums: average.measure_average(s, own, groups), sums.groups)
-        values.append(float(found[0][0, 0]))
-        errors.append(float(found[1][0, 0]))
+        estimate, groups = average.estimator(sums, own), sums.values.groups
+        values.append(float(estimate(groups)[0, 0]))
+        errors.append(float(average.jackknife_error(average.without_each(estimate, groups))[0, 0]))
     assert np.sqrt(np.square(errors).mean()) == pytest.approx(np.std(values, ddof=1), rel=0.25)
 
 

@@ -1,9 +1,11 @@
 """The adapter of a model: by the library that its vision tower comes from, looked for through wrappers."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from posattn.vision.inspect.adapters import open_clip, timm, torchvision, transformers
-from posattn.vision.inspect.adapters.layer import Tower
+from posattn.vision.inspect.adapters.layer import Tower, with_blocks
 
 TRANSPARENT = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
@@ -30,7 +32,7 @@ def find_attention(model: nn.Module) -> Tower:
     if not tower.layers:
         reasons = "; ".join(dict.fromkeys(tower.left_out.values()))
         raise ValueError(f"no attention of {type(inner).__name__} can be observed: {reasons}")
-    return tower
+    return replace(tower, layers=with_blocks(model, tower.layers))
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxtyping import Float
@@ -24,6 +24,7 @@ class AttentionLayer:
     ``windowed``: attends within square windows, ordered image by image.
     ``pooled``: attends over pooled tokens, fewer than the layer's input has.
     ``maps_per_head``: how many softmax maps each head has (2 in differential attention).
+    ``block``: the module whose output is the layer's tokens after attention and MLP, where it has one of its own.
     """
 
     path: str
@@ -35,6 +36,7 @@ class AttentionLayer:
     windowed: bool = False
     pooled: bool = False
     maps_per_head: int = 1
+    block: nn.Module | None = None
 
     def layout(self, image: ImageSize, windows: int, num_queries: int, num_keys: int) -> Layout:
         """The tokens of a forward pass over images of (H, W) pixels, each in so many windows.
@@ -120,3 +122,25 @@ def owner_of(model: nn.Module, path: str, *names: str) -> nn.Module:
     parts = path.split(".")
     around = [model.get_submodule(".".join(parts[:end])) for end in range(len(parts))]
     return next((module for module in reversed(around) if any(hasattr(module, n) for n in names)), model)
+
+
+def with_blocks(model: nn.Module, layers: list[AttentionLayer]) -> list[AttentionLayer]:
+    """The layers with the innermost module of a sequence that holds each and no other of them."""
+    paths = [layer.path for layer in layers]
+    found = []
+    for layer in layers:
+        block = block_path(model, layer.path)
+        alone = block and not layer.windowed and sum(path.startswith(f"{block}.") for path in paths) == 1
+        found.append(replace(layer, block=model.get_submodule(block)) if alone and block else layer)
+    return found
+
+
+def block_path(model: nn.Module, path: str) -> str | None:
+    """The path of the innermost block around ``path``: a member of a sequence that is none itself."""
+    sequences, parts = (nn.Sequential, nn.ModuleList), path.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        around = model.get_submodule(".".join(parts[: end - 1]))
+        inner = model.get_submodule(".".join(parts[:end]))
+        if isinstance(around, sequences) and not isinstance(inner, sequences):
+            return ".".join(parts[:end])
+    return None
