@@ -22,7 +22,7 @@ from posattn.vision.data.streams import ImageStream
 from posattn.vision.models.mimetic import init_mimetic
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.logs import TrainingLog, follow_trainings
-from posattn.vision.training.loop import evaluate, train
+from posattn.vision.training.loop import TrainRecord, evaluate, train
 from posattn.vision.training.weights import load_weights
 
 AnyImages = ImageSet | ImageStream
@@ -126,14 +126,15 @@ def fit(
 ) -> dict[str, Any]:
     """Train a model and save its weights as ``unit``; an interrupted training continues from its checkpoint.
 
-    It is tested ``after`` these epochs, or (None) after every one. Returns ``accuracy`` and ``elapsed`` (seconds of
-    training so far) at each test, ``seconds`` of the whole training, and ``precision``, float32 or bfloat16.
+    It is tested ``after`` these epochs, or (None) after every one, in the precision of the training. Returns
+    ``accuracy`` and ``elapsed`` (seconds of training so far, without tests) at each test, ``seconds`` of the whole
+    training, and ``precision``, float32 or bfloat16.
     """
     run = RunFolder(folder)
     with TrainingLog(run, unit, tensorboard) as log:
         for record in train(model, train_set, config, seed=seed, checkpoints=folder / CHECKPOINTS / unit):
             tested = record.end_of_epoch and (after is None or round(record.epoch) in after)
-            log.write(record, **({"accuracy": evaluate(record.model, test_set)} if tested else {}))
+            log.write(record, **({"accuracy": test(record, test_set)} if tested else {}))
     run.save_tensors(unit, model.state_dict())
     tests = [row for row in log.rows if "accuracy" in row]
     return {
@@ -142,6 +143,11 @@ def fit(
         "seconds": record.seconds,
         "precision": record.precision,
     }
+
+
+def test(record: TrainRecord, test_set: AnyImages) -> float:
+    """The accuracy of a model in training, computed as it is trained: precision, compilation, processes."""
+    return evaluate(record.model, test_set, precision=record.precision, compile=record.compiled, divide=True)
 
 
 def weights_name(name: str, seed: int) -> str:

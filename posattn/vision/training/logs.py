@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 
 from posattn.runs.device import choose_precision
 from posattn.runs.folder import TENSORBOARD, RunFolder
+from posattn.vision.training.compiling import compiler_of
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.state import TrainRecord
 
@@ -61,7 +62,7 @@ class TrainingLog:
         if self._writer is None:
             folder = self.run.path / TENSORBOARD / self.name
             self._writer = SummaryWriter(str(folder), purge_step=row["step"])
-        for key in row.keys() - {"step", "steps", "end_of_epoch", "precision"}:
+        for key in row.keys() - {"step", "steps", "end_of_epoch", "precision", "compiled"}:
             self._writer.add_scalar(key, row[key], row["step"])
 
     def close(self) -> None:
@@ -105,8 +106,11 @@ def training_bar(records: Iterable[TrainRecord], progress: Progress, name: str) 
 
 
 def show_precision(config: TrainConfig, progress: Progress) -> None:
-    """Print one line on the precision of the coming trainings and the reason for it."""
-    line = f"posattn: {choose_precision(config.precision, str(PartialState().device))}"
+    """Print one line on the precision of the coming trainings and the reason for it, and whether they are compiled."""
+    device = PartialState().device
+    line = f"posattn: {choose_precision(config.precision, str(device))}"
+    if config.compile and not compiler_of(device.type):
+        line += "; not compiled: no compiler was found"
     progress.console.print(line, soft_wrap=True, highlight=False)
 
 

@@ -4,17 +4,21 @@ One loop on accelerate for one process or many, with timm's optimizers and sched
 records and prints nothing: progress bars, logs and measurements are up to the caller.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from torch import nn
+from accelerate import Accelerator, PartialState
+from accelerate.utils import reduce
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from posattn import checks
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.data.streams import ImageStream
+from posattn.vision.training.compiling import compiled
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.resume import restore, save
 from posattn.vision.training.signals import StopSignal
@@ -93,23 +97,53 @@ def evaluate(
     *,
     batch_size: int = 512,
     transform: Transform | None = None,
+    precision: str = "float32",
+    compile: bool = False,
+    divide: bool = False,
 ) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is restored.
+
+    Args:
+        model: a classifier.
+        image_set: the images.
+        batch_size: at most so many images at once.
+        transform: applied to every batch of float images.
+        precision: ``float32``, or ``bfloat16`` for autocast.
+        compile: with torch.compile, which pays if it is called often.
+        divide: divide the images among the processes of a distributed run, which all call this and all get the accuracy
+            on the whole set.
 
     Raises:
         MemoryError: out of memory: says what to lower.
     """
     checks.positive_int("batch_size", batch_size)
+    checks.known("precision", precision, ("float32", "bfloat16"))
     device = next(model.parameters()).device
+    rank, ranks = (PartialState().process_index, PartialState().num_processes) if divide else (0, 1)
+    most = min(batch_size, math.ceil(len(image_set) / ranks))
+    parts = equal_parts(len(image_set), most)[rank::ranks]
     training = model.training
-    model.eval()
-    correct = 0
+    run = compiled(model.eval()) if compile else model.eval()
+    correct = torch.zeros((), dtype=torch.long, device=device)
     try:
-        with memory_advice(f"batch_size {batch_size} in evaluation: lower batch_size"):
-            for images, labels in image_set.batches(torch.arange(len(image_set)).split(batch_size)):
+        with (
+            memory_advice(f"batch_size {batch_size} in evaluation: lower batch_size"),
+            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+        ):
+            for part, (images, labels) in zip(parts, image_set.batches(parts), strict=True):
                 pixels = to_float(images.to(device))
-                logits = model(pixels if transform is None else transform(pixels))
-                correct += int((logits.argmax(-1) == labels.to(device)).sum())
+                logits = run(pixels if transform is None else transform(pixels))
+                correct += (logits.argmax(-1) == labels.to(device))[: part.unique().numel()].sum()
     finally:
         model.train(training)
-    return correct / len(image_set)
+    return int(reduce(correct, "sum") if divide else correct) / len(image_set)
+
+
+def equal_parts(count: int, most: int) -> list[Int[Tensor, " size"]]:
+    """The numbers below ``count`` in parts of one size, at most ``most``; the last number is repeated to fill the last.
+
+    One size is what a compiled model is compiled for.
+    """
+    number = math.ceil(count / most)
+    size = math.ceil(count / number)
+    return list(torch.arange(number * size).clamp(max=count - 1).split(size))

@@ -23,6 +23,7 @@ from posattn.vision.data.augment import Mixer, augment, derived_seed, make_mixer
 from posattn.vision.data.decoding import Images
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.data.streams import ImageStream
+from posattn.vision.training.compiling import compiled, compiler_of
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.precision import attention_for, refuse_wrong_convolutions
 
@@ -43,6 +44,7 @@ class TrainRecord(NamedTuple):
     end_of_epoch: bool
     precision: str  # float32 or bfloat16
     model: nn.Module  # to evaluate: with the averaged weights if there are any
+    compiled: bool = False
 
     @property
     def scalars(self) -> dict[str, Any]:
@@ -85,7 +87,10 @@ class Training:
         )
         self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)
         self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
-        self.runner = accelerator.prepare_model(torch.compile(model) if config.compile else model)
+        self.compiled = config.compile and bool(compiler_of(self.device.type))
+        if self.compiled:
+            torch.compiler.reset()  # else models trained earlier count against torch's limit of graphs
+        self.runner = accelerator.prepare_model(compiled(model) if self.compiled else model)
         self.step, self.seconds, self.clock = 0, 0.0, time.perf_counter()
         self.losses: list[Tensor] = []  # of the steps since the last record
         self.last: TrainRecord | None = None
@@ -190,6 +195,7 @@ class Training:
             end_of_epoch=self.step % self.steps_per_epoch == 0,
             precision=self.dtype,
             model=self.averaged,
+            compiled=self.compiled,
         )
         return self.last
 

@@ -9,10 +9,11 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from posattn.vision.data.images import ImageSet, load_images
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.loop import evaluate, train
+from posattn.vision.training.loop import equal_parts, evaluate, train
 
 SHORT = TrainConfig(
     epochs=3, batch_size=32, warmup_epochs=0.5, precision="float32", record_every=2, checkpoint_every=3
@@ -221,20 +222,30 @@ def test_batch_norm_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = []
-
-    def compile_without_kernels(model: nn.Module) -> nn.Module:
-        compiled.append(model)
-        return real(model, backend="aot_eager")
-
+    """Training and test: one graph for each, however often they are called, and the numbers of the model itself."""
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", compile_without_kernels)
-    model = tiny_vit()
-    assert losses(model, few(), replace(SHORT, compile=True)) == pytest.approx(
-        losses(tiny_vit(), few(), SHORT)
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: real(model, backend="aot_eager", **options)
     )
-    assert compiled == [model]
-    assert not any("_orig_mod" in name for name in model.state_dict())
+    model, test_set, config = tiny_vit(), few(70), replace(SHORT, epochs=2, ema_decay=0.5)
+    graphs = counters["stats"]
+    graphs.clear()
+    plain = [(r.loss, evaluate(r.model, test_set, batch_size=32)) for r in train(tiny_vit(), few(), config)]
+    same = []
+    for record in train(model, few(), replace(config, compile=True)):
+        same.append((record.loss, evaluate(record.model, test_set, batch_size=32, compile=record.compiled)))
+    assert record.compiled
+    assert graphs["unique_graphs"] == 2
+    assert [loss for loss, _ in same] == pytest.approx([loss for loss, _ in plain])
+    assert [accuracy for _, accuracy in same] == pytest.approx([accuracy for _, accuracy in plain], abs=0.02)
+    assert not any("_orig_mod" in name for name in [*model.state_dict(), *record.model.state_dict()])
+
+
+def test_without_a_compiler_a_training_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    records = list(train(tiny_vit(), few(), replace(SHORT, compile=True)))
+    assert not any(record.compiled for record in records)
+    assert [record.loss for record in records] == losses(tiny_vit(), few(), SHORT)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lamb", "lion", "adafactor", "nadamw"])
@@ -301,9 +312,20 @@ def test_accuracy_is_the_share_of_right_answers() -> None:
     losses(model, data, SHORT)
     with torch.no_grad():
         answers = deepcopy(model).eval()(data.images / 127.5 - 1).argmax(-1)
-    assert evaluate(model, data, batch_size=7) == evaluate(model, data)
+    assert evaluate(model, data, batch_size=7) == evaluate(model, data) == evaluate(model, data, divide=True)
+    half = evaluate(model, data, precision="bfloat16")
+    assert half == pytest.approx(evaluate(model, data), abs=0.02)
     assert evaluate(model, data) == pytest.approx((answers == data.labels).double().mean().item())
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "sizes"), [(10, 4, [4, 4, 4]), (5, 4, [3, 3]), (3, 512, [3]), (512, 512, [512])]
+)
+def test_parts_have_one_size_and_hold_every_number(count: int, most: int, sizes: list[int]) -> None:
+    parts = equal_parts(count, most)
+    assert [len(part) for part in parts] == sizes
+    assert torch.cat([part.unique() for part in parts]).tolist() == list(range(count))
 
 
 @pytest.mark.parametrize(
