@@ -97,6 +97,11 @@ def test_every_model_is_compared_with_every_seed(tmp_path: Path) -> None:
         line["accuracy"] for line in logged if line["event"] == "images-ViT-1" and "accuracy" in line
     ]
     assert accuracies[-1] == images["final_accuracy"]["ViT"][1]
+    gap = images["gaps"]["hybrid"]["final"]["values"]
+    final = images["final_accuracy"]
+    assert gap == pytest.approx([100 * (a - b) for a, b in zip(final["hybrid"], final["ViT"], strict=True)])
+    titles = [item["title"] for section in result["page"] for item in section["items"]]
+    assert {f"Accuracy minus the ViT's, at equal {what}" for what in ("epochs", "time")} <= set(titles)
 
 
 def test_seconds_to_the_originals_accuracy() -> None:

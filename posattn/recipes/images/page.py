@@ -6,14 +6,14 @@ from typing import Any
 from posattn.recipes.images.positions import THRESHOLD
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
-from posattn.runs.page import Gallery, GridMaps, Section, Table, mean_lines
+from posattn.runs.page import Gallery, GridMaps, Lines, Section, Table, mean_lines
 from posattn.runs.seeds import mean_std, mean_std_text
 
 Numbers = dict[str, Any]
 
 
 def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Section:
-    """A table of the models, accuracy over epochs and over seconds, and where the positional model looks."""
+    """A table of the models, accuracy over epochs and over seconds, the gaps, and where the positional model looks."""
     final = numbers["final_accuracy"]
     curves, accuracy = {name: name for name in final}, {"over": "images.accuracy", "y_label": "test accuracy"}
     over_epochs = mean_lines(
@@ -22,7 +22,7 @@ def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> S
         curves,
         **accuracy,
         x_label="epoch",
-        caption=f"Mean and standard deviation over {config.seeds} seeds.",
+        caption=spread_text(config),
     )
     over_seconds = mean_lines(
         "Test accuracy over the seconds that training took",
@@ -35,23 +35,108 @@ def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> S
     return Section(
         "Real images",
         claim(config, numbers, timing),
-        [models_table(config, numbers, timing), over_epochs, over_seconds, *maps(config, numbers)],
+        [
+            models_table(config, numbers, timing),
+            over_epochs,
+            over_seconds,
+            *gap_items(config, numbers),
+            *maps(config, numbers),
+        ],
     )
 
 
 def claim(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> str:
     """The two models that are compared; where one is not there, the accuracy of each that is."""
     final, speed = numbers["final_accuracy"], timing["images_per_second"]
-    percent = {name: mean_std_text(values, 1, 100) for name, values in final.items()}
+    percent = {name: percent_text(values) for name, values in final.items()}
     if not {ORIGINAL, POSITIONAL} <= final.keys():
         reached = ", ".join(f"{name} {value} %" for name, value in percent.items())
         return f"Test accuracy on {config.data.data}: {reached}."
     ratio = speed[POSITIONAL][0] / speed[ORIGINAL][0]
     return (
-        "On real images a ViT whose attention depends on positions alone does about as well as the original. "
-        f"Here it reached {percent[POSITIONAL]} % against {percent[ORIGINAL]} % on {config.data.data}, "
-        f"at {ratio:.2f} times the original's inference throughput."
+        f"A ViT whose attention depends on positions alone reached {percent[POSITIONAL]} % on {config.data.data} after "
+        f"{count_text(config.train.epochs, 'epoch')}, the original {percent[ORIGINAL]} %, "
+        f"at {ratio:.2f} times the original's inference throughput. {lead_text(numbers['gaps'][POSITIONAL])}"
     )
+
+
+def lead_text(gap: Numbers) -> str:
+    """Whether a lead after the first epochs is there at the end."""
+    early, final = gap["early"], gap["final"]
+    first = count_text(gap["early_epoch"], "epoch")
+    told = f"It was {gap_text(early)} points ahead after {first} and {gap_text(final)} at the end"
+    if final["half"] is None:
+        return f"{told} (one seed: the uncertainty is not known)."
+    if abs(final["mean"]) <= final["half"]:
+        verdict = "the final gap cannot be told from none"
+    elif final["mean"] < 0:
+        verdict = "the original is ahead in the end"
+    else:
+        verdict = "the lead lasts" if early["mean"] > 0 else "the positional ViT is ahead in the end"
+    return f"{told} (95 % intervals over {len(final['values'])} seeds): {verdict}."
+
+
+def gap_items(config: ImagesConfig, numbers: Numbers) -> Iterator[Table | Lines]:
+    """How far the other models are ahead of the original: a table, and figures over epochs and over seconds."""
+    if not (gaps := numbers["gaps"]):
+        return
+    rows = [
+        [name, *(gap_text(gap[when]) for when in ("early", "final", "at_time"))] for name, gap in gaps.items()
+    ]
+    early = count_text(next(iter(gaps.values()))["early_epoch"], "epoch")
+    uncertainty = "One seed, so no uncertainty."
+    if config.seeds > 1:
+        uncertainty = f"Mean and 95 % confidence interval (Student) over {config.seeds} seeds."
+    yield Table(
+        f"Accuracy minus the {ORIGINAL}'s, in points, paired by seed",
+        ["model", f"after {early}", f"after all {config.train.epochs}", "at equal time"],
+        rows,
+        caption=f"{uncertainty} At equal time: when the quicker of the two has finished; the other has then not yet "
+        f"lowered its learning rate to 0, which costs it accuracy. {sharing_text(numbers)}",
+    )
+    yield gap_lines("at equal epochs", "images.epoch", list(gaps), "epochs", config)
+    if timed := [name for name, gap in gaps.items() if gap["time"]]:
+        seconds = {name: f"images.gaps.{name}.time.seconds" for name in timed}
+        yield gap_lines("at equal time", seconds, timed, "time", config)
+
+
+def gap_lines(when: str, x: str | dict[str, str], names: list[str], over: str, config: ImagesConfig) -> Lines:
+    """A figure of gaps to the original."""
+    mean, std = ({name: f"images.gaps.{name}.{over}.{part}" for name in names} for part in ("mean", "std"))
+    return Lines(
+        f"Accuracy minus the {ORIGINAL}'s, {when}",
+        x,
+        mean,
+        std,
+        x_label="seconds" if over == "time" else "epoch",
+        y_label="points",
+        caption=f"{spread_text(config)} Differences are taken seed by seed.",
+    )
+
+
+def gap_text(estimate: Numbers | None) -> str:
+    """A difference with its sign, and half its interval where there are several seeds."""
+    if estimate is None:
+        return "–"
+    half = "" if estimate["half"] is None else f" ± {estimate['half']:.1f}"
+    return f"{estimate['mean']:+.1f}{half}"
+
+
+def percent_text(values: list[float]) -> str:
+    """Mean and standard deviation over seeds in percent; of one seed, its value."""
+    return mean_std_text(values, 1, 100) if len(values) > 1 else f"{100 * values[0]:.1f}"
+
+
+def count_text(count: int, what: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def spread_text(config: ImagesConfig) -> str:
+    """What the curves and their bars are, for captions."""
+    if config.seeds == 1:
+        return "One seed."
+    return f"Mean and standard deviation over {config.seeds} seeds."
 
 
 def maps(config: ImagesConfig, numbers: Numbers) -> Iterator[GridMaps | Gallery]:
@@ -82,10 +167,10 @@ def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Tab
     rows = [
         [
             name,
-            mean_std_text(final, 1, 100),
+            percent_text(final),
             f"{numbers['parameters'][name]:,}",
             f"{numbers['multiply_adds'][name] / 1e6:.1f}",
-            mean_std_text(seconds[name], 1),
+            seconds_text(seconds[name]),
             share_text(reached[name], original),
             median_text(*timing["images_per_second"][name]),
         ]
@@ -95,7 +180,7 @@ def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Tab
         f"Models of one size, trained alike on {config.data.data}",
         ["model", "accuracy, %", "parameters", "MACs, M", "training, s", f"to {ORIGINAL}'s", "images/s"],
         rows,
-        caption=f"Test accuracy and seconds of training: mean ± std over {config.seeds} seeds. {sharing_text(numbers)} "
+        caption=f"Test accuracy and seconds of training: {runs_text(config)}. {sharing_text(numbers)} "
         f"MACs: multiply-adds per image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final "
         f"one, as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the interquartile "
         f"range, the models interleaved.{skipped_text(numbers['skipped'])}",
@@ -109,9 +194,19 @@ def share_text(seconds: float | None, original: float | None) -> str:
     return "not reached" if seconds is None else f"{seconds / original:.2f}"
 
 
+def seconds_text(values: list[float]) -> str:
+    """Mean and standard deviation of seconds over seeds; of one seed, its value."""
+    return mean_std_text(values, 1) if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def runs_text(config: ImagesConfig) -> str:
+    """What a number of the table is of."""
+    return f"mean ± std over {config.seeds} seeds" if config.seeds > 1 else "one seed"
+
+
 def sharing_text(numbers: Numbers) -> str:
-    """A sentence on how the trainings ran, for captions."""
-    return f"Trainings share the machine, one thread each, in {numbers['precision']}."
+    """A sentence on what the seconds of the trainings are, for captions."""
+    return f"Trained in {numbers['precision']}; seconds are {numbers['clock']} time, without tests."
 
 
 def skipped_text(skipped: dict[str, int]) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 from posattn.bench.cost import multiply_adds
 from posattn.bench.timing import interleaved, quartiles
+from posattn.recipes.images.gaps import gaps
 from posattn.recipes.images.page import images_section
 from posattn.recipes.images.positions import gram_gallery
 from posattn.recipes.images.settings import ImagesConfig
@@ -67,6 +68,8 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
         "accuracy": over_seeds(accuracy),
         "final_accuracy": {name: [one[name][-1] for one in accuracy] for name in config.models},
         "precision": seeds[0][any_model]["precision"],
+        "clock": " and ".join(sorted({one[name]["clock"] for one in seeds for name in config.models})),
+        "gaps": gaps(seeds),
         "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
         "multiply_adds": {

@@ -128,7 +128,8 @@ def fit(
 
     It is tested ``after`` these epochs, or (None) after every one, in the precision of the training. Returns
     ``accuracy`` and ``elapsed`` (seconds of training so far, without tests) at each test, ``seconds`` of the whole
-    training, and ``precision``, float32 or bfloat16.
+    training, ``clock`` (of these seconds: ``CPU`` for one thread on a CPU, so that other work on a shared machine does
+    not count; else ``wall``), and ``precision``, float32 or bfloat16.
     """
     run = RunFolder(folder)
     with TrainingLog(run, unit, tensorboard) as log:
@@ -137,10 +138,13 @@ def fit(
             log.write(record, **({"accuracy": test(record, test_set)} if tested else {}))
     run.save_tensors(unit, model.state_dict())
     tests = [row for row in log.rows if "accuracy" in row]
+    alone = next(model.parameters()).device.type == "cpu" and torch.get_num_threads() == 1
+    clock = "cpu_seconds" if alone else "seconds"
     return {
         "accuracy": [row["accuracy"] for row in tests],
-        "elapsed": [row["seconds"] for row in tests],
-        "seconds": record.seconds,
+        "elapsed": [row[clock] for row in tests],
+        "seconds": record.scalars[clock],
+        "clock": "CPU" if alone else "wall",
         "precision": record.precision,
     }
 

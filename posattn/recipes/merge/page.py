@@ -11,6 +11,7 @@ def origins_section(origins: list[dict[str, Any]], shared: dict[str, str], anew:
         [
             origin["run"],
             ", ".join(map(str, origin["seeds"])),
+            ", ".join(origin["units"]),
             origin["device"],
             str((origin["versions"] or {}).get("torch")),
             (origin["git_commit"] or "unknown")[:12],
@@ -30,5 +31,5 @@ def origins_section(origins: list[dict[str, Any]], shared: dict[str, str], anew:
     return Section(
         "Where the numbers come from",
         claim,
-        [Table("Merged runs", ["run", "seeds", "device", "torch", "commit", "command"], rows)],
+        [Table("Merged runs", ["run", "seeds", "parts", "device", "torch", "commit", "command"], rows)],
     )

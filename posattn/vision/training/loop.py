@@ -5,7 +5,6 @@ records and prints nothing: progress bars, logs and measurements are up to the c
 """
 
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def train(
 
 def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
     """The rest of a training. A checkpoint is written only after its record was used, so none is ever lost."""
-    run.clock = time.perf_counter()
+    run.start_clocks()
     if run.step == run.steps and run.last is not None:
         yield run.last
     with StopSignal(active=checkpoints is not None) as stop:
@@ -79,7 +78,7 @@ def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
             run.update()
             if run.record_due:
                 yield run.record()
-                run.clock = time.perf_counter()
+                run.start_clocks()
             stopping = run.agree(bool(stop.received))
             if checkpoints is not None and (stopping or run.checkpoint_due):
                 save(run, checkpoints)

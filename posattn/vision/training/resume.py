@@ -30,6 +30,7 @@ def save(training: Training, folder: Path) -> None:
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()} | {"losses": losses}
     if training.accelerator.is_main_process:
         meta = {"run": identity(training), "optimizer": others, "seconds": training.seconds}
+        meta["cpu_seconds"] = training.cpu_seconds
         meta["last"] = None if training.last is None else training.last.scalars
         save_checkpoint(folder, training.step, tensors, meta)
 
@@ -55,6 +56,7 @@ def restore(training: Training, folder: Path) -> None:
         training.ema.module.load_state_dict(under("ema.", tensors))
     load_optimizer(training.optimizer, under("optimizer.", tensors), meta["optimizer"])
     training.step, training.seconds = checkpoint.step, meta["seconds"]
+    training.cpu_seconds = meta.get("cpu_seconds", training.seconds)  # older ones have none
     training.losses = list(tensors["losses"].to(training.device))
     training.scheduler.step_update(training.step)
     if meta["last"] is not None:

@@ -40,11 +40,14 @@ class TrainRecord(NamedTuple):
     loss: float  # mean training loss since the previous record
     lr: float  # of the last step
     images_per_second: float
-    seconds: float  # training time so far, including interrupted parts
+    seconds: float  # training time so far, including interrupted parts, without what is done between records
     end_of_epoch: bool
     precision: str  # float32 or bfloat16
     model: nn.Module  # to evaluate: with the averaged weights if there are any
     compiled: bool = False
+    cpu_seconds: float = (
+        0.0  # as seconds, of this process on the CPU: on a shared machine, what it would take alone
+    )
 
     @property
     def scalars(self) -> dict[str, Any]:
@@ -91,7 +94,8 @@ class Training:
         if self.compiled:
             torch.compiler.reset()  # else models trained earlier count against torch's limit of graphs
         self.runner = accelerator.prepare_model(compiled(model) if self.compiled else model)
-        self.step, self.seconds, self.clock = 0, 0.0, time.perf_counter()
+        self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
+        self.start_clocks()
         self.losses: list[Tensor] = []  # of the steps since the last record
         self.last: TrainRecord | None = None
         self.feed: Iterator[tuple[Images, Tensor]] | None = None  # of the epoch feed_epoch
@@ -180,10 +184,12 @@ class Training:
     def record(self) -> TrainRecord:
         """The record of the steps since the last one."""
         loss = self.finite_losses().mean().item()
-        now = time.perf_counter()
-        images = len(self.losses) * self.config.batch_size
-        speed = images / (now - self.clock)
-        self.seconds, self.clock, self.losses = self.seconds + now - self.clock, now, []
+        passed = time.perf_counter() - self.clock
+        speed = len(self.losses) * self.config.batch_size / passed
+        self.seconds += passed
+        self.cpu_seconds += time.process_time() - self.cpu_clock
+        self.losses = []
+        self.start_clocks()
         self.last = TrainRecord(
             step=self.step,
             steps=self.steps,
@@ -196,8 +202,13 @@ class Training:
             precision=self.dtype,
             model=self.averaged,
             compiled=self.compiled,
+            cpu_seconds=self.cpu_seconds,
         )
         return self.last
+
+    def start_clocks(self) -> None:
+        """Measure the seconds of the next record from now on."""
+        self.clock, self.cpu_clock = time.perf_counter(), time.process_time()
 
     def agree(self, stop: bool) -> bool:
         """Whether to stop now: processes stop together, at a step with a record."""

@@ -40,7 +40,7 @@ import json, os, sys, timm, torch
 from pathlib import Path
 from posattn.vision.data.images import load_images
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.loop import train
+from posattn.vision.training.loop import evaluate, train
 
 torch.manual_seed(0)
 sizes = dict(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=2, in_chans=1, num_classes=10)
@@ -50,8 +50,10 @@ sizes = dict(epochs=2, batch_size=32, accumulation=2, precision="float32")
 config = TrainConfig(**sizes, warmup_epochs=0.5, clip=1.0, ema_decay=0.9, record_every=1, checkpoint_every=5)
 folder = Path(sys.argv[1] + ".checkpoints")
 losses = [record.loss for record in train(model, data, config, checkpoints=folder)]
+seen = []
+accuracy = evaluate(model, data, divide=True, transform=lambda pixels: seen.append(len(pixels)) or pixels)
 if os.environ.get("RANK", "0") == "0":
-    open(sys.argv[1], "w").write(json.dumps([losses, os.environ.get("WORLD_SIZE", "1")]))
+    open(sys.argv[1], "w").write(json.dumps([losses, os.environ.get("WORLD_SIZE", "1"), accuracy, sum(seen)]))
 """
 
 
@@ -153,7 +155,7 @@ import sys, timm, torch
 from pathlib import Path
 from posattn.vision.data.streams import stream_images
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.loop import train
+from posattn.vision.training.loop import evaluate, train
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -188,7 +190,9 @@ def test_workers_that_decode_outlive_what_tells_their_group_to_stop(tmp_path: Pa
     assert int(kept.stem.removeprefix("step-")) == [*seen, *map(int, rest.split())][-1]
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_give_the_losses_and_the_accuracy_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(LAUNCHED)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -202,6 +206,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, monkeypatch: pytes
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (one[1], two[1]) == ("1", "2")
     assert two[0] == pytest.approx(one[0], abs=1e-5)
+    assert two[2] == pytest.approx(one[2], abs=0.011)  # of 200 images
+    assert (one[3], two[3]) == (200, 100)
     saved = [load_latest(tmp_path / f"{name}.checkpoints") for name in ("one", "two")]
     assert saved[0].step == saved[1].step == 12
     for name, tensor in saved[0].tensors.items():

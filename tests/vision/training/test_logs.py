@@ -54,7 +54,7 @@ def test_lines_and_tensorboard_hold_every_record(tmp_path: Path) -> None:
     assert [step for step, _ in drawn["loss"]] == [record.step for record in records]
     assert [value for _, value in drawn["loss"]] == pytest.approx([record.loss for record in records])
     assert [step for step, _ in drawn["accuracy"]] == [6, 12, 18]
-    assert set(drawn) == {"epoch", "loss", "lr", "images_per_second", "seconds", "accuracy"}
+    assert set(drawn) == {"epoch", "loss", "lr", "images_per_second", "seconds", "cpu_seconds", "accuracy"}
 
 
 def test_the_log_of_an_interrupted_training_is_that_of_a_whole_one(tmp_path: Path) -> None:
