@@ -90,7 +90,7 @@ def test_a_whole_conversion(place: Path, tmp_path: Path) -> None:
         assert one["cosine"]["loss"][0] == pytest.approx(0, abs=1e-6)
         assert one["cosine"]["loss"][-1] == pytest.approx(curves["greedy"]["cosine"]["loss"][-1])
         assert one["cosine"]["stderr"][-1] > 0
-    assert set(found["quality"]) == {"before recovery", "after recovery"}
+    assert list(found["quality"]) == ["before recovery", "after refit", "after recovery"]
     before = found["quality"]["before recovery"]["kept"]
     assert before["cosine"] == pytest.approx(found["chosen"]["kept"]["cosine"], abs=1e-4)
     (timed,) = found["speed"]["sizes"].values()
@@ -109,7 +109,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(place: Path, tmp_path: P
     config = config_of(place, budget=0.5, recover=12)
     whole = convert(config, tmp_path / "whole").result["convert"]
     kept = RunFolder.keep
-    for stop in ("alone as convolution", "greedy step 1", "curve greedy", "quality after"):
+    for stop in ("alone as convolution", "greedy step 1", "curve greedy", "refit", "quality after"):
 
         def keep(self: RunFolder, name: str, *values: object, stop: str = stop) -> None:
             if name.startswith(stop):

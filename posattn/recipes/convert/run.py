@@ -9,7 +9,7 @@ from rich.progress import Progress
 from posattn.recipes.convert.measuring import chosen, measured_alone, orders_of, traced
 from posattn.recipes.convert.page import sections
 from posattn.recipes.convert.plan import plan_of
-from posattn.recipes.convert.recovered import recovered
+from posattn.recipes.convert.recovered import recovered, refitted, require_refit
 from posattn.recipes.convert.results import (
     curves_for,
     describe_heads,
@@ -38,6 +38,7 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
     model = load_model(config)
     check_sizes(config, model)
     material = load_material(config, model, progress)
+    require_refit(config, model, material.calibration)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(config, model.to(device), material, device)
     alone: dict[str, list[Losses]] = {
@@ -53,6 +54,9 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
     averages = {number: found.mean for number, found in plan.statistics.items()}
     converted = replace_heads(model, averages, heads, config.window).eval()
     quality = {"before recovery": run.unit("quality before", partial(quality_of, converted, plan.measured))}
+    if config.refit:
+        converted = refitted(config, converted, model, material.recovery, run, progress)
+        quality["after refit"] = run.unit("quality refitted", partial(quality_of, converted, plan.measured))
     if config.recover:
         converted = recovered(config, converted, model, material.recovery, run, progress)
         quality["after recovery"] = run.unit("quality after", partial(quality_of, converted, plan.measured))

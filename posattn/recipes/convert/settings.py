@@ -82,6 +82,9 @@ class ConvertConfig:
     """Steps of the greedy order."""
     random_orders: Count = 3
     """Random orders to compare with."""
+    refit: Natural = 512
+    """Pictures, none of them measured, that the converted model's linear layers are refitted on by least squares; all
+    that there are if fewer, 0 for no refit."""
     recover: Natural = 0
     """Steps of recovery: training to match the original's features on all pictures but the measured ones."""
     batch_size: Count = 32
