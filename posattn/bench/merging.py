@@ -1,8 +1,8 @@
 """Token merging, written for this bench to compare converted models with, and the frontier of quality against speed.
 
 Source: Bolya et al., Token Merging, arXiv 2210.09461. After the attention of every block, r tokens are merged away:
-tokens are split alternately into A and B, each of A is matched with the token of B whose key is most similar, the r most
-similar pairs are averaged by size, and attention adds the logarithm of the sizes to the scores of its keys.
+tokens are split alternately into A and B, each of A is matched with the token of B whose key is most similar, the r
+most similar pairs are averaged by size, and attention adds the logarithm of the sizes to the scores of its keys.
 
 ``python -m posattn.bench.merging MODEL --images DIR --r 8 16 --converted FOLDER ...`` prints the frontier.
 """
@@ -43,9 +43,9 @@ class Matching(NamedTuple):
 
 
 def match(keys: Tokens, r: int, prefix: int) -> Matching:
-    """The r most similar pairs by the cosine of their keys; the first ``prefix`` tokens neither merge nor are merged into.
+    """The r most similar pairs by the cosine of their keys, at most half of the tokens.
 
-    At most half of the other tokens are merged.
+    The first ``prefix`` tokens neither merge nor are merged into.
     """
     unit = F.normalize(keys, dim=-1)
     even, odd = unit[:, ::2], unit[:, 1::2]
@@ -214,9 +214,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for name, point in found.items():
         cosine, near = (f"{mean:.4f} ± {error:.4f}" for mean, error in point.losses.values())
         median, low, high = point.speedup
-        print(
-            f"{name:40} {cosine:>17} {near:>17} {point.images_per_second.median:9.3f} {median:9.3f} ({low:.3f}-{high:.3f})"
-        )
+        rate = f"{point.images_per_second.median:9.3f} {median:9.3f} ({low:.3f}-{high:.3f})"
+        print(f"{name:40} {cosine:>17} {near:>17} {rate}")
 
 
 if __name__ == "__main__":

@@ -200,6 +200,12 @@ def test_models_that_cannot_be_converted(place: Path, tmp_path: Path) -> None:
     timm.models.save_for_hf(vit, tmp_path / "blind", safe_serialization=True)
     with pytest.raises(ValueError, match="features are constant over the 10 images"):
         convert(config_of(place, model=f"local-dir:{tmp_path / 'blind'}"), tmp_path / "c")
+    norms = timm.create_model(
+        "vit_relpos_small_patch16_rpn_224", img_size=32, embed_dim=24, depth=1, num_heads=3
+    )
+    timm.models.save_for_hf(norms, tmp_path / "norms", safe_serialization=True)
+    with pytest.raises(TypeError, match=r"block 0 cannot be refitted: .*; use --refit 0"):
+        convert(config_of(place, model=f"local-dir:{tmp_path / 'norms'}"), tmp_path / "d")
 
 
 def test_result_is_json(place: Path, tmp_path: Path) -> None:

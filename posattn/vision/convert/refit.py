@@ -2,11 +2,13 @@
 
 Each block adds to its tokens twice: by the output projection of its attention, and by the last linear layer of its MLP.
 Block by block, both are corrected so that the tokens of the converted model come closest to the original's, given what
-the converted model computes up to there. No gradients are used; the only choice, the ridge, is made on held-out pictures.
+the converted model computes up to there. No gradients are used; the only choice, of the ridge, is made on held-out
+pictures.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +49,8 @@ class Equations(NamedTuple):
     gram: Float[Tensor, "k k"]  # of the layer's inputs, with a 1 for its bias
     moment: Float[Tensor, "k d"]  # of the inputs and what their outputs lack
 
-    def __add__(self, other: "Equations") -> "Equations":  # type: ignore[override]
+    def plus(self, other: "Equations") -> "Equations":
+        """The sums over the tokens of both."""
         return Equations(self.gram + other.gram, self.moment + other.moment)
 
 
@@ -102,20 +105,19 @@ def correct(
 ) -> None:
     """Correct the attention (place 1) or the MLP (2) of a block towards the tokens that are wanted after it."""
     half = half_of(model, number, place, batches[0][:1], tokens[0][:1])
-    sums: list[Equations | None] = [None, None]
-    first = 0  # number of a picture
-    for batch, own, goal in zip(batches, tokens, wanted, strict=True):
+    numbers = torch.arange(sum(map(len, batches))).split([len(batch) for batch in batches])
+
+    def sums(picture: Tensor, batch: Tensor, own: Tensor, goal: Tensor) -> tuple[Equations, Equations]:
         found = passed(model, number, batch, own, place)
         lack = (goal - found.tokens[place]) / half.scale
         lack = lack.where(half.scale != 0, 0)  # what a scale of 0 removes cannot be corrected
-        held = (torch.arange(first, first + len(batch), device=own.device) % HELD) == HELD - 1
-        first += len(batch)
-        for part, chosen in enumerate((~held, held)):
-            more = equations(found.inputs[half.layer][chosen], lack[chosen], half.layer.bias is not None)
-            before = sums[part]
-            sums[part] = more if before is None else before + more
-    assert sums[0] is not None and sums[1] is not None
-    add(half.layer, solved(sums[0], sums[1]))
+        held = (picture % HELD == HELD - 1).to(own.device)
+        inputs, bias = found.inputs[half.layer], half.layer.bias is not None
+        return equations(inputs[~held], lack[~held], bias), equations(inputs[held], lack[held], bias)
+
+    parts = (sums(*each) for each in zip(numbers, batches, tokens, wanted, strict=True))
+    fitted, held = reduce(lambda one, two: (one[0].plus(two[0]), one[1].plus(two[1])), parts)
+    add(half.layer, solved(fitted, held))
 
 
 def half_of(model: nn.Module, number: int, place: int, batch: Tensor, tokens: Tensor) -> Half:
@@ -147,7 +149,7 @@ def solved(fitted: Equations, held: Equations) -> Float[Tensor, "k d"]:
     """The correction of least squares, with the ridge that is best on held-out pictures; 0 if none helps there."""
     errors = {ridge: error(ridged(fitted, ridge), held) for ridge in RIDGES}
     best = min(errors, key=errors.__getitem__)
-    return ridged(fitted + held, best) * (errors[best] < 0)
+    return ridged(fitted.plus(held), best) * (errors[best] < 0)
 
 
 def ridged(sums: Equations, ridge: float) -> Float[Tensor, "k d"]:
@@ -165,9 +167,9 @@ def error(correction: Float[Tensor, "k d"], sums: Equations) -> float:
 def add(layer: nn.Linear, correction: Float[Tensor, "k d"]) -> None:
     """Add a correction to the weight and the bias of a layer."""
     width = layer.in_features
-    layer.weight += correction[:width].T.to(layer.weight)
+    layer.weight.add_(correction[:width].T.to(layer.weight))
     if layer.bias is not None:
-        layer.bias += correction[width].to(layer.bias)
+        layer.bias.add_(correction[width].to(layer.bias))
 
 
 def blocks_of(model: Any) -> Any:

@@ -53,7 +53,7 @@ def test_a_ridge_against_least_squares_with_more_rows() -> None:
 
 def test_the_ridge_is_chosen_on_held_out_pictures() -> None:
     (_, _, fitted), (_, _, held) = random_equations(0, 0.0), random_equations(1, 0.0)
-    torch.testing.assert_close(solved(fitted, held), ridged(fitted + held, 0.01))
+    torch.testing.assert_close(solved(fitted, held), ridged(fitted.plus(held), 0.01))
     wrong = held._replace(moment=-held.moment)  # what helps on one part harms on the other
     assert not solved(fitted, wrong).any()
 
