@@ -1,6 +1,9 @@
 """Annotations and shapes are checked in every test; one thread a worker, for the suite runs two workers."""
 
+from collections.abc import Iterator
+
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -10,6 +13,14 @@ install_import_hook("posattn", "typechecker.check")
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("same every time", derandomize=True)
 hypothesis.settings.load_profile("same every time")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations are not checked, for tests of many thousand calls: others check the same functions."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

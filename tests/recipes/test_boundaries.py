@@ -14,6 +14,7 @@ from posattn.structure.partition import Partition
 from posattn.theory.tracking import association_of_others
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_boundaries_at_their_smoke_setting(tmp_path: Path) -> None:
     out = tmp_path / "run"
     cli.main(["run", "boundaries", "--smoke", "--jobs", "1", "--out", str(out)])

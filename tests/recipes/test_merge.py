@@ -16,6 +16,7 @@ from posattn.recipes.phases.settings import phases
 from posattn.recipes.teachers.settings import teachers
 from posattn.runs.folder import CHECKPOINTS, open_run
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # trainings, which test_flags.py runs checked
 SHORT = ["--train.epochs", "1", "--train-images", "128", "--speed-rounds", "2"]
 
 

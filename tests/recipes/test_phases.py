@@ -18,6 +18,7 @@ from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_smoke_run_shows_plateau_transition_and_descent(tmp_path: Path) -> None:
     cli.main(["run", "phases", "--smoke", "--jobs", "1", "--out", str(tmp_path / "run")])
     result = json.loads((tmp_path / "run" / "result.json").read_text())

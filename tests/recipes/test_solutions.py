@@ -19,6 +19,7 @@ from posattn.theory.task import StructuredTask
 GENERAL = ("associated", "permuted sets", "delegates, others uniform")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_smoke_run_shows_what_generalises_and_what_training_keeps(tmp_path: Path) -> None:
     cli.main(["run", "solutions", "--smoke", "--jobs", "1", "--out", str(tmp_path / "run")])
     result = json.loads((tmp_path / "run" / "result.json").read_text())["solutions"]

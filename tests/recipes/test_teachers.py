@@ -10,6 +10,7 @@ from posattn.recipes.teachers.run import TEACHERS
 from posattn.runs.folder import RunFolder
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_teachers_at_their_smoke_setting(tmp_path: Path) -> None:
     out = tmp_path / "run"
     cli.main(["run", "teachers", "--smoke", "--jobs", "1", "--out", str(out)])

@@ -24,6 +24,7 @@ from posattn.recipes.transfer.run import at_patches, least_samples, mean_reached
 from posattn.recipes.transfer.settings import NeededConfig, TransferConfig, TransferStudyConfig
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_transfer_at_its_smoke_setting(tmp_path: Path) -> None:
     out = tmp_path / "run"
     cli.main(["run", "transfer", "--smoke", "--jobs", "1", "--out", str(out)])

@@ -103,6 +103,7 @@ def gradient_samples(batch_size: int, draws: int) -> tuple[np.ndarray, np.ndarra
     return torch.stack(in_law).numpy(), torch.stack(built).numpy()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_moments_of_the_gradient_agree_entry_by_entry() -> None:
     """Means and covariances over 2,000 draws a side; at the true law 1e-4 of such tests fail (Bonferroni)."""
     in_law, built = gradient_samples(batch_size=2, draws=2000)
@@ -141,6 +142,7 @@ def run_figures(in_law: bool, seed: int) -> list[float]:
     return [float(x) for x in (early, late, mass, value[0], value[1:].norm())]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_runs_agree_in_distribution() -> None:
     """Kolmogorov-Smirnov over 50 seeds a side, five figures; at the true law 1e-4 of such tests fail."""
     in_law = np.array([run_figures(True, seed) for seed in range(50)])
