@@ -25,6 +25,7 @@ from posattn.runs.report import figures
 AVERAGE_ENTRIES, EXAMPLE_ENTRIES = 5_600_000, 2_400_000  # most on a page
 AVERAGE_LEVELS, EXAMPLE_LEVELS = 85, 15  # above 0; divisors of 255
 SINK_SHARE, SINK_POSITIONALITY = 0.2, 0.25  # a sink attracts more than the one and has less of the other
+ARTEFACT_SHARE = 0.001  # a layer is flagged where more of its patches have high norms
 MEASURES = {
     "positionality": ("Positionality", "share of its variance that the average map explains; 1: positional"),
     "distance": ("Distance, patches", "mean distance of attention from patches to patches"),
@@ -55,6 +56,10 @@ def context(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
         "sink_rule": (SINK_SHARE, SINK_POSITIONALITY),
         "similarity_rank": table.loc[table.measure == "pos_embed_similarity", "value"].tolist(),
         "curve": Markup(similarity_curve(*curve)) if curve else "",
+        "norms": (norms := norms_by_layer(table)),
+        "artefacts": [row["layer"] for row in norms if row["high_norm_share"][0] > ARTEFACT_SHARE],
+        "artefact_rule": ARTEFACT_SHARE,
+        "norm_pictures": norm_pictures(norms, maps, result),
     }
 
 
@@ -121,6 +126,36 @@ def sinks(table: pd.DataFrame, result: dict[str, Any]) -> list[tuple[int, int]]:
         and row["entropy"][0] < 0.5 * uniform[layer]
     ]
     return [(int(layer), int(head)) for layer, head in found]
+
+
+def norms_by_layer(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of each layer whose norms are known, the share of high-norm patches and the largest norm, with their errors."""
+    rows: dict[int, dict[str, Any]] = {}
+    for layer, _, name, value, stderr in table[(table.layer >= 0) & (table["head"] < 0)].itertuples(
+        index=False
+    ):
+        rows.setdefault(layer, {"layer": layer})[name] = (value, stderr)
+    return list(rows.values())
+
+
+def norm_pictures(
+    norms: list[dict[str, Any]], maps: dict[str, Any], result: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The norms of the patches of each example, relative to the largest, after the layer where norms differ most."""
+    if not norms:
+        return None
+    layer = max(norms, key=lambda row: row["largest_norm"][0])["layer"]
+    place = result["numbers"].index(layer)
+    if f"norms.{place}" not in maps:
+        return None
+    grid, held = result["queries"][place][:2], maps[f"norms.{place}"].astype(np.float32)
+    shown = [(each / each.max()).reshape(grid) for each in held]
+    coloured = [
+        (matplotlib.colormaps[figures.COLOUR_MAP](each)[..., :3] * 255).astype(np.uint8) for each in shown
+    ]
+    ratios = [float(each.max() / np.median(each)) for each in held]
+    photographs = [photograph(channels_last(picture)) for picture in maps["pictures"][: len(held)]]
+    return {"layer": layer, "shown": list(zip(photographs, map(figures.png, coloured), ratios, strict=True))}
 
 
 def by_head(table: pd.DataFrame) -> dict[tuple[int, int], dict[str, Any]]:

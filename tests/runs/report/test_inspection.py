@@ -113,6 +113,23 @@ def test_choosing_a_head_and_a_patch_shows_where_it_looks(page: Page, folder: Pa
     page.screenshot(path=SHOTS / "inspection-dark.png", full_page=True)
 
 
+def test_layers_with_artefact_tokens_are_flagged(folder: Path) -> None:
+    """Norms by hand; the page's own model has none, so that one is put into its table."""
+    table, maps = pd.read_parquet(folder / "table.parquet"), load_file(folder / "maps.safetensors")
+    assert table[table.measure == "high_norm_share"].value.tolist() == [0] * 6
+    html = (folder / "report.html").read_text()
+    assert "None: after every layer" in html
+    assert "▲" not in html.split("<h2>Artefact tokens")[1].split("</section>")[0]
+    chosen = (table.measure == "high_norm_share") & (table.layer == 3)
+    table.loc[chosen, "value"] = 0.02
+    assert [
+        row["layer"] for row in inspection.norms_by_layer(table) if row["high_norm_share"][0] > 0.001
+    ] == [3]
+    norms = {layer: maps[f"norms.{layer}"] for layer in range(6)}
+    ratios = {layer: float((n.amax(1) / n.quantile(0.5, 1)).mean()) for layer, n in norms.items()}
+    assert f"after layer {max(ratios, key=lambda layer: ratios[layer])}, bright" in html
+
+
 @needs_browser
 def test_the_keyboard_does_what_the_mouse_does(page: Page) -> None:
     page.focus("#overview button[data-at='2,0']")
