@@ -141,6 +141,8 @@ def _problems(bounds: tuple[Any, ...], value: Any) -> Iterator[str]:
         yield "be finite"
     if value == "":
         yield "not be empty"
+    if isinstance(value, str | Path) and "\0" in str(value):
+        yield "not contain a null character"
     for bound in bounds:
         match bound:
             case Ge(ge) if not value >= ge:

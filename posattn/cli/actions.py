@@ -19,6 +19,7 @@ from rich.table import Table
 from posattn import recipes, settings
 from posattn.cli.forms import List, LongWork, Report, Run, Work
 from posattn.recipes import Command, Recipe
+from posattn.runs.page import printable
 from posattn.vision.data.config import DATA_SETS
 
 RUNS = Path("runs")
@@ -96,21 +97,26 @@ def report(options: Report) -> None:
     page = build_report(options.folder)
     for section in result["page"]:
         print_section(section, out)
-    out.print(f"\nreport: {page.resolve()}", soft_wrap=True, markup=False)
+    out.print(f"\nreport: {printable(str(page.resolve()))}", soft_wrap=True, markup=False)
     if options.export is not None:
         exported = export(options.folder, options.export)
-        out.print(f"export: {exported.resolve()}", soft_wrap=True, markup=False)
+        out.print(f"export: {printable(str(exported.resolve()))}", soft_wrap=True, markup=False)
 
 
 def print_section(section: dict[str, Any], out: Console) -> None:
     """A section of a page on the terminal: its claim and its tables."""
-    out.print(f"\n[bold]{escape(section['title'])}.[/] {escape(section['claim'])}")
+    out.print(f"\n[bold]{text(section['title'])}.[/] {text(section['claim'])}")
     for item in section["items"]:
         if item["kind"] == "table":
-            table = Table(*map(escape, item["columns"]))
+            table = Table(*map(text, item["columns"]))
             for row in item["rows"]:
-                table.add_row(*map(escape, row))
+                table.add_row(*map(text, row))
             out.print(table)
+
+
+def text(plain: str) -> str:
+    """Plain text as rich's markup, without control characters."""
+    return escape(printable(plain))
 
 
 def progress_bar(shown: bool = True) -> Progress:

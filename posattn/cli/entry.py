@@ -1,8 +1,7 @@
-"""Parses the arguments and runs the command."""
+"""Parses the arguments into a command."""
 
 import argparse
 import importlib.metadata
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,10 @@ from posattn.cli import actions
 from posattn.cli.forms import BENCH, SPEED, Chosen, Completion, List, Report, Run, commands, union
 from posattn.cli.parsing import parse_arguments
 from posattn.recipes.stored import read_stored
-from posattn.runs.ranks import is_writer
-from posattn.runs.stopping import Stopped, stoppable
 
-FAILED = 2
 DESCRIPTION = f"""{str(posattn.__doc__).splitlines()[0]}
 
 The flag --version prints the version."""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. An error is one line on standard error and exit status 2; --debug shows the traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    try:
-        with stoppable():
-            command, debug = parse(arguments)
-            command()
-    except (Stopped, Exception) as error:
-        if debug:
-            raise
-        if is_writer() or not isinstance(error, ValueError | TypeError):  # bad input, which every rank has
-            print(f"posattn: {one_line(error)}", file=sys.stderr)
-        sys.exit(error.code if isinstance(error, Stopped) else FAILED)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:
@@ -96,10 +76,3 @@ def act(options: Any) -> None:
             actions.run(options)
         case _:
             actions.work(options)
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an error: its message and notes, and its type if bad input cannot cause it."""
-    expected = isinstance(error, ValueError | TypeError | OSError | FloatingPointError | Stopped)
-    kind = "" if expected else f"{type(error).__name__} "
-    return " ".join([kind, str(error), *getattr(error, "__notes__", [])]).strip().replace("\n", " ")

@@ -14,6 +14,7 @@ from posattn import recipes
 from posattn.recipes import Command, Recipe
 from posattn.recipes.stored import Stored
 
+MOST_JOBS = 1024
 BENCH, SPEED = "bench", "speed"  # `posattn bench` is short for `posattn run speed`
 SettingsT = TypeVar("SettingsT")
 
@@ -87,9 +88,9 @@ class Run(Work[SettingsT]):
     """The address of a Dask scheduler or Ray cluster, host:port; default: a cluster of this machine."""
 
     def validate(self) -> None:
-        """joblib takes every number but 0."""
-        if self.jobs == 0:
-            raise ValueError("jobs must not be 0, got 0")
+        """Raise ValueError for a number that joblib does not take, or that no machine has processes for."""
+        if not 0 < abs(self.jobs) <= MOST_JOBS:
+            raise ValueError(f"jobs must not be 0, and be in [-{MOST_JOBS}, {MOST_JOBS}], got {self.jobs}")
 
 
 RUN = """Run a recipe: `posattn run RECIPE --help` shows what it does and its settings.

@@ -41,7 +41,7 @@ def now() -> str:
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """The settings in which two descriptions of a run differ, but for those of the machine, one line each."""
     if not prefix:
-        old, new = ({k: d[k] for k in ("recipe", "config")} for d in (old, new))
+        old, new = ({k: d.get(k) for k in ("recipe", "config")} for d in (old, new))
     lines: list[str] = []
     for key in sorted({*old, *new} - OF_THE_MACHINE):
         a, b = old.get(key), new.get(key)

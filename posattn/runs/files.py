@@ -25,6 +25,14 @@ def write_whole(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those around it. Raises NotADirectoryError if something else has the name, or OSError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{path} is not a folder") from error
+
+
 def sync_folder(folder: Path) -> None:
     """fsync a folder, which makes the names of its files durable."""
     descriptor = os.open(folder, os.O_RDONLY)

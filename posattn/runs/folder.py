@@ -83,7 +83,7 @@ def open_run(
     settings.check(config)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
-    path = path.absolute()  # worker processes may have another working directory
+    path = absolute(path)  # worker processes may have another working directory
     ours = is_run(path) or is_run(path / REPLACEMENT)
     if path.is_dir() and not ours and any(not file.name.startswith(".") for file in path.iterdir()):
         raise ValueError(f"{path} is not empty and holds no run of posattn; choose another --out")
@@ -93,6 +93,17 @@ def open_run(
     except BaseException:
         lock.release(remove=not is_run(path))
         raise
+
+
+def absolute(path: Path) -> Path:
+    """The absolute path of a folder for a run. Raises FileNotFoundError or ValueError if there can be none."""
+    try:
+        str(path).encode()
+        return path.absolute()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: the working directory has been deleted") from error
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the name of a run folder must be UTF-8, got {str(path)!r}") from error
 
 
 @contextmanager
@@ -155,7 +166,9 @@ def holds_only_settings(run: RunFolder) -> bool:
     """Whether nothing was done in a run."""
     lines, _ = run.added()
     own = {file.name for file in own_files(run.path)}
-    return own <= {CONFIG, METRICS} and all(line.get("name") == CONFIG for line in lines)
+    return own <= {CONFIG, METRICS} and all(
+        line["event"] == "data" or line.get("name") == CONFIG for line in lines
+    )
 
 
 def remove_run(path: Path) -> None:

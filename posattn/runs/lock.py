@@ -6,6 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from posattn.runs.files import make_folder, write_whole
+
 LOCK, OWNER = ".posattn-lock", ".posattn-owner"
 
 
@@ -19,19 +21,24 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._made = folder, not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._lock = FileLock(folder / LOCK, timeout=0)
         try:
             self._lock.acquire()
         except Timeout:
             raise BlockingIOError(f"{folder} is in use by {owner(folder)}") from None
-        (folder / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            write_whole(folder / OWNER, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except OSError:
+            self.release(remove=True)
+            raise
 
     def release(self, *, remove: bool = False) -> None:
         """Release the folder; with ``remove``, delete it if it was created for the lock and is empty."""
         if not self._lock.is_locked:
             return
-        (self.folder / OWNER).unlink(missing_ok=True)
+        if not (self.folder / OWNER).is_dir():  # else it is not ours
+            (self.folder / OWNER).unlink(missing_ok=True)
         if remove:
             (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.release()

@@ -5,6 +5,7 @@ and tensor ("structure:maps" in structure.safetensors). Places are relative to t
 "structure", "history.loss" is ``result["structure"]["history"]["loss"]``.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,6 +14,14 @@ PLACES = {
     "lines": ("x", "y", "spread"),
     "heat_maps": ("values", "x", "y"),
 }  # the fields of each kind that hold places
+
+# control characters but tabs and line ends, overrides of the writing direction, and bytes that are not UTF-8
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with escapes such as \\x1b in the place of characters that a terminal would obey."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 @dataclass(frozen=True)

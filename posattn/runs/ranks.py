@@ -7,13 +7,19 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """The number of processes that torchrun or accelerate started for this run; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """The number of processes that torchrun or accelerate started for this run; 1 without them.
+
+    Raises ValueError if WORLD_SIZE is not a number of at least 1.
+    """
+    size = os.environ.get("WORLD_SIZE") or "1"
+    if not size.isdecimal() or int(size) < 1:
+        raise ValueError(f"WORLD_SIZE must be an integer of at least 1, got {size!r}")
+    return int(size)
 
 
 def is_writer() -> bool:
     """Whether this process writes the run folder: rank 0 does."""
-    return world_size() == 1 or os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK") in (None, "", "0") or world_size() == 1
 
 
 def share(value: T) -> T:

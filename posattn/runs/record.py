@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
 CHECKPOINTS = "checkpoints"  # a folder; unfinished trainings keep theirs in it
 TENSORBOARD = "tensorboard"  # a folder; trainings keep TensorBoard's files in it
+FIELDS: dict[str, dict[str, type]] = {  # of the events that a run reads back
+    "unit": {"name": str, "value": object, "files": list},
+    "file": {"name": str, "sha256": str},
+    "data": {"name": str, "sha256": str},
+    "finished": {"at": str},
+}
 _recorded: ContextVar[tuple[list[str], ...]] = ContextVar("recorded", default=())
 
 
@@ -44,6 +50,15 @@ def recorded_files() -> Iterator[list[str]]:
         yield files
     finally:
         _recorded.reset(token)
+
+
+def read_event(line: bytes) -> dict[str, Any] | None:
+    """The values of a line of the journal, None if it is damaged or not an event that posattn writes."""
+    values = read_line(line)
+    if values is None or not isinstance(values.get("event"), str):
+        return None
+    fields = FIELDS.get(values["event"], {})
+    return values if all(isinstance(values.get(name), kind) for name, kind in fields.items()) else None
 
 
 def is_run(path: Path) -> bool:
@@ -83,7 +98,10 @@ class RunFolder:
     @property
     def result(self) -> dict[str, Any]:
         """result.json: the final numbers and the page that shows them."""
-        return read_json(self.path / RESULT)
+        result = read_json(self.path / RESULT)
+        if not isinstance(result, dict):
+            raise ValueError(f"{self.path / RESULT} is no result: it holds a {type(result).__name__}")
+        return result
 
     @property
     def finished(self) -> str | None:
@@ -113,13 +131,13 @@ class RunFolder:
                 file.seek(place)
                 content = file.read()
         content = content[: content.rfind(b"\n") + 1]
-        return [values for line in content.splitlines() if (values := read_line(line))], place + len(content)
+        return [values for line in content.splitlines() if (values := read_event(line))], place + len(content)
 
     def _journal(self) -> list[tuple[bytes, dict[str, Any]]]:
         """The undamaged lines; lines that a kill truncated or the disk corrupted are skipped."""
         path = self.path / METRICS
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        return [(line, values) for line in lines if line.endswith(b"\n") and (values := read_line(line))]
+        return [(line, values) for line in lines if line.endswith(b"\n") and (values := read_event(line))]
 
     def unit(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON value of a unit of work: read back if an earlier start finished it, else computed and recorded.
@@ -137,6 +155,17 @@ class RunFolder:
         """Record the unit ``name``, which wrote ``files``, as finished with ``value``."""
         self._record("unit", name=name, value=value, files=files or [])
         self._done[name] = json.loads(to_json(value))
+
+    def same_data(self, name: str, sha256: str) -> None:
+        """Record the digest of the data ``name``. Raises ValueError if an earlier start of the run had other data."""
+        earlier = [line["sha256"] for line in self.events("data") if line["name"] == name]
+        if not earlier:
+            self._record("data", name=name, sha256=sha256)
+        elif earlier[0] != sha256:
+            raise ValueError(
+                f"{name} has changed since {self.path} was started: its results would mix two sets of data; "
+                "start over with --overwrite or another --out"
+            )
 
     def value(self, name: str) -> Any:
         """The value of a finished unit. Raises KeyError if it is not finished."""

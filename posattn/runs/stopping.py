@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 30.0  # seconds for a worker to end a training step and write its checkpoint
 WATCHED_EVERY = 0.5  # seconds
+AGAIN_AFTER = 0.1  # seconds
 _worker = False
 
 
@@ -33,6 +35,7 @@ def stoppable() -> Iterator[None]:
 
     Workers get SIGTERM, which a training answers with a checkpoint, and ``GRACE`` seconds. A signal that the process
     was started to ignore, as by nohup, stays ignored. In threads other than the main one this does nothing.
+    Python drops an exception that is raised while an object is destroyed: ``Stopped`` is then raised again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -48,7 +51,16 @@ def stoppable() -> Iterator[None]:
         end_children()
         raise Stopped(number)
 
-    before = handle(stop)
+    def again(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, Stopped):
+            dropped_before(dropped)
+            return
+        for each in before:
+            signal.signal(each, stop)
+        threading.Timer(AGAIN_AFTER, os.kill, (process, dropped.exc_value.args[0])).start()
+
+    before, dropped_before = handle(stop), sys.unraisablehook
+    sys.unraisablehook = again
     try:
         yield
     except Exception as error:
@@ -60,6 +72,7 @@ def stoppable() -> Iterator[None]:
             stopped.add_note(note)
         raise stopped from error
     finally:
+        sys.unraisablehook = dropped_before
         restore(before)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import Progress
 
 import posattn
-from posattn.cli.entry import main
+from posattn.cli import main
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.runs.folder import RunFolder, open_run

@@ -1,6 +1,9 @@
 """Every setting of every recipe and command refuses wrong values of its type by its flag; nothing is written."""
 
+import contextlib
+import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
@@ -98,9 +101,11 @@ def wrong(hint: Any, value: Any = None) -> Iterator[Any]:
 
 
 def flags(config: Any) -> dict[tuple[str, ...], str]:
-    """The flag of each setting, as the parser has them."""
-    parser = tyro.extras.get_parser(type(config), default=config, config=(tyro.conf.FlagCreatePairsOff,))
-    known = {option for option in parser._option_string_actions if option.startswith("--")}
+    """The flag of each setting, as the help shows them."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        tyro.cli(type(config), default=config, args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
+    known = set(re.findall(r"^│ (--[\w.-]+)", shown.getvalue(), re.MULTILINE))
     found = {}
     for leaf in leaves(config):
         parts = [name.replace("_", "-") for name in leaf.names]

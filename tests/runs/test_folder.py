@@ -381,3 +381,58 @@ def test_differences_go_into_nested_settings() -> None:
     old = {"recipe": "r", "config": {"a": {"b": 1, "c": 2}, "d": 3}, "started": "then"}
     new = {"recipe": "r", "config": {"a": {"b": 1, "c": 5}, "d": 3}, "started": "now"}
     assert differences(old, new) == ["config.a.c was 2, is 5"]
+
+
+def test_data_that_change_between_two_starts_are_noticed(tmp_path: Path) -> None:
+    def start(**digests: str) -> None:
+        with open_run(tmp_path / "run", "toy", Config(), resume=True) as run:
+            for name, digest in digests.items():
+                run.same_data(name, digest)
+            run.keep("first", 1)
+            raise OSError("killed")
+
+    with pytest.raises(OSError, match="killed"):
+        start(train="ab", test="cd")
+    with pytest.raises(OSError, match="killed"):
+        start(train="ab", test="cd")
+    with pytest.raises(ValueError, match=r"test has changed since .*run was started"):
+        start(train="ab", test="ce")
+
+
+def test_a_start_that_only_saw_its_data_leaves_nothing(tmp_path: Path) -> None:
+    with contextlib.suppress(OSError), open_run(tmp_path / "run", "toy", Config()) as run:
+        run.same_data("train", "ab")
+        raise OSError("no such model")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "line", [{"x": 1}, {"event": "unit"}, {"event": "file", "name": 3, "sha256": "a"}, {"event": ["unit"]}]
+)
+def test_lines_that_posattn_does_not_write_are_dropped(line: dict[str, Any], tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    append_line(run.path / records.METRICS, line)
+    assert RunFolder.reading(run.path).files().keys() == {records.CONFIG, records.RESULT}
+    with open_run(run.path, "toy", Config(), resume=True) as again:
+        assert again.finished_units() == set()
+
+
+def test_a_link_in_the_place_of_the_owners_name_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("keep")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".posattn-owner").symlink_to("../precious")
+    finished(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "keep"
+
+
+def test_places_that_can_hold_no_run_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is not a folder"):
+        finished(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"must be UTF-8, got .*caf\\udce9"):
+        finished(tmp_path / "caf\udce9")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError, match="run: the working directory has been deleted"):
+        finished(Path("run"))

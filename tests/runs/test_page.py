@@ -2,7 +2,7 @@
 
 import pytest
 
-from posattn.runs.page import HeatMaps, Lines, Section, Table, lookup, mean_lines, to_plain
+from posattn.runs.page import HeatMaps, Lines, Section, Table, lookup, mean_lines, printable, to_plain
 from posattn.runs.seeds import over_seeds
 
 
@@ -42,3 +42,8 @@ def test_curves_of_means_find_their_numbers(over: str) -> None:
     assert lookup(result, item["x"]) == [1, 2]
     assert lookup(result, item["y"]["a model"]) == [2.0, 2.0]
     assert lookup(result, item["spread"]["a model"]) == pytest.approx([2**0.5, 0.0])
+
+
+def test_control_characters_are_shown_and_not_obeyed() -> None:
+    assert printable("\x1b[31mred\r\0 \u202egpj.exe \udce9") == r"\x1b[31mred\r\x00 \u202egpj.exe \udce9"
+    assert printable("é ± 猫🐱 \tend\n") == "é ± 猫🐱 \tend\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from posattn.runs.folder import METRICS, RunFolder
-from posattn.runs.stopping import Stopped, stoppable
+from posattn.runs.stopping import SIGNALS, Stopped, stoppable
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -65,10 +65,17 @@ def start(place: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(place / "script.py"), str(place), *flags],
         env=environment,
+        preexec_fn=answer_signals,  # tests that run in the background of a shell are started to ignore SIGINT
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def answer_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def workers(place: Path, process: subprocess.Popen[str], count: int = 2) -> list[int]:
@@ -122,6 +129,37 @@ def test_a_stop_that_a_library_caught_is_still_a_stop() -> None:
         caught_by_a_library()
     assert caught.value.code == 128 + signal.SIGTERM
     assert caught.value.__notes__ == ["(finished work is in runs)"]
+
+
+class Stubborn:
+    """An object whose end is when the signal comes: Python drops what is raised there."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+
+def stopped_while_an_object_ends() -> None:
+    with stoppable():
+        Stubborn()
+        time.sleep(20)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_stop_that_python_drops_is_raised_again() -> None:
+    hook = sys.unraisablehook
+    with pytest.raises(Stopped, match="stopped by SIGHUP"):
+        stopped_while_an_object_ends()
+    assert sys.unraisablehook is hook
+
+
+def test_signals_are_answered_before_the_command_line_is_imported() -> None:
+    script = (
+        "import sys, posattn.cli; sys.exit(bool({'tyro', 'rich', 'torch', 'numpy'} & sys.modules.keys()))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
+        == 0
+    )
 
 
 def test_workers_end_with_a_killed_parent_and_its_lock_with_it(place: Path) -> None:

@@ -19,6 +19,7 @@ from posattn.settings import (
     Seed,
     Several,
 )
+from posattn.vision.data.config import refuse_data_dir
 
 Kind = Literal["table", "relative", "convolution"]
 DEFAULT_BUDGET = 0.95
@@ -102,6 +103,7 @@ class ConvertConfig:
 
     def validate(self) -> None:
         """Raise ValueError for settings that do not fit each other."""
+        refuse_data_dir(self.images, self.data_dir)
         if self.metric == "accuracy" and not self.labels:
             raise ValueError("metric accuracy needs --labels")
         if self.heads is not None:

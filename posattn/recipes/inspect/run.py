@@ -18,6 +18,7 @@ from posattn.recipes.inspect.settings import InspectConfig
 from posattn.recipes.kit.classifiers import build, weights_name
 from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
 from posattn.runs.folder import RunFolder
+from posattn.runs.page import printable
 from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import to_float
 from posattn.vision.data.pictures import Pictures
@@ -52,7 +53,7 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     """
     subject = load_subject(config)
     for note in subject.notes:
-        progress.console.print(note, soft_wrap=True)
+        progress.console.print(printable(note), soft_wrap=True, markup=False)
     task = progress.add_task("images", total=subject.total)
     batches = Counted(subject.batches, subject.total, progress, task)
     try:

@@ -7,6 +7,7 @@ from tyro.conf import Positional
 
 from posattn.recipes import command
 from posattn.settings import Count, Natural, Positive, Seed, Several
+from posattn.vision.data.config import refuse_data_dir
 
 
 def folder_name(config: "InspectConfig") -> str:
@@ -45,3 +46,7 @@ class InspectConfig:
     """Skip and count pictures that cannot be decoded."""
     seed: Seed = 0
     """Seed of a random start."""
+
+    def validate(self) -> None:
+        """Raise ValueError for a setting that is not read."""
+        refuse_data_dir(self.images, self.data_dir)

@@ -100,9 +100,20 @@ def train_grid(
     """``compute(config, *cell, folder)`` for every cell: a sweep, with a progress bar for each training in it."""
     keys = {"/".join(map(str, cell)): cell for cell in cells}
     arguments = {key: (config, *cell, run.path) for key, cell in keys.items()}
+    if run.computes:
+        check_data(config.data, run)
     with follow_trainings(run, progress, config.train):
         done = sweep(name, arguments, compute, run, progress)
     return {cell: done[key] for key, cell in keys.items()}
+
+
+def check_data(data: MemoryDataConfig, run: RunFolder) -> None:
+    """Raise ValueError if a set is not what it was at an earlier start of the run, or has a single class."""
+    for split in ("train", "test"):
+        images = read(data, split)
+        if images.num_classes < 2:
+            raise ValueError(f"{data.data} has a single class, {images.classes[0]!r}: nothing to learn")
+        run.same_data(f"{split} split of {data.data}", images.digest)
 
 
 def train_one(config: ImageTraining, name: str, seed: int, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,15 @@ import torch
 from rich.progress import Progress
 from torch import Generator
 
-from posattn.recipes.kit.classifiers import build, load_split, load_trained, read, train_grid, train_one
+from posattn.recipes.kit.classifiers import (
+    build,
+    check_data,
+    load_split,
+    load_trained,
+    read,
+    train_grid,
+    train_one,
+)
 from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.transplant.locality import local_maps
 from posattn.recipes.transplant.page import ARMS, LOCAL, SCRATCH, TUNED, target_section
@@ -31,6 +39,9 @@ Numbers = dict[str, Any]
 def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Learn maps on the source with every seed, then train each arm on each target at each size."""
     sizes = {target: available_sizes(config, target) for target in config.targets}
+    if run.computes:
+        for target in config.targets:
+            check_data(target_data(config, target), run)
     sources = product([POSITIONAL], config.all_seeds)
     learned = train_grid("source", train_one, config, sources, run, progress)
     cells = [cell for target in sizes for cell in product([target], ARMS, sizes[target], config.all_seeds)]
@@ -45,11 +56,16 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
     }
 
 
+def target_data(config: TransplantConfig, target: str) -> MemoryDataConfig:
+    """A target in the size of the source's images."""
+    _, height, _ = load_split(config, "test").shape
+    return MemoryDataConfig(target, config.target_dir, config.data.download, image_size=height)
+
+
 def target_set(config: TransplantConfig, target: str, split: str) -> ImageSet:
     """A target in the size and channels of the source's images. Raises ValueError if its channels do not fit."""
-    channels, height, _ = load_split(config, "test").shape
-    data = MemoryDataConfig(target, config.target_dir, config.data.download, image_size=height)
-    images: Any = read(data, split)
+    channels, _, _ = load_split(config, "test").shape
+    images: Any = read(target_data(config, target), split)
     if images.shape[0] not in (1, channels):
         raise ValueError(f"{target} has {images.shape[0]} channels, {config.data.data} has {channels}")
     return replace(images, images=images.images.expand(-1, channels, -1, -1))
@@ -58,7 +74,8 @@ def target_set(config: TransplantConfig, target: str, split: str) -> ImageSet:
 def available_sizes(config: TransplantConfig, target: str) -> list[int]:
     """The sizes for which every class of the target has enough training images. Raises ValueError if there are none."""
     target_set(config, target, "test")
-    smallest = int(target_set(config, target, "train").labels.bincount().min())
+    images = target_set(config, target, "train")
+    smallest = int(images.labels.bincount(minlength=images.num_classes).min())
     if not (sizes := [size for size in config.sizes if size <= smallest]):
         raise ValueError(f"--sizes: {target} has {smallest} images in its smallest class, got {config.sizes}")
     return sizes

@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posattn.runs.files import digest, read_json, write_whole
+from posattn.runs.files import digest, is_plain, make_folder, read_json, write_whole
 from posattn.runs.folder import RESULT, RunFolder
+from posattn.runs.page import printable
 from posattn.runs.record import is_run
-from posattn.runs.report.html import prepared_sections
+from posattn.runs.report.html import known_form, prepared_sections
 
 INK, PAPER = "#24292f", "#ffffff"  # figures outside a page cannot inherit a text colour
 PAGE, WRITTEN = "README.md", ".posattn-export.json"  # the page, and the SHA-256 of each file of the export
@@ -26,16 +27,21 @@ def export(folder: Path, target: Path) -> Path:
             wrote or that has changed since. Nothing is written.
         OSError: ``target`` cannot be written.
     """
-    files = exported(RunFolder.reading(folder))
+    run = RunFolder.reading(folder)
+    with known_form(run):
+        files = exported(run)
     earlier = earlier_files(target)
-    if is_run(target):
-        raise ValueError(f"{target} is a run; choose another folder for the export")
+    for place in (target.absolute(), *target.absolute().parents):
+        if is_run(place):
+            raise ValueError(f"{place} is a run; choose another folder for the export")
     for name in files:
+        if (target / name).is_dir():
+            raise ValueError(f"{target / name} is a folder; move it, or choose another folder for the export")
         if digest(target / name) not in ("", earlier.get(name)):
             raise ValueError(
                 f"{target / name} was not written by an export or has changed since; move it, or choose another folder"
             )
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     for name, content in files.items():
         write_whole(target / name, content)
     for name in earlier.keys() - files.keys():
@@ -49,7 +55,9 @@ def export(folder: Path, target: Path) -> Path:
 def earlier_files(target: Path) -> dict[str, str]:
     """The SHA-256 of the files of the last export into a folder, by name."""
     written = read_json(target / WRITTEN) if (target / WRITTEN).is_file() else {}
-    return {name: sha256 for name, sha256 in written.items() if name == Path(name).name}
+    if not isinstance(written, dict):
+        raise ValueError(f"{target / WRITTEN} is not of an export: it holds a {type(written).__name__}")
+    return {name: sha256 for name, sha256 in written.items() if is_plain(name)}
 
 
 def exported(run: RunFolder) -> dict[str, bytes]:
@@ -62,14 +70,19 @@ def exported(run: RunFolder) -> dict[str, bytes]:
         parts += [item_text(item, files) for item in section["items"]]
     numbers = {key: value for key, value in result.items() if key not in ("page", "title", "summary")}
     kept = {**run.config, "finished": run.finished, "result": numbers}
-    files[RESULT] = (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode()
-    files[PAGE] = ("\n\n".join(parts) + "\n").encode()
+    files[RESULT] = printable_json(kept)
+    files[PAGE] = (printable("\n\n".join(parts)) + "\n").encode()
     return files
+
+
+def printable_json(values: Any) -> bytes:
+    """JSON with text as it is, but for bytes that are not UTF-8, which are escaped."""
+    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def plain(text: str) -> str:
     """Markdown that shows the text as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|$~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|$~&#])", r"\\\1", " ".join(text.split()))
 
 
 def made_by(run: RunFolder) -> str:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from posattn.runs.page import printable
+
 INK = "#010203"  # drawn in this, then replaced by the page's own text colour
 COLOURS = ["#3b7dd8", "#e07b39", "#2a9d6f", "#b5529c", "#8a8f98", "#c9a227"]  # legible on light and dark
 COLOUR_MAP = "viridis"
@@ -29,7 +31,7 @@ STYLE: dict[Any, Any] = {
 
 def literal(text: str) -> str:
     """Text that matplotlib draws literally: dollars are escaped, and a leading underscore does not hide a label."""
-    shown = text.replace("$", r"\$")
+    shown = printable(text).replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 

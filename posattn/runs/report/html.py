@@ -1,5 +1,7 @@
 """One self-contained HTML page made from a finished run folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,33 +10,48 @@ import numpy as np
 from markupsafe import Markup
 
 from posattn.runs.folder import REPORT, RunFolder, write_whole
-from posattn.runs.page import lookup
+from posattn.runs.page import lookup, printable
+from posattn.runs.record import RESULT
 from posattn.runs.report import figures
 
 
 def build_report(folder: Path) -> Path:
     """Write report.html from the files of a run folder, without retraining; returns its path.
 
-    Raises ValueError if the folder holds no finished run or a file of it is not whole.
+    Raises ValueError if the folder holds no finished run, or one that is not whole or of another version.
     """
     run = RunFolder.reading(folder)
     config, result = run.config, run.result
     template, context = "report.html", {}
-    if result.get("kind") == "inspection":
-        from posattn.runs.report import inspection  # it needs pandas, other pages do not
+    with known_form(run):
+        if result.get("kind") == "inspection":
+            from posattn.runs.report import inspection  # it needs pandas, other pages do not
 
-        template, context = "inspection.html", inspection.context(run, result)
+            template, context = "inspection.html", inspection.context(run, result)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("posattn.runs.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template(template).render(
-        config=config, result=result, sections=prepared_sections(run), **context
-    )
-    write_whole(folder / REPORT, html.encode())
+    with known_form(run):
+        html = environment.get_template(template).render(
+            config=config, result=result, sections=prepared_sections(run), **context
+        )
+    write_whole(folder / REPORT, printable(html).encode())
     return folder / REPORT
+
+
+@contextmanager
+def known_form(run: RunFolder) -> Iterator[None]:
+    """Errors in reading what another version, or another program, wrote into a run as ValueError naming the folder."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, jinja2.TemplateError) as error:
+        raise ValueError(
+            f"{run.path}: {RESULT} and config.json are not of a form that this version reads "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def prepared_sections(run: RunFolder) -> list[dict[str, Any]]:
@@ -80,7 +97,7 @@ def _heat_maps(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> 
 
 
 def _tensor(place: str, run: RunFolder) -> Any:
-    file, name = place.split(":")
+    file, _, name = place.partition(":")
     return run.load_arrays(file)[name].astype(np.float64)
 
 

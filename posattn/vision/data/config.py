@@ -10,6 +10,20 @@ DATA_SETS = (
     *("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "imagenette", "svhn", "tiny-imagenet"),
 )
 STREAMED = ("imagenet",)  # sets too large for memory
+NEVER_FETCHED = (
+    "digits",
+    "imagenet",
+    "imagenette",
+    "tiny-imagenet",
+)  # part of a dependency, or not published freely
+WITHOUT_TABLES = ("digits", "fashion-mnist", "imagenet")  # never in parquet files
+
+
+def refuse_data_dir(name: str, data_dir: Path | None) -> None:
+    """Raise ValueError if ``data_dir`` is given for a set that is read from elsewhere."""
+    if data_dir is not None and (name not in DATA_SETS or name == "digits"):
+        where = "comes with scikit-learn" if name == "digits" else "is itself the place that is read"
+        raise ValueError(f"data_dir is not for {name}, which {where}; got {str(data_dir)!r}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,15 @@ class MemoryDataConfig:
     """Of a parquet file; default: img or image"""
     label_column: str | None = None
     """Of a parquet file; default: label, fine_label or labels"""
+
+    def validate(self) -> None:
+        """Raise ValueError for a setting that the set does not read."""
+        refuse_data_dir(self.data, self.data_dir)
+        if self.download and (self.data in NEVER_FETCHED or Path(self.data).exists()):
+            raise ValueError(f"download is not for {self.data}, which is never downloaded")
+        for name in ("image_column", "label_column"):
+            if (value := getattr(self, name)) and self.data in WITHOUT_TABLES:
+                raise ValueError(f"{name} is not for {self.data}, which has no columns; got {value!r}")
 
     def load(self, split: str) -> Any:
         """The split ``train`` or ``test``, an ImageSet. Raises what ``load_images`` raises."""
@@ -57,7 +80,10 @@ class DataConfig(MemoryDataConfig):
     """Processes that decode a stream; default: one per CPU core"""
 
     def validate(self) -> None:
-        """Refuse settings that a stream does not read."""
+        """Raise ValueError for a setting that the set, or a stream, does not read."""
+        super().validate()
+        if self.workers is not None and not (self.stream or self.data in STREAMED):
+            raise ValueError(f"workers is for a stream (--stream), got {self.workers}")
         if self.stream or self.data in STREAMED:
             for name in ("download", "image_column", "label_column"):
                 if value := getattr(self, name):

@@ -1,7 +1,9 @@
 """Encoded pictures as tensors."""
 
+import os
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +91,8 @@ def open_picture(source: Any) -> Picture:
     """
     if source is None:
         raise ValueError("it is null")
+    if isinstance(source, str | Path) and os.path.exists(source) and not os.path.isfile(source):
+        raise ValueError("it is not a regular file")  # reading a pipe would wait for ever
     with source if isinstance(source, Picture) else Image.open(source) as opened:
         return to_eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
 

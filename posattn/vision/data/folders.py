@@ -89,10 +89,14 @@ def list_folder(folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
 
 
 def pictures_below(folder: Path) -> list[str]:
-    """The pictures in a folder and below, in order."""
+    """The pictures in a folder and below, in order.
+
+    Raises ValueError if folders below look like splits, or one is a link to a folder that it is in.
+    """
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if visible(name))
+        check_no_loop(place, folders)
         check_no_splits(Path(place), folders)
         found += [
             os.path.join(place, name)
@@ -100,6 +104,15 @@ def pictures_below(folder: Path) -> list[str]:
             if visible(name) and os.path.splitext(name)[1].lower() in extensions()
         ]
     return sorted(found)
+
+
+def check_no_loop(place: str, folders: Iterable[str]) -> None:
+    """Raise ValueError if one of the folders in a place is a link to that place or to one around it."""
+    around = {os.path.realpath(place)}
+    around |= {str(each) for each in Path(os.path.realpath(place)).parents}
+    for link in (os.path.join(place, name) for name in folders):
+        if os.path.islink(link) and (target := os.path.realpath(link)) in around:
+            raise ValueError(f"{link} is a link to {target}, which it is in")
 
 
 def check_same_classes(folder: Path, parent: Path, split: str) -> None:

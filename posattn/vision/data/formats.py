@@ -42,8 +42,8 @@ def read_idx(path: Path, dims: int) -> UInt8[Tensor, "..."]:
             if head[:4] != bytes((0, 0, 8, dims)) or len(head) < 4 + 4 * dims:
                 raise ValueError(f"{path} is not an IDX file of {dims}-dimensional unsigned bytes")
             shape = tuple(np.frombuffer(head, ">u4", dims, offset=4).tolist())
-            if math.prod(shape) > MAX_BYTES:
-                raise ValueError(f"{path} should hold {shape} bytes, more than {MAX_BYTES:,}")
+            if not 0 < math.prod(shape) <= MAX_BYTES:
+                raise ValueError(f"{path} should hold {shape} bytes: not from 1 to {MAX_BYTES:,}")
             raw = file.read(math.prod(shape) + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from error
@@ -105,4 +105,7 @@ def read_mat(path: Path) -> Content:
         )
     except (MatReadError, KeyError, ValueError, TypeError, OSError, RuntimeError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole MATLAB file of images X and labels y: {error}") from error
+    for row, label in enumerate(labels.tolist()):
+        if label not in range(1, 11):
+            raise ValueError(f"{path}: label {label} of image {row} is not an integer from 1 to 10")
     return Content(images.contiguous(), labels.long() % 10, tuple("0123456789"))

@@ -3,6 +3,7 @@
 A set is loaded whole as uint8 tensors; its files are found and read in ``posattn.vision.data.readers``.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,14 @@ class ImageSet:
         """(c, H, W) of every image."""
         _, c, H, W = self.images.shape
         return c, H, W
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pixels, the labels and the names of the classes."""
+        total = hashlib.sha256(repr((self.shape, self.classes)).encode())
+        for tensor in (self.images, self.labels):
+            total.update(tensor.cpu().contiguous().numpy().data)
+        return total.hexdigest()
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The set on a device."""

@@ -244,12 +244,22 @@ def read_path(request: Request) -> Content:
         return read_parts(saved_split(path, request), request.decoding, request.columns, (), others)
     if (folder := split_folder(path, request.split)) is not None:
         check_same_classes(folder, path, request.split)
-        return read_folder(folder, request.decoding)
+        return read_classes(folder, request)
     if paths := request.shards_in(path):
         return request.parquet(paths)
     if split_folder(path, request.other.split) or request.other.shards_in(path):
         missing(path, request)
-    return part(read_folder(path, request.decoding), request)
+    return part(read_classes(path, request), request)
+
+
+def read_classes(folder: Path, request: Request) -> Content:
+    """A folder of class folders. Raises ValueError if the request names columns, or what ``read_folder`` raises."""
+    for kind, name in request.columns._asdict().items():
+        if name is not None:
+            raise ValueError(
+                f"{folder} holds pictures in folders, not in a table with the {kind} column {name!r}"
+            )
+    return read_folder(folder, request.decoding)
 
 
 def saved_split(path: Path, request: Request, needed: bool = True) -> list[Part]:

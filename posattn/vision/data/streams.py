@@ -1,5 +1,6 @@
 """Image sets that do not fit in memory: pictures in class folders, decoded by workers as they are needed."""
 
+import hashlib
 import os
 import random
 import signal
@@ -62,6 +63,14 @@ class ImageStream:
     def shape(self) -> tuple[int, int, int]:
         """(c, H, W) of every image."""
         return 3, self.image_size, self.image_size
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the names, sizes and labels of the pictures and the names of the classes."""
+        total = hashlib.sha256(repr((self.shape, self.classes)).encode())
+        for path, label in self.pictures:
+            total.update(repr((os.path.basename(path), os.stat(path).st_size, label)).encode())
+        return total.hexdigest()
 
     def to(self, device: torch.device | str) -> "ImageStream":
         """The stream with its batches on a device."""

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from posattn.runs.files import read_json
 from posattn.vision.data.decoding import Content, Decoding, decode_all
 from posattn.vision.data.folders import check_same
 
@@ -47,7 +48,13 @@ def parquet_parts(paths: Sequence[Path]) -> list[Part]:
 
 def saved_parts(folder: Path) -> list[Part]:
     """The tables of a folder of ``Dataset.save_to_disk``. Raises ValueError naming a file that is not whole."""
-    names = [each["filename"] for each in json.loads((folder / "state.json").read_text())["_data_files"]]
+    state = read_json(folder / "state.json")
+    try:
+        names = [each["filename"] for each in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'state.json'} does not list the files of a data set") from error
+    if not names:
+        raise ValueError(f"{folder} holds an empty data set")
     parts = []
     for path in (folder / Path(name).name for name in names):
         try:
@@ -118,9 +125,17 @@ def shared_names(parts: Sequence[Part], columns: Columns) -> tuple[str, ...]:
 def schema_names(part: Part, columns: Columns) -> tuple[str, ...]:
     """The class names of a table in the schema of Hugging Face's datasets."""
     label = column(part.table, part.where, "label", columns.label, LABEL_COLUMNS)
-    described = json.loads((part.table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = described.get("info", {}).get("features", {})
-    return tuple(features.get(label, {}).get("names", ()))
+    try:
+        described = json.loads((part.table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = described.get("info", {}).get("features", {}).get(label, {}).get("names", [])
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{part.where}: the metadata of Hugging Face's datasets is damaged: {error}"
+        ) from error
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not known or len(set(names)) < len(names):
+        raise ValueError(f"{part.where}: the names of the classes must be distinct texts, got {names!r:.200}")
+    return tuple(names)
 
 
 def encoded_cells(part: Part, asked: str | None) -> Iterator[tuple[Any, str]]:

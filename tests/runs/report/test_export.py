@@ -1,7 +1,9 @@
 """A finished run as Markdown beside its figures and numbers."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import markupsafe
@@ -11,7 +13,7 @@ import torch
 from posattn import cli
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.runs.folder import open_run
-from posattn.runs.page import Gallery, Lines, PictureRows, Section, Table, to_plain
+from posattn.runs.page import Gallery, Lines, Maps, PictureRows, Section, Table, to_plain
 from posattn.runs.report.export import export
 
 
@@ -138,3 +140,73 @@ def test_names_are_text_and_never_markup(tmp_path: Path, capsys: pytest.CaptureF
     assert f"| {escaped} | b |\n| --- | --- |\n| {escaped} | 1 |" in text
     assert 'alt="set[/b] $x_1$ &lt;i&gt;a&lt;/i&gt; | `c` *d* ../e"' in text
     assert {path.parent for path in (tmp_path / "out").rglob("*")} == {tmp_path / "out"}
+
+
+def test_an_export_never_goes_into_a_run_nor_over_a_folder(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{finished} is a run"):
+        export(finished, finished / "below" / "it")
+    assert not (finished / "below").exists()
+    (tmp_path / "out" / "README.md").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"README\.md is a folder"):
+        export(finished, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["README.md"]
+    (tmp_path / "out" / ".posattn-export.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"\.posattn-export\.json is not of an export: it holds a list"):
+        export(finished, tmp_path / "out")
+
+
+def rewritten(run: Path, result: Any) -> Path:
+    """The run with another result, whose digest is right: what another version may have written."""
+    with open_run(run, "demo", DemoConfig(), resume=True) as again:
+        again.save("result.json", json.dumps(result).encode())
+    return run
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"title": "t", "summary": "s"},
+        {"title": "t", "summary": "s", "page": None},
+        {"title": "t", "summary": "s", "page": [{"title": "t", "claim": "c", "items": [{"kind": "later"}]}]},
+        {
+            "title": "t",
+            "summary": "s",
+            "page": [{"title": "t", "claim": "c", "items": [{"kind": "maps", "tensor": "toy"}]}],
+        },
+    ],
+)
+def test_a_result_of_another_form_is_named_in_one_line(
+    result: Any, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(rewritten(finished, result)), "--export", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith(f"posattn: {finished}: result.json and config.json are not of a form that this")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_control_characters_reach_no_terminal_page_or_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[31mred\udce9|b"
+    with open_run(tmp_path / "run", "demo", DemoConfig()) as run:
+        run.save_tensors("m", {"m": torch.eye(3).repeat(2, 1, 1)})
+        items = [
+            Maps(name, "m:m", [name, "c"]),
+            Table(name, [name], [[name]]),
+            Lines("l", "x", {name: "y", "b": "y"}),
+        ]
+        page = to_plain([Section(name, name, items)])
+        run.finish({"title": name, "summary": name, "x": [1, 2], "y": [1, 2], "page": page, "name": name})
+    cli.main(["report", str(tmp_path / "run"), "--export", str(tmp_path / "out")])
+    shown = capsys.readouterr().out
+    html = (tmp_path / "run" / "report.html").read_text()
+    files = [path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix in (".md", ".svg")]
+    for text in (shown, html, *files):
+        assert r"\x1b[31mred\udce9|b" in text.replace("\\\\", "\\").replace(r"\[", "[").replace(r"\|", "|")
+        assert "\x1b" not in text
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["result"]["name"] == name
+    (frames,) = re.findall('data-frames="([^"]*)"', html)
+    assert len(json.loads(markupsafe.Markup(frames).unescape())) == 2

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Generator, nn
 
 from posattn.runs.folder import describe
+from posattn.settings import check
 from posattn.vision.data.config import DataConfig
 from posattn.vision.data.images import ImageSet, load_images
 from posattn.vision.data.streams import ImageStream
@@ -116,3 +117,24 @@ def test_any_folder_can_be_streamed(imagenet: Path) -> None:
     assert DataConfig("imagenet", imagenet).load("test").shape == (3, 224, 224)
     with pytest.raises(FileNotFoundError, match="imagenet not found: no train or training in"):
         DataConfig("imagenet", imagenet / "val").load("train")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (DataConfig("./pictures", Path("elsewhere")), "--data-dir is not for ./pictures, .* got 'elsewhere'"),
+        (DataConfig("digits", Path("elsewhere")), "--data-dir is not for digits, .* got 'elsewhere'"),
+        (DataConfig("owner/name", Path("elsewhere")), "--data-dir is not for owner/name"),
+        (DataConfig("imagenette", download=True), "--download is not for imagenette"),
+        (DataConfig(".", download=True), "--download is not for ."),
+        (
+            DataConfig("fashion-mnist", label_column="kind"),
+            "--label-column is not for fashion-mnist.* got 'kind'",
+        ),
+        (DataConfig("cifar10", workers=3), "--workers is for a stream .* got 3"),
+        (DataConfig("imagenet", label_column="kind"), "--label-column is not for imagenet"),
+    ],
+)
+def test_a_setting_that_the_set_does_not_read_is_refused(settings: DataConfig, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check(settings)

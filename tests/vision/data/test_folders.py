@@ -1,5 +1,6 @@
 """Class folders as people have them: what is a split, what is a class, and what is neither."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,17 @@ def test_a_decompression_bomb_is_refused_at_a_bound_that_is_named(tmp_path: Path
     ):
         load_images(str(tmp_path))
     assert load_images(str(tmp_path), skip_corrupt=True).skipped == 1
+
+
+def test_a_link_to_a_folder_around_it_is_named(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", ["blue", "red"])
+    (tmp_path / "train" / "red" / "all").symlink_to("..")
+    with pytest.raises(ValueError, match=r"train/red/all is a link to .*train, which it is in"):
+        load_images(str(tmp_path))
+
+
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    write_split(tmp_path, ["blue", "red"])
+    os.mkfifo(tmp_path / "red" / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png cannot be decoded: it is not a regular file"):
+        load_images(str(tmp_path))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from layouts import encoded, noise, write_cifar, write_folder, write_svhn
+from scipy.io import savemat
 from torchvision import datasets as published
 
 from posattn.vision.data.formats import read_pickle
@@ -241,3 +242,22 @@ def test_a_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"'someone/pictures' is no file here; .*pip install datasets"):
         load_images("someone/pictures")
+
+
+@pytest.mark.parametrize("label", [77, -3, 0, 1.5])
+def test_labels_that_svhn_cannot_have_are_named(label: float, tmp_path: Path) -> None:
+    images = np.zeros((32, 32, 3, 2), np.uint8)
+    savemat(tmp_path / "test_32x32.mat", {"X": images, "y": np.array([[10], [label]])})
+    with pytest.raises(
+        ValueError, match=rf"test_32x32\.mat: label {label} of image 1 is not an integer from 1 to 10"
+    ):
+        load_images("svhn", "test", tmp_path)
+
+
+def test_columns_of_no_table_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_folder(tmp_path / split, {f"{name}/0.png": encoded(noise(3, 4, 4)) for name in ("cat", "dog")})
+    with pytest.raises(
+        ValueError, match="holds pictures in folders, not in a table with the label column 'kind'"
+    ):
+        load_images(str(tmp_path), label_column="kind")

@@ -70,6 +70,10 @@ def test_idx_files_are_read(tmp_path: Path, layout: str) -> None:
     assert loaded.classes[9] == "Ankle boot"
 
 
+def idx_header(*shape: int) -> bytes:
+    return bytes((0, 0, 8, len(shape))) + b"".join(size.to_bytes(4, "big") for size in shape)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -77,6 +81,11 @@ def test_idx_files_are_read(tmp_path: Path, layout: str) -> None:
         (lambda data: b"\0" * 40, "is not a whole gzip file"),
         (lambda data: gzip.compress(b"\0\0\x0d\x03" + gzip.decompress(data)[4:]), "is not an IDX file of 3"),
         (lambda data: gzip.compress(gzip.decompress(data)[:-9]), r"should hold \(3, 28, 28\) bytes"),
+        (
+            lambda data: gzip.compress(idx_header(3, 2**32 - 1, 2**32 - 1)),
+            r"should hold .* not from 1 to 17,179",
+        ),
+        (lambda data: gzip.compress(idx_header(0, 28, 28)), r"should hold \(0, 28, 28\) bytes: not from 1"),
     ],
 )
 def test_damaged_idx_files_are_named(tmp_path: Path, damage: object, message: str) -> None:

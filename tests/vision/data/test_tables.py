@@ -171,3 +171,37 @@ def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"data-00001-of-00002\.arrow is not a whole Arrow file"):
         load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        (b"{not JSON", "the metadata of Hugging Face's datasets is damaged"),
+        (b"[1]", "the metadata of Hugging Face's datasets is damaged"),
+        (b'{"info": {"features": {"label": {"names": "ab"}}}}', "must be distinct texts, got 'ab'"),
+        (
+            b'{"info": {"features": {"label": {"names": ["a", "a"]}}}}',
+            r"must be distinct texts, got \['a', 'a'\]",
+        ),
+    ],
+)
+def test_damaged_names_of_classes_are_named(metadata: bytes, said: str, tmp_path: Path) -> None:
+    table = pa.table({"image": PICTURES[:4], "label": [0, 1, 0, 1]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=rf"train\.parquet: .*{said}"):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("{", "is not whole JSON"),
+        ("{}", "does not list the files of a data set"),
+        ('{"_data_files": 3}', "does not list the files of a data set"),
+        ('{"_data_files": []}', "holds an empty data set"),
+    ],
+)
+def test_a_damaged_folder_of_save_to_disk_is_named(state: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(ValueError, match=f"{tmp_path}.*{said}"):
+        load_images(str(tmp_path))

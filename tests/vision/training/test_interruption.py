@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -168,19 +169,48 @@ for record in train(model, stream, config, checkpoints=Path(sys.argv[1], "kept")
 """
 
 
-def test_workers_that_decode_outlive_what_tells_their_group_to_stop(tmp_path: Path) -> None:
+def start_stream(tmp_path: Path) -> subprocess.Popen[str]:
+    """A training whose pictures are decoded by two workers."""
     for number in range(16):
         path = tmp_path / "train" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", STREAMED, str(tmp_path)],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def in_session(leader: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(session) == leader and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def test_workers_that_decode_end_with_a_killed_training(tmp_path: Path) -> None:
+    process = start_stream(tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert len(in_session(process.pid)) >= 3
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while in_session(process.pid):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def test_workers_that_decode_outlive_what_tells_their_group_to_stop(tmp_path: Path) -> None:
+    process = start_stream(tmp_path)
     assert process.stdout is not None
     seen = [int(process.stdout.readline()) for _ in range(6)]
     os.killpg(process.pid, signal.SIGTERM)
