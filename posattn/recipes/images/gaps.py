@@ -57,11 +57,11 @@ def points(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 def common_seconds(pairs: Sequence[tuple[Numbers, Numbers]]) -> list[float]:
-    """The mean seconds of our epochs, as far as every training of the pairs has tests before and after them."""
+    """Where every training has a test before and after: its ends, and the mean seconds of our epochs between them."""
     runs = [run["elapsed"] for pair in pairs for run in pair]
     start, end = max(run[0] for run in runs), min(run[-1] for run in runs)
     own = over_seeds([ours["elapsed"] for ours, _ in pairs])["mean"]
-    return [second for second in own if start <= second <= end]
+    return sorted({start, end, *(second for second in own if start < second < end)}) if start <= end else []
 
 
 def at_seconds(pair: tuple[Numbers, Numbers], seconds: Sequence[float]) -> list[float]:
