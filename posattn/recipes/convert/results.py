@@ -6,6 +6,8 @@ import torch
 
 from posattn.recipes.convert.plan import Bench, Plan
 from posattn.recipes.convert.settings import ConvertConfig
+from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.needs import Kept, Losses, Unit, losses
 from posattn.vision.convert.orders import GREEDY, Point
 from posattn.vision.convert.quality import ACCURACY, features_of
@@ -94,14 +96,14 @@ def examples(plan: Plan, best: list[Losses], kept: Kept) -> dict[str, torch.Tens
     for name, numbers in (("cheapest", order[:4]), ("dearest", order[-4:])):
         of_units = [plan.units[i] for i in numbers]
         found = [plan.statistics[unit.block].mean[unit.heads[0]] for unit in of_units]
-        prefix = plan.subject.model.num_prefix_tokens
+        prefix = adapter_of(plan.subject.model).prefix
         maps[name] = torch.stack(found)[:, prefix:, prefix:].half().cpu()  # type: ignore[misc]
     return maps
 
 
-def summary(config: ConvertConfig, model: Any) -> str:
+def summary(config: ConvertConfig, vit: ViT) -> str:
     """A sentence on the model and the pictures."""
-    height, width = model.patch_embed.img_size
+    height, width = vit.image_size
     return (
         f"{config.checkpoint or 'Pretrained'}, {height} x {width} px; maps averaged over {config.calibration} pictures "
         f"of {config.images}, heads ranked on {config.ranking}, losses measured on {config.measured} others; "

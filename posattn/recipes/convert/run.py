@@ -7,6 +7,7 @@ import torch
 from rich.progress import Progress
 
 from posattn.recipes.convert.measuring import chosen, measured_alone, orders_of, traced
+from posattn.recipes.convert.models import load_model
 from posattn.recipes.convert.page import sections
 from posattn.recipes.convert.plan import plan_of
 from posattn.recipes.convert.recovered import recovered, refitted, require_refit
@@ -21,23 +22,22 @@ from posattn.recipes.convert.results import (
     to_json,
 )
 from posattn.recipes.convert.settings import ConvertConfig
-from posattn.recipes.convert.subject import check_sizes, load_material, load_model
+from posattn.recipes.convert.subject import check_sizes, load_material
 from posattn.recipes.convert.timing import seconds_of_kinds, speed
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.vision.convert.maps import replace_heads
 from posattn.vision.convert.needs import Losses, best_kept, choice_of
-from posattn.vision.convert.saving import save
-
-MODEL = "model"  # the folder below the run folder that holds the converted model
+from posattn.vision.convert.saving import MODEL, save
 
 
 def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every step is a unit that a resumed run does not repeat."""
     torch.manual_seed(config.seed)
-    model = load_model(config)
-    check_sizes(config, model)
-    material = load_material(config, model, progress)
+    vit = load_model(config)
+    model = vit.model
+    check_sizes(config, vit)
+    material = load_material(config, vit, progress)
     require_refit(config, model, material.calibration)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(config, model.to(device), material, device)
@@ -85,7 +85,7 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
     run.save_tensors("examples", examples(plan, best, kept))
     return {
         "title": f"{config.model} converted",
-        "summary": summary(config, model),
+        "summary": summary(config, vit),
         "convert": numbers,
-        "page": to_plain(sections(config, numbers, grid=tuple(model.patch_embed.grid_size))),
+        "page": to_plain(sections(config, numbers, grid=vit.place().size())),
     }

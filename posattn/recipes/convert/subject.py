@@ -1,17 +1,17 @@
-"""The model to convert and the pictures to do it with."""
+"""The pictures to convert a model with."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import timm
 import torch
 from rich.progress import Progress
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import create_transform
 from torch import Generator, Tensor, nn
 
-from posattn import checks
 from posattn.recipes.convert.settings import ConvertConfig
+from posattn.recipes.inspect.models import Channels, matching
+from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.attention import TABLE
-from posattn.vision.convert.parts import attention_of
 from posattn.vision.convert.recovery import Normalise
 from posattn.vision.data.images import load_images
 from posattn.vision.data.pictures import Pictures
@@ -31,80 +31,29 @@ class Material(NamedTuple):
     classes: int | None
 
 
-def load_model(config: ConvertConfig) -> Any:
-    """The model in evaluation mode, at the requested image size.
-
-    Raises:
-        TypeError: its heads cannot be replaced.
-        ValueError: it has converted heads already, is not known, or does not take the image size; or the checkpoint
-            does not fit it.
-    """
-    model = checked(config)
-    if "converted" in getattr(model, "_model_args", {}):
-        raise ValueError(f"{config.model} has converted heads already: convert the original model")
-    if not attention_of(model):
-        raise ValueError(
-            f"{config.model} has no heads to convert: its attention is positional in every block"
-        )
-    if config.image_size is not None:
-        set_size(model, config.image_size)
-    return model.eval()
-
-
-def checked(config: ConvertConfig) -> nn.Module:
-    """The model with its weights, with tokens that do not vary by image."""
-    if config.checkpoint is not None and not config.checkpoint.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {config.checkpoint}")
-    stored = config.model.startswith(("hf-hub:", "local-dir:"))
-    if not stored and not timm.is_model(config.model):
-        raise ValueError(f"unknown model {config.model!r}: see timm.list_models()")
-    options: dict[str, Any] = {"pretrained": config.checkpoint is None}
-    model = timm.create_model(config.model, **options)
-    if getattr(model, "dynamic_img_size", False):
-        model = timm.create_model(config.model, dynamic_img_size=False, **options)
-    if config.checkpoint is not None:
-        try:
-            timm.models.load_checkpoint(model, str(config.checkpoint))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{config.checkpoint} does not fit {config.model}: {reason}") from error
-    return model
-
-
-def set_size(model: Any, size: int) -> None:
-    """Another image size, in place. Raises ValueError if patches do not divide it, or the model's is fixed."""
-    for side, patch in zip(("height", "width"), model.patch_embed.patch_size, strict=True):
-        checks.divides(f"patch {side}", patch, f"image {side}", size)
-    if tuple(model.patch_embed.img_size) == (size, size):
-        return
-    if not hasattr(model, "set_input_size"):
-        raise ValueError(
-            f"{type(model).__name__} has a fixed image size, {model.patch_embed.img_size}, not {size}"
-        )
-    model.set_input_size(img_size=(size, size))
-
-
 def normalise_of(model: nn.Module) -> Normalise:
     """The model's data config."""
-    settings = resolve_model_data_config(model)
-    return Normalise(tuple(settings["mean"]), tuple(settings["std"]))
+    vit = adapter_of(model)
+    settings = vit.data_config()
+    mean, std = (tuple(matching(tuple(settings[name]), vit.channels)) for name in ("mean", "std"))
+    return Normalise(mean, std)
 
 
-def load_material(config: ConvertConfig, model: Any, progress: Progress) -> Material:
-    """The pictures. Raises ValueError if there are too few."""
+def load_material(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
+    """The pictures. Raises ValueError if there are too few, or they have other channels than the model takes."""
     read = labelled if config.labels else unlabelled
-    return read(config, model, progress)
+    return read(config, vit, progress)
 
 
-def unlabelled(config: ConvertConfig, model: Any, progress: Progress) -> Material:
+def unlabelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
     """Pictures without labels, drawn at random from all of them."""
     wanted = config.calibration + config.ranking + config.measured
     limit = config.limit if config.recover else min(wanted, config.limit or wanted)
     pictures = Pictures(config.images, config.data_dir, limit)
     require(config, len(pictures), wanted)
-    size = tuple(model.patch_embed.img_size)
-    transform = create_transform(
-        **{**resolve_model_data_config(model), "input_size": (3, *size)}, normalize=False
+    size = (vit.channels, *vit.image_size)
+    transform = Channels(
+        create_transform(**{**vit.data_config(), "input_size": size}, normalize=False), vit.channels
     )
     held = [
         torch.as_tensor(transform(picture))
@@ -116,13 +65,19 @@ def unlabelled(config: ConvertConfig, model: Any, progress: Progress) -> Materia
     return Material(calibration, ranking, measured, every[config.measured :], None, None, None)
 
 
-def labelled(config: ConvertConfig, model: Any, progress: Progress) -> Material:
+def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
     """Pictures with labels: those for measuring losses come from the test split, the rest from the training split."""
-    size = model.patch_embed.img_size[0]
+    size, channels = vit.image_size, vit.channels
+    if size[0] != size[1]:
+        raise ValueError(
+            f"--labels is for models of square images, {config.model} takes {size[0]} x {size[1]}"
+        )
     train, test = (
-        load_images(config.images, split, config.data_dir, image_size=size)
+        load_images(config.images, split, config.data_dir, image_size=size[0])
         for split in progress.track(("train", "test"), description="pictures")
     )
+    if test.shape[0] != channels:
+        raise ValueError(f"{config.images} has {test.shape[0]} channels, {config.model} takes {channels}")
     require(config, len(test), config.measured, "test pictures")
     generator = Generator().manual_seed(config.seed)
     train = train.select(torch.randperm(len(train), generator=generator)[: config.limit])
@@ -154,12 +109,11 @@ def in_batches(pictures: Tensor, normalise: Normalise) -> list[Tensor]:
     return [normalise(part) for part in pictures.split(BATCH)]
 
 
-def check_sizes(config: ConvertConfig, model: Any) -> None:
+def check_sizes(config: ConvertConfig, vit: ViT) -> None:
     """Raise ValueError for sizes to time at that the patches do not divide, or that tables do not serve."""
-    own = tuple(model.patch_embed.img_size)
+    own = vit.image_size
     for size in config.sizes:
-        for side, patch in zip(("height", "width"), model.patch_embed.patch_size, strict=True):
-            checks.divides(f"patch {side}", patch, f"--sizes {side}", size)
+        vit.check_size((size, size), "--sizes")
         if (size, size) != own and TABLE in config.kinds:
             raise ValueError(
                 f"tables serve {own[0]} x {own[1]} px only, got --sizes {size}: use --kinds relative convolution"

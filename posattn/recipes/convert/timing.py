@@ -12,9 +12,8 @@ from posattn.bench.cost import multiply_adds
 from posattn.bench.models import synchronize
 from posattn.bench.timing import interleaved, quartiles
 from posattn.recipes.convert.settings import ConvertConfig
-from posattn.recipes.convert.subject import set_size
-from posattn.vision.convert.attention import Place
-from posattn.vision.convert.maps import converted, grid_of
+from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.maps import converted
 from posattn.vision.convert.reruns import Subject
 from posattn.vision.models.freeze import freeze_attention
 
@@ -24,12 +23,11 @@ ORIGINAL, CONVERTED = "original", "converted"
 @torch.inference_mode()
 def seconds_of_kinds(subject: Subject, config: ConvertConfig) -> dict[str, float]:
     """For each kind, the median seconds of an attention layer with all heads of that kind."""
-    model: Any = subject.model
-    number = min(subject.layers)
-    attn: Any = subject.layers[number]
-    grid, place = grid_of(model), Place(model.patch_embed)
+    vit, number = adapter_of(subject.model), min(subject.layers)
+    attn: Any = vit.plain(subject.layers[number])
+    grid, place = vit.grid(), vit.place()
     maps = next(iter(subject.maps.values()))[number]
-    like = next(model.parameters())
+    like = next(vit.model.parameters())
     tokens = torch.randn(config.batch, grid.num_tokens, attn.proj.out_features).to(like)
     works: dict[str, Any] = {}
     for kind in config.kinds:
@@ -54,13 +52,13 @@ def speed(
 
     The original runs with fused attention; the converted one is frozen. They are interleaved.
     """
-    own = tuple(original.patch_embed.img_size)  # type: ignore[union-attr,arg-type]
+    own = adapter_of(original).image_size
     sizes = {}
     for size in progress.track(config.sizes or (own[0],), description="convert: speed"):
         models = {name: copy.deepcopy(m).eval() for name, m in ((ORIGINAL, original), (CONVERTED, changed))}
         if (size, size) != own:
             for model in models.values():
-                set_size(model, size)
+                adapter_of(model).set_size((size, size))
         models[CONVERTED] = freeze_attention(models[CONVERTED])
         shape = (size, size) if config.sizes else own
         sizes[str(size)] = at_size({name: m.to(device) for name, m in models.items()}, shape, config, device)
@@ -71,8 +69,7 @@ def at_size(
     models: dict[str, nn.Module], shape: Any, config: ConvertConfig, device: torch.device
 ) -> dict[str, Any]:
     """Both models at one size."""
-    channels = models[ORIGINAL].patch_embed.proj.in_channels  # type: ignore[union-attr]
-    images = torch.randn(config.batch, channels, *shape, device=device)  # type: ignore[arg-type]
+    images = torch.randn(config.batch, adapter_of(models[ORIGINAL]).channels, *shape, device=device)
     seconds = interleaved(
         {name: partial(timed, model, images) for name, model in models.items()}, config.rounds
     )

@@ -19,14 +19,21 @@ TABLE, RELATIVE, CONVOLUTION = KINDS = ("table", "relative", "convolution")
 
 
 class Place:
-    """The grid of tokens that a model has now, from its patch embedding, which stays the model's."""
+    """The grid of patches that a model has now, from the module that knows it, which stays the model's."""
 
     def __init__(self, embed: nn.Module) -> None:
         self.embed: Any = embed
 
     def size(self) -> tuple[int, int]:
-        height, width = self.embed.grid_size
-        return height, width
+        """Rows and columns of patches."""
+        if hasattr(self.embed, "grid_size"):
+            height, width = self.embed.grid_size
+            return height, width
+        image, patch = (
+            (side, side) if isinstance(side, int) else side
+            for side in (self.embed.image_size, self.embed.patch_size)
+        )
+        return image[0] // patch[0], image[1] // patch[1]
 
 
 @register_notrace_module

@@ -10,6 +10,8 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 from posattn import checks
+from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.attention import (
     CONVOLUTION,
     KINDS,
@@ -24,8 +26,9 @@ from posattn.vision.convert.attention import (
     linear,
     reordered,
 )
+from posattn.vision.convert.layers import attention_of, count_heads
 from posattn.vision.convert.offsets import OffsetMaps, fit_offsets
-from posattn.vision.convert.parts import attention_of, read_parts
+from posattn.vision.convert.parts import read_parts
 from posattn.vision.inspect.average import positionality
 from posattn.vision.inspect.watch import watch_attention
 from posattn.vision.models.attention import FrozenMaps, MapsHNN, PositionalAttention
@@ -33,7 +36,6 @@ from posattn.vision.models.scores import Grid
 
 Heads = Mapping[int, Sequence[int]]  # block number to heads
 Kinds = Mapping[int, Mapping[int, str]]  # block number to heads, each with how it is kept
-ARCHITECTURE = "converted_vit"  # timm's name of converted models; see entry.py
 WINDOW = 9  # rows and columns of offsets of a convolution
 
 
@@ -60,7 +62,8 @@ def to_positional(
 
     Args:
         vit: a timm ViT, DeiT, EVA, BEiT or ViT with relative positions, CLIP's and SigLIP's image towers among them;
-            its blocks that are positional already stay so.
+            transformers' ViT, DeiT, ViT-MSN or DINOv2, with any head; torchvision's VisionTransformer.
+            Blocks that are positional already stay so.
         images: (n, c, H, W), or an iterable of such batches, or of tuples that begin with one (a data
             loader). What is averaged is summed batch by batch, every image counting the same.
         blocks: numbers of the blocks to convert; None for all that are content-based.
@@ -105,8 +108,8 @@ def map_statistics(
         square = (maps - 1 / maps.shape[-1]).flatten(2).norm(dim=2).double().square().sum(0)
         squares[number] = squares.get(number, torch.zeros(())).to(square) + square
 
-    everything: Any = vit
-    layers = {number: everything.blocks[number].attn for number in blocks}
+    adapter = adapter_of(vit)
+    layers = {number: adapter.attention(number) for number in blocks}
     count = watch_attention(vit, images, layers, add)
     if count == 0:
         raise ValueError("images is empty: average attention needs at least one image")
@@ -131,51 +134,49 @@ def replace_heads(
 ) -> Any:
     """A copy of ``vit`` whose ``heads`` attend by ``maps``, the (h, N, N) maps of all heads of each block."""
     model: Any = copy.deepcopy(vit)
+    adapter = adapter_of(model)
     kinds = {number: with_kinds(chosen) for number, chosen in heads.items() if len(chosen)}
     for number, of_block in kinds.items():
-        model.blocks[number].attn = replacement(model, number, of_block, maps[number], window)
-    record(model, kinds, grid_of(model), window)
+        adapter.replace(
+            number, replacement(adapter, adapter.attention(number), of_block, maps[number], window)
+        )
+    record(adapter, kinds, window)
     return model
 
 
 def replacement(
-    model: Any, number: int, kinds: Mapping[int, str], maps: MapsHNN, window: int = WINDOW
+    vit: ViT,
+    attn: Any,
+    kinds: Mapping[int, str],
+    maps: MapsHNN | None,
+    window: int = WINDOW,
+    grid: Grid | None = None,
 ) -> nn.Module:
-    """A layer in place of the attention of a block, which is left as it is."""
-    grid = grid_of(model)
-    if maps.shape[-1] != grid.num_tokens:
+    """A layer in place of the attention of one of the model's blocks, whose parts it takes.
+
+    ``maps`` None: uniform ones. ``grid``: that of the maps, default the model's now.
+    """
+    grid = grid or vit.grid()
+    if maps is not None and maps.shape[-1] != grid.num_tokens:
         raise ValueError(f"attention maps are of {maps.shape[-1]} tokens, the model has {grid.num_tokens}")
-    return converted(
-        copy.deepcopy(model.blocks[number].attn), maps, kinds, Place(model.patch_embed), grid, window
-    )
+    return vit.fit(converted(vit.plain(attn), maps, kinds, vit.place(), grid, window))
 
 
-def record(model: Any, kinds: Kinds, grid: Grid, window: int) -> None:
-    """Record in a converted model how timm rebuilds it, if timm's factory built the original."""
-    args = getattr(model, "_model_args", None)
-    if args is None or not kinds:
+def record(vit: ViT, kinds: Kinds, window: int) -> None:
+    """Record in a converted model how each head is kept, beside what is recorded already."""
+    if not kinds:
         return
-    if "converted" not in args:
-        args = {"base": model.pretrained_cfg["architecture"], "base_args": args}
-    before = args.get("converted", {"heads": {}})["heads"]
+    before = (vit.converted() or {"heads": {}})["heads"]
     now = {
         str(number): {str(head): kind for head, kind in of_block.items()}
         for number, of_block in kinds.items()
     }
-    converted = {"heads": {**before, **now}, "grid": list(grid), "window": window}
-    model._model_args = {**args, "converted": converted}
-    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "architecture": ARCHITECTURE}
+    vit.record({"heads": {**before, **now}, "grid": list(vit.grid()), "window": window})
 
 
 def with_kinds(heads: Sequence[int] | Mapping[int, str], kind: str = TABLE) -> dict[int, str]:
     """Each head with its kind; default: ``table``."""
     return dict(sorted(heads.items())) if isinstance(heads, Mapping) else dict.fromkeys(sorted(heads), kind)
-
-
-def grid_of(model: Any) -> Grid:
-    """The tokens of a model at its own image size."""
-    height, width = model.patch_embed.grid_size
-    return Grid(height, width, model.num_prefix_tokens)
 
 
 def converted(
@@ -263,8 +264,10 @@ def heads_of(
 ) -> dict[int, str]:
     """The heads to convert of block ``number``, checked, each with how it is kept."""
     if number not in layers:
-        raise ValueError(f"block {number} has no attention to convert: the model has blocks {listed(layers)}")
-    count = layers[number].num_heads
+        raise ValueError(
+            f"block {number} has no attention to convert; content-based are blocks: {listed(layers)}"
+        )
+    count = count_heads(layers[number])
     wanted = heads[number] if isinstance(heads, Mapping) else heads
     chosen = with_kinds(range(count) if wanted is None else wanted, kind)
     for head, own in chosen.items():

@@ -12,8 +12,6 @@ from timm.models.eva import EvaAttention
 from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
-from posattn.vision.models.attention import PositionalAttention
-
 PROJECTIONS = ("qkv", "q_proj", "k_proj", "v_proj", "gate", "proj")
 
 
@@ -96,55 +94,3 @@ READERS: dict[type, Callable[[Any], Parts]] = {
 def read_parts(attn: nn.Module) -> Parts:
     """The parts of a layer whose class is in ``READERS``."""
     return READERS[type(attn)](attn)
-
-
-def attention_of(model: nn.Module) -> dict[int, nn.Module]:
-    """The attention layer of each block, but for those that are positional by construction.
-
-    Raises:
-        TypeError: heads of the model cannot be replaced; the module is named.
-        ValueError: it has converted heads already, or its tokens vary by image.
-    """
-    blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(model, "patch_embed"):
-        raise TypeError(
-            f"model must be a timm ViT, with patch_embed and blocks; got {type(model).__name__}, which is not supported"
-        )
-    layers = {}
-    for number, block in enumerate(blocks):
-        attn = getattr(block, "attn", None)
-        if attn is None:
-            raise TypeError(
-                f"blocks.{number} ({type(block).__name__}) is not supported: it has no attn to replace"
-            )
-        if not isinstance(attn, PositionalAttention):
-            check_layer(attn, f"blocks.{number}.attn")
-            layers[number] = attn
-    refuse_varying_tokens(model)
-    return layers
-
-
-def check_layer(attn: nn.Module, path: str) -> None:
-    """Raise what ``attention_of`` raises of one layer."""
-    if hasattr(attn, "kinds"):
-        raise ValueError(f"{path} has converted heads already: convert the original model")
-    if type(attn) not in READERS:
-        known = ", ".join(sorted({kind.__name__ for kind in READERS}))
-        raise TypeError(f"{path} ({type(attn).__name__}) is not supported: it is none of {known}")
-    for name in PROJECTIONS:
-        layer = getattr(attn, name, None)
-        if layer is not None and type(layer) is not nn.Linear:
-            raise TypeError(
-                f"{path}.{name} ({type(layer).__name__}) is not supported: merge adapters into plain linear layers"
-            )
-
-
-def refuse_varying_tokens(model: Any) -> None:
-    """Raise ValueError if the number of tokens varies by image, which constant maps cannot follow."""
-    if getattr(model, "dynamic_img_size", False):
-        raise ValueError(
-            "dynamic_img_size=True: tokens vary by image; create the model with dynamic_img_size=False and img_size"
-        )
-    rate = getattr(getattr(model, "patch_drop", None), "prob", 0)
-    if rate > 0:
-        raise ValueError(f"patch_drop_rate={rate}: tokens vary by image; create the model without")

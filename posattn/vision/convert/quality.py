@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from posattn import checks
+from posattn.vision.convert.adapters.find import adapter_of
 
 COSINE, NEIGHBOURS, ACCURACY, DIVERGENCE = "cosine", "neighbours", "accuracy", "divergence"
 METRICS = (COSINE, NEIGHBOURS, ACCURACY)  # to choose by; higher is better
@@ -30,10 +31,9 @@ class Estimate(NamedTuple):
 
 
 def outputs(model: Any, batch: Float[Tensor, "n c H W"]) -> Outputs:
-    """Features and logits of a timm model."""
-    tokens = model.forward_features(batch)
-    features = model.forward_head(tokens, pre_logits=True).float()
-    return Outputs(features, model.forward_head(tokens).float() if model.num_classes > 0 else None)
+    """Features and logits of a model; see ``adapters``."""
+    _, features, logits = adapter_of(model).forward(batch)
+    return Outputs(features.float(), None if logits is None else logits.float())
 
 
 def joined(parts: list[Outputs]) -> Outputs:

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from posattn.vision.convert.attention import TABLE
+from posattn.vision.convert.layers import attention_of
 from posattn.vision.convert.maps import Kinds
 from posattn.vision.convert.needs import Head
-from posattn.vision.convert.parts import attention_of
 from posattn.vision.convert.quality import Outputs, estimate
 from posattn.vision.convert.reruns import Subject, outputs_of_choices
 from posattn.vision.data.images import ImageSet, to_float

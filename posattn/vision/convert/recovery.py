@@ -15,6 +15,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Generator, Tensor, nn
 
+from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.attention import ConvertedAttention, log_table
 from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.data.augment import augment, derived_seed
@@ -211,8 +212,8 @@ class Features(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.model.forward_features(x)
-        return tokens, self.model.forward_head(tokens, pre_logits=True)
+        tokens, features, _ = adapter_of(self.model).forward(x)
+        return tokens, features
 
 
 def feature_loss(found: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.quality import outputs
 from posattn.vision.convert.reruns import block_inputs, resumed
 
@@ -77,7 +78,7 @@ def refit(
         raise ValueError(f"refitting needs at least {HELD} pictures, got {count}")
     with evaluating(model), evaluating(original):
         changed, target = ([block_inputs(m, batch)[0] for batch in batches] for m in (model, original))
-        for number in range(len(blocks_of(model))):
+        for number in range(len(adapter_of(model).blocks)):
             wanted = [passed(original, number, *pair).tokens for pair in zip(batches, target, strict=True)]
             for place in (1, 2):
                 correct(model, number, place, batches, changed, [tokens[place] for tokens in wanted])
@@ -172,18 +173,13 @@ def add(layer: nn.Linear, correction: Float[Tensor, "k d"]) -> None:
         layer.bias.add_(correction[width].to(layer.bias))
 
 
-def blocks_of(model: Any) -> Any:
-    """The blocks of a model."""
-    return model.blocks
-
-
 class Done(Exception):
     """Ends a forward pass within a model."""
 
 
 def passed(model: nn.Module, number: int, batch: Tensor, tokens: Tensor, place: int = 2) -> Passed:
     """Run a block on the tokens that enter it, to its MLP (place 1) or to its end (2), and nothing after it."""
-    block = blocks_of(model)[number]
+    block = adapter_of(model).blocks[number]
     found = Passed([tokens], {}, {})
 
     def keep(layer: Any, given: Any, output: Tensor) -> None:

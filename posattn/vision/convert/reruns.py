@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from posattn.vision.convert.attention import KINDS, TABLE, Place
-from posattn.vision.convert.maps import Kinds, converted, grid_of, heads_module
-from posattn.vision.convert.parts import attention_of
+from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.attention import KINDS, TABLE
+from posattn.vision.convert.layers import attention_of
+from posattn.vision.convert.maps import Kinds, heads_module, replacement
 from posattn.vision.convert.quality import Outputs, joined, outputs
 from posattn.vision.models.attention import MapsHNN
 
@@ -29,10 +30,11 @@ def subject_of(
     model: Any, averages: Mapping[int, MapsHNN], window: int, kinds: Sequence[str] = KINDS
 ) -> Subject:
     """The maps of every way to keep a head, from the average ones."""
-    grid, place = grid_of(model), Place(model.patch_embed)
+    vit = adapter_of(model)
+    grid, place = vit.grid(), vit.place()
 
     def kept(kind: str, number: int, maps: MapsHNN) -> MapsHNN:
-        attn = model.blocks[number].attn
+        attn = vit.plain(vit.attention(number))
         return heads_module(kind, maps, len(maps), place, grid, window, attn).attention_maps()
 
     found = {kind: {n: kept(kind, n, maps) for n, maps in averages.items()} for kind in kinds}
@@ -86,12 +88,11 @@ def rerun(subject: Subject, batch: Tensor, inputs: Mapping[int, Tensor], choice:
 
 def layer_of(subject: Subject, number: int, kinds: Mapping[int, str]) -> nn.Module:
     """The attention of a block with converted heads, all by dense maps."""
-    model: Any = subject.model
-    attn, maps = subject.layers[number], next(iter(subject.maps.values()))[number].clone()
+    maps = next(iter(subject.maps.values()))[number].clone()
     for head, kind in kinds.items():
         maps[head] = subject.maps[kind][number][head]
-    tables = dict.fromkeys(kinds, TABLE)
-    return converted(attn, maps, tables, Place(model.patch_embed), grid_of(model), 1).eval()
+    vit, tables = adapter_of(subject.model), dict.fromkeys(kinds, TABLE)
+    return replacement(vit, subject.layers[number], tables, maps, 1).eval()
 
 
 def block_inputs(model: Any, batch: Tensor) -> dict[int, Tensor]:
@@ -102,7 +103,7 @@ def block_inputs(model: Any, batch: Tensor) -> dict[int, Tensor]:
         return lambda _, inputs: found.update({number: inputs[0]})
 
     with ExitStack() as stack:
-        for number, block in enumerate(model.blocks):
+        for number, block in enumerate(adapter_of(model).blocks):
             stack.callback(block.register_forward_pre_hook(keep(number)).remove)
         outputs(model, batch)
     return found
@@ -111,14 +112,15 @@ def block_inputs(model: Any, batch: Tensor) -> dict[int, Tensor]:
 @contextmanager
 def swapped(model: Any, layers: Mapping[int, nn.Module]) -> Iterator[None]:
     """While it lasts, some blocks have another attention."""
-    before = {number: model.blocks[number].attn for number in layers}
+    vit = adapter_of(model)
+    before = {number: vit.attention(number) for number in layers}
     try:
         for number, layer in layers.items():
-            model.blocks[number].attn = layer
+            vit.replace(number, layer)
         yield
     finally:
         for number, layer in before.items():
-            model.blocks[number].attn = layer
+            vit.replace(number, layer)
 
 
 @contextmanager
@@ -128,10 +130,11 @@ def resumed(model: Any, first: int, tokens: Tensor) -> Iterator[None]:
     def pass_by(x: Tensor, *_: Any, **__: Any) -> Tensor:
         return x
 
+    blocks: Any = adapter_of(model).blocks
     with ExitStack() as stack:
-        for block in model.blocks[:first]:
+        for block in blocks[:first]:
             block.forward = pass_by
             stack.callback(delattr, block, "forward")
-        hook = model.blocks[first].register_forward_pre_hook(lambda _, inputs: (tokens, *inputs[1:]))
+        hook = blocks[first].register_forward_pre_hook(lambda _, inputs: (tokens, *inputs[1:]))
         stack.callback(hook.remove)
         yield

@@ -1,40 +1,47 @@
-"""Converted models on disk: a folder in timm's layout, from which timm builds the model again.
+"""Converted models on disk: ``config.json`` says how each head is kept, ``model.safetensors`` holds the weights.
 
-``config.json`` names ``converted_vit`` as the architecture; its ``model_args`` say which model was converted (``base``)
-and how each head of each block is kept (``converted``). ``model.safetensors`` holds the weights.
+A model of timm has timm's layout, from which timm builds it again: the architecture is ``converted_vit``; its
+``model_args`` say which model was converted (``base``) and how each head of each block is kept (``converted``).
+A model of transformers has its own config, to which ``posattn`` is added; one of torchvision has the arguments of its
+class.
 """
 
-import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.layers import to_2tuple
 from timm.models._builder import load_pretrained, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 import posattn.vision.convert.entry  # noqa: F401  (registers the architecture)
-from posattn.vision.convert.attention import Place
-from posattn.vision.convert.maps import ARCHITECTURE, converted
+from posattn.vision.convert.adapters import torchvision, transformers
+from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.adapters.timm import ARCHITECTURE
+from posattn.vision.convert.adapters.vit import ViT, pair
+from posattn.vision.convert.maps import replacement
 from posattn.vision.models.checkpoint import ungathered
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.scores import Grid
 
-CONFIG = "config.json"
+CONFIG, MODEL = (
+    "config.json",
+    "model",
+)  # the latter: the folder of the model below the run folder of a conversion
 LOG_TABLE, MAPS = ".maps.scores.table", ".maps.maps"  # of a table that is trained, and frozen
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write a converted model into a folder that ``load`` and ``timm.create_model("local-dir:...")`` read.
+    """Write a converted model into a folder that ``load`` reads.
 
-    Maps that were trained are frozen.
+    One of timm's is also read by ``timm.create_model("local-dir:...")``. Maps that were trained are frozen.
 
     Raises:
-        ValueError: the model is not converted, or was not made by ``timm.create_model``.
+        ValueError: the model is not converted, or is timm's and was not made by ``timm.create_model``.
     """
     heads_kept(model)
-    timm.models.save_for_hf(freeze_attention(model), str(folder), safe_serialization=True)
+    adapter_of(freeze_attention(model)).save(Path(folder))
     return Path(folder)
 
 
@@ -42,16 +49,39 @@ def load(folder: str | Path, **options: Any) -> nn.Module:
     """The model that ``save`` wrote, in evaluation mode.
 
     Args:
-        folder: of ``save`` or timm's ``save_for_hf``.
-        options: of ``timm.create_model``; with ``img_size``, relative maps and convolutions are resampled.
+        folder: of ``save``, timm's ``save_for_hf``, or the run folder of ``posattn convert``.
+        options: of ``timm.create_model``, for models of other libraries ``img_size`` alone; with it, relative maps and
+            convolutions are resampled.
 
     Raises:
         FileNotFoundError: the folder holds no model.
-        ValueError: its tables do not serve the image size.
+        ValueError: its tables do not serve the image size, or nothing in it is converted.
+        TypeError: an option that is not known.
     """
-    if not (Path(folder) / CONFIG).is_file():
+    place = Path(folder)
+    if (place / MODEL / CONFIG).is_file():
+        place = place / MODEL
+    if not (place / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} holds no model: there is no {CONFIG}")
-    return timm.create_model(f"local-dir:{folder}", pretrained=True, **options).eval()
+    config = json.loads((place / CONFIG).read_text())
+    if "architecture" in config:
+        return timm.create_model(f"local-dir:{place}", pretrained=True, **options).eval()
+    if transformers.RECORD in config:
+        return of_library(transformers.blank(place), place, **options)
+    if config.get("library") == torchvision.LIBRARY:
+        return of_library(torchvision.blank(place), place, **options)
+    raise ValueError(f"{place / CONFIG} is of no converted model")
+
+
+def of_library(model: nn.Module, folder: Path, img_size: Any = None) -> nn.Module:
+    """A model of transformers or torchvision, from its original with random weights."""
+    vit = adapter_of(model)
+    replace_blank(vit, vit.converted() or {})
+    transformers.load_weights(model, folder)
+    if img_size is not None:
+        refuse_size(vit, pair(img_size))
+        vit.set_size(pair(img_size))
+    return model.eval()
 
 
 def heads_kept(model: nn.Module) -> dict[int, dict[int, str]]:
@@ -59,14 +89,15 @@ def heads_kept(model: nn.Module) -> dict[int, dict[int, str]]:
 
     Raises ValueError if the model is not converted, or nothing is known of how it was made.
     """
-    args = getattr(model, "_model_args", None)
-    if args is None:
+    vit = adapter_of(model)
+    if vit.path == "blocks" and not hasattr(model, "_model_args"):
         raise ValueError(
             f"{type(model).__name__} was not made by timm.create_model, so it cannot be built again"
         )
-    if "converted" not in args:
+    found = vit.converted()
+    if found is None:
         raise ValueError(f"{type(model).__name__} has no converted heads; see to_positional")
-    return kinds_of(args["converted"])
+    return kinds_of(found)
 
 
 def kinds_of(converted: Mapping[str, Any]) -> dict[int, dict[int, str]]:
@@ -98,7 +129,7 @@ def build(
     own = {"base", "base_args", "converted"}
     saved = {k: v for k, v in (pretrained_model_args or {}).items() if k not in own}
     model: Any = timm.create_model(base, **{**(base_args or {}), **options, **saved})
-    replace_blank(model, converted)
+    replace_blank(adapter_of(model), converted)
     model._model_args = {"converted": converted}
     model.pretrained_cfg = resolve_pretrained_cfg(
         ARCHITECTURE, pretrained_cfg, pretrained_cfg_overlay
@@ -114,12 +145,11 @@ def build(
     return model
 
 
-def replace_blank(model: Any, converted_heads: Mapping[str, Any]) -> None:
+def replace_blank(vit: ViT, converted: Mapping[str, Any]) -> None:
     """Replace the heads, in place, by uniform maps."""
-    grid, place = Grid(*converted_heads["grid"]), Place(model.patch_embed)
-    for number, kinds in kinds_of(converted_heads).items():
-        attn, window = model.blocks[number].attn, converted_heads["window"]
-        model.blocks[number].attn = converted(attn, None, kinds, place, grid, window)
+    for number, kinds in kinds_of(converted).items():
+        attn, grid = vit.attention(number), Grid(*converted["grid"])
+        vit.replace(number, replacement(vit, attn, kinds, None, converted["window"], grid))
 
 
 def loadable(state: dict[str, Tensor], model: nn.Module) -> Mapping[str, Any]:
@@ -144,7 +174,7 @@ def adapt(model: Any, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> No
             f"in_chans was {saved['in_chans']} when the model was saved, got {changed['in_chans']}"
         )
     if "img_size" in changed:
-        refuse_size(model, changed["img_size"])
+        refuse_size(adapter_of(model), pair(changed["img_size"]))
         model.set_input_size(img_size=changed["img_size"])
     if {"num_classes", "global_pool"} & set(changed):
         pool = changed.get("global_pool", saved.get("global_pool"))
@@ -156,18 +186,17 @@ def as_saved(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def refuse_size(model: Any, img_size: Any) -> None:
+def refuse_size(vit: ViT, size: tuple[int, int]) -> None:
     """Raise ValueError if tables do not serve an image size."""
-    changed = copy.deepcopy(model.patch_embed)
-    changed.set_input_size(img_size=to_2tuple(img_size))
-    if changed.grid_size != model.patch_embed.grid_size and has_tables(model):
+    grid = tuple(side // patch for side, patch in zip(size, vit.patch_size, strict=True))
+    if grid != vit.place().size() and has_tables(vit):
         raise ValueError(
-            f"tables are for a grid of {model.patch_embed.grid_size}, got img_size={img_size}: "
+            f"tables are for a grid of {vit.place().size()}, got img_size={size[0]}: "
             "convert at that size, or with relative maps or convolutions"
         )
 
 
-def has_tables(model: nn.Module) -> bool:
+def has_tables(vit: ViT) -> bool:
     """Whether some head is kept as a table."""
-    kinds: Any = getattr(model, "_model_args", {}).get("converted")
-    return kinds is not None and any("table" in heads.values() for heads in kinds_of(kinds).values())
+    found = vit.converted()
+    return found is not None and any("table" in heads.values() for heads in kinds_of(found).values())

@@ -232,9 +232,18 @@ def parallel() -> nn.Module:
             r"blocks.1.attn.qkv \(Adapter\) is not supported: merge adapters",
         ),
         (lambda: with_adapter("proj"), TypeError, r"blocks.1.attn.proj \(Adapter\) is not supported"),
-        (lambda: timm.create_model("resnet10t"), TypeError, "must be a timm ViT, .* got ResNet"),
-        (lambda: timm.create_model("swin_tiny_patch4_window7_224"), TypeError, "got SwinTransformer"),
+        (lambda: timm.create_model("resnet10t"), TypeError, "ResNet is not supported: .* no attention"),
+        (
+            lambda: timm.create_model("swin_tiny_patch4_window7_224"),
+            TypeError,
+            r"layers.0.blocks.0.attn \(WindowAttention\) of SwinTransformer is not supported: it attends within",
+        ),
         (lambda: timm.create_model("cait_xxs24_224"), TypeError, r"blocks.0.attn \(TalkingHeadAttn\)"),
+        (
+            lambda: timm.create_model("xcit_nano_12_p16_224"),
+            TypeError,
+            r"blocks.0.attn \(XCA\) is not supported: it attends among channels",
+        ),
         (
             lambda: timm.create_model("vit_small_patch16_dinov3", **SMALL),
             ValueError,

@@ -214,14 +214,18 @@ def test_another_image_size_is_refused() -> None:
         ({"images": torch.zeros(0, 1, 8, 8)}, ValueError, "images is empty"),
         ({"images": iter([])}, ValueError, "images is empty"),
         ({"images": torch.zeros(1, 8, 8)}, ValueError, r"images must be \(n, c, H, W\), got \(1, 8, 8\)"),
-        ({"blocks": [3]}, ValueError, "block 3 has no attention to convert: the model has blocks 0, 1, 2"),
+        (
+            {"blocks": [3]},
+            ValueError,
+            "block 3 has no attention to convert; content-based are blocks: 0, 1, 2",
+        ),
         ({"heads": [3]}, ValueError, r"block 0 has heads 0..2, got 3"),
         ({"heads": {1: [-1]}}, ValueError, r"block 1 has heads 0..2, got -1"),
         ({"heads": {1: [0]}, "blocks": [0]}, ValueError, r"heads names its blocks already, got blocks=\[0\]"),
         (
             {"vit": nn.Linear(1, 1)},
             TypeError,
-            "model must be a timm ViT, with patch_embed and blocks; got Linear",
+            "Linear is not supported: Linear has no attention that is known",
         ),
         (
             {"vit": make(attn_layer="diff", num_heads=2)},

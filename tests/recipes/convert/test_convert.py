@@ -1,14 +1,12 @@
 """`posattn convert` on a small ViT and small pictures."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from rich.progress import Progress
 
 import posattn
@@ -21,52 +19,7 @@ from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.saving import heads_kept
 
 NAME = "vit_tiny_patch16_224"
-
-
-def draw(folder: Path, count: int, seed: int, size: int = 40) -> None:
-    """Pictures of smooth noise."""
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(seed)
-    for i in range(count):
-        small = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        small.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{i:03}.png")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures without labels, pictures with labels and splits, and the weights of a model."""
-    folder = tmp_path_factory.mktemp("convert")
-    draw(folder / "pictures", 50, 0)
-    for split, count in (("train", 12), ("test", 8)):
-        for label in range(2):
-            draw(folder / "labelled" / split / f"class{label}", count, label)
-    torch.manual_seed(0)
-    model = timm.create_model(NAME, img_size=32, patch_size=8, embed_dim=24, depth=4, num_classes=10)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    timm.models.save_for_hf(model, folder / "vit", safe_serialization=True)
-    return folder
-
-
-def config_of(place: Path, **changes: object) -> ConvertConfig:
-    config = ConvertConfig(
-        f"local-dir:{place / 'vit'}",
-        str(place / "pictures"),
-        by="block",
-        calibration=8,
-        ranking=10,
-        measured=14,
-        nearest=3,
-        points=3,
-        width=2,
-        steps=3,
-        random_orders=1,
-        batch_size=8,
-        rounds=2,
-        batch=2,
-    )
-    return replace(config, **changes)  # type: ignore[arg-type]
+Configure = Callable[..., ConvertConfig]
 
 
 def convert(config: ConvertConfig, out: Path, resume: bool = False) -> RunFolder:
@@ -75,8 +28,8 @@ def convert(config: ConvertConfig, out: Path, resume: bool = False) -> RunFolder
     return folder
 
 
-def test_a_whole_conversion(place: Path, tmp_path: Path) -> None:
-    config = config_of(place, heads="50%", recover=4)
+def test_a_whole_conversion(config_of: Configure, place: Path, tmp_path: Path) -> None:
+    config = config_of(heads="50%", recover=4)
     folder = convert(config, tmp_path / "run")
     found = folder.result["convert"]
     assert found["chosen"]["heads"] == 6
@@ -105,8 +58,10 @@ def test_a_whole_conversion(place: Path, tmp_path: Path) -> None:
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_numbers(place: Path, tmp_path: Path, monkeypatch) -> None:
-    config = config_of(place, budget=0.5, recover=12)
+def test_an_interrupted_run_goes_on_to_the_same_numbers(
+    config_of: Configure, place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    config = config_of(budget=0.5, recover=12)
     whole = convert(config, tmp_path / "whole").result["convert"]
     kept = RunFolder.keep
     for stop in ("alone as convolution", "greedy step 1", "curve greedy", "refit", "quality after"):
@@ -133,9 +88,9 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(place: Path, tmp_path: P
     assert set(seconds) == {"table", "convolution"}
 
 
-def test_labels(place: Path, tmp_path: Path) -> None:
+def test_labels(config_of: Configure, place: Path, tmp_path: Path) -> None:
     """Without a class for each label the nearest neighbours say which it is; the test split is measured."""
-    config = config_of(place, images=str(place / "labelled"), labels=True, heads="20%", kinds=("relative",))
+    config = config_of(images=str(place / "labelled"), labels=True, heads="20%", kinds=("relative",))
     found = convert(config, tmp_path / "run").result["convert"]
     assert found["metric"] == "accuracy"
     assert 0 < found["original"]["accuracy"] <= 1
@@ -143,8 +98,8 @@ def test_labels(place: Path, tmp_path: Path) -> None:
     assert {kind for of in found["chosen"]["kinds"].values() for kind in of.values()} == {"relative"}
 
 
-def test_sizes_that_maps_by_offset_serve(place: Path, tmp_path: Path) -> None:
-    config = config_of(place, kinds=("convolution",), sizes=(32, 48), heads="10%", window=3)
+def test_sizes_that_maps_by_offset_serve(config_of: Configure, place: Path, tmp_path: Path) -> None:
+    config = config_of(kinds=("convolution",), sizes=(32, 48), heads="10%", window=3)
     found = convert(config, tmp_path / "run").result["convert"]
     assert set(found["speed"]["sizes"]) == {"32", "48"}
 
@@ -178,42 +133,44 @@ def test_sizes_that_maps_by_offset_serve(place: Path, tmp_path: Path) -> None:
         ({"budget": 1.0}, "no block can be converted within --budget 1.0 of cosine"),
     ],
 )
-def test_bad_input(changes: dict, message: str, place: Path, tmp_path: Path) -> None:
+def test_bad_input(changes: dict, message: str, config_of: Configure, place: Path, tmp_path: Path) -> None:
     if changes.get("checkpoint") == Path("other"):
         changes = {**changes, "checkpoint": place / "vit" / "model.safetensors"}
     with pytest.raises((ValueError, FileNotFoundError), match=message.replace("(", r"\(")):
-        convert(config_of(place, **changes), tmp_path / "run")
+        convert(config_of(**changes), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_models_that_cannot_be_converted(place: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_be_converted(config_of: Configure, place: Path, tmp_path: Path) -> None:
     resnet = timm.create_model("resnet10t")
     torch.save(resnet.state_dict(), tmp_path / "resnet.pt")
-    with pytest.raises(TypeError, match=r"must be a timm ViT, .* got ResNet"):
-        convert(config_of(place, model="resnet10t", checkpoint=tmp_path / "resnet.pt"), tmp_path / "a")
+    with pytest.raises(TypeError, match=r"ResNet is not supported: .* no attention"):
+        convert(config_of(model="resnet10t", checkpoint=tmp_path / "resnet.pt"), tmp_path / "a")
     vit = timm.create_model(NAME, img_size=32, embed_dim=24, depth=2)
     posattn.save(to_positional(vit, torch.randn(2, 3, 32, 32), blocks=[0]), tmp_path / "converted")
     with pytest.raises(ValueError, match="has converted heads already: convert the original model"):
-        convert(config_of(place, model=f"local-dir:{tmp_path / 'converted'}"), tmp_path / "b")
+        convert(config_of(model=f"local-dir:{tmp_path / 'converted'}"), tmp_path / "b")
     with torch.no_grad():
         vit.patch_embed.proj.weight.zero_()
     timm.models.save_for_hf(vit, tmp_path / "blind", safe_serialization=True)
     with pytest.raises(ValueError, match="features are constant over the 10 images"):
-        convert(config_of(place, model=f"local-dir:{tmp_path / 'blind'}"), tmp_path / "c")
+        convert(config_of(model=f"local-dir:{tmp_path / 'blind'}"), tmp_path / "c")
     norms = timm.create_model(
         "vit_relpos_small_patch16_rpn_224", img_size=32, embed_dim=24, depth=1, num_heads=3
     )
     timm.models.save_for_hf(norms, tmp_path / "norms", safe_serialization=True)
     with pytest.raises(TypeError, match=r"block 0 cannot be refitted: .*; use --refit 0"):
-        convert(config_of(place, model=f"local-dir:{tmp_path / 'norms'}"), tmp_path / "d")
+        convert(config_of(model=f"local-dir:{tmp_path / 'norms'}"), tmp_path / "d")
 
 
-def test_result_is_json(place: Path, tmp_path: Path) -> None:
-    folder = convert(config_of(place, heads="10%", random_orders=1, points=1), tmp_path / "run")
+def test_result_is_json(config_of: Configure, place: Path, tmp_path: Path) -> None:
+    folder = convert(config_of(heads="10%", random_orders=1, points=1), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == folder.result
 
 
-def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    config_of: Configure, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, pictures, out = f"local-dir:{place / 'vit'}", str(place / "pictures"), str(tmp_path / "run")
     sizes = [
         "--calibration",

@@ -1,0 +1,164 @@
+"""The model to convert: of timm, transformers or torchvision, by name or folder, or one that a run has trained."""
+
+import importlib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import timm
+import torchvision
+from torch import nn
+
+from posattn.recipes.convert.settings import ConvertConfig
+from posattn.recipes.inspect.models import HUB, LOCAL, TRANSFORMERS, folder_config, reach
+from posattn.recipes.kit.classifiers import build, weights_name
+from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
+from posattn.runs.folder import RunFolder
+from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.adapters.vit import ViT
+from posattn.vision.convert.layers import attention_of
+from posattn.vision.convert.saving import MODEL
+from posattn.vision.data.config import MemoryDataConfig
+from posattn.vision.models.state_dicts import read_checkpoint, unwrap_checkpoint
+from posattn.vision.training.weights import load_weights
+
+TORCHVISION = "torchvision:"
+
+
+def load_model(config: ConvertConfig) -> ViT:
+    """The model in evaluation mode, at the requested image size.
+
+    Raises:
+        TypeError: its heads cannot be replaced.
+        ValueError: it has converted heads already, is not known, or does not take the image size; or the checkpoint
+            does not fit it.
+        FileNotFoundError, ConnectionError, ModuleNotFoundError: it, or the library it needs, is not there.
+    """
+    vit = adapter_of(with_weights(config).eval())
+    if vit.converted() is not None:
+        raise already_converted(config)
+    if not attention_of(vit.model):
+        raise ValueError(
+            f"{config.model} has no heads to convert: its attention is positional in every block"
+        )
+    if config.image_size is not None:
+        vit.set_size((config.image_size, config.image_size))
+    return vit
+
+
+def already_converted(config: ConvertConfig) -> ValueError:
+    """The error of a model that is converted."""
+    return ValueError(f"{config.model} has converted heads already: convert the original model")
+
+
+def with_weights(config: ConvertConfig) -> nn.Module:
+    """The model with its weights."""
+    name = config.model
+    folder = Path(name.removeprefix(LOCAL).removeprefix(TRANSFORMERS))
+    found = folder_config(folder)
+    if folder_config(folder / MODEL) or "posattn" in found or "converted" in found:
+        raise already_converted(config)
+    if "recipe" in found:
+        return of_run(folder, config)
+    if config.checkpoint is not None and not config.checkpoint.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {config.checkpoint}")
+    if name.startswith(TRANSFORMERS) or "model_type" in found:
+        return of_transformers(name.removeprefix(TRANSFORMERS), config)
+    if name.startswith(TORCHVISION):
+        return of_torchvision(name.removeprefix(TORCHVISION), config)
+    if folder.is_dir() and "architecture" not in found:
+        raise ValueError(f"{folder} is no run folder, and its config.json is not of timm or transformers")
+    return of_timm(f"{LOCAL}{folder}" if folder.is_dir() else name, config)
+
+
+def of_timm(name: str, config: ConvertConfig) -> nn.Module:
+    """A model of timm, with tokens that do not vary by image."""
+    if not name.startswith((HUB, LOCAL)) and not timm.is_model(name):
+        raise ValueError(f"unknown model {name!r}: see timm.list_models(); there is no such folder either")
+    options: dict[str, Any] = {"pretrained": config.checkpoint is None}
+    if config.checkpoint is None and not name.startswith(LOCAL):
+        reach(name.removeprefix(HUB) if name.startswith(HUB) else hub_of(name))
+    model = timm.create_model(name, **options)
+    if getattr(model, "dynamic_img_size", False):
+        model = timm.create_model(name, dynamic_img_size=False, **options)
+    if config.checkpoint is not None:
+        try:
+            timm.models.load_checkpoint(model, str(config.checkpoint))
+        except Exception as error:
+            raise misfit(config, error) from error
+    return model
+
+
+def hub_of(name: str) -> str:
+    """Where timm has the weights of a model. Raises ValueError if it has none."""
+    found = timm.models.get_pretrained_cfg(name)
+    if found is None or not found.has_weights:
+        raise ValueError(f"timm has no pretrained weights of {name}: give --checkpoint")
+    return found.hf_hub_id or f"timm/{name}"
+
+
+def misfit(config: ConvertConfig, error: Exception) -> ValueError:
+    """The error of a checkpoint of another model, in one line."""
+    reason = " ".join(str(error).split())[:200]
+    return ValueError(f"{config.checkpoint} does not fit {config.model}: {reason}")
+
+
+def of_transformers(name: str, config: ConvertConfig) -> nn.Module:
+    """A model of Hugging Face's library with its head, from a folder or the hub."""
+    if config.checkpoint is not None:
+        raise ValueError(
+            f"--checkpoint {config.checkpoint} is for models of timm: {name} has weights of its own"
+        )
+    try:
+        transformers = importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} needs the optional library transformers: pip install transformers"
+        ) from error
+    local = Path(name).is_dir()
+    if not local:
+        reach(name)
+    settings = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
+    kind = getattr(transformers, (settings.architectures or [""])[0], transformers.AutoModel)
+    model: nn.Module = kind.from_pretrained(name, local_files_only=local)
+    return model
+
+
+def of_torchvision(name: str, config: ConvertConfig) -> nn.Module:
+    """A model of torchvision, with its own weights or a checkpoint."""
+    if name not in torchvision.models.list_models(torchvision.models):
+        raise ValueError(f"unknown model {name!r}: see torchvision.models.list_models()")
+    if config.checkpoint is None:
+        model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
+        return model
+    model = torchvision.models.get_model(name)
+    try:
+        model.load_state_dict(
+            unwrap_checkpoint(read_checkpoint(config.checkpoint), set(model.state_dict()))[0]
+        )
+    except RuntimeError as error:
+        raise misfit(config, error) from error
+    return model
+
+
+def of_run(folder: Path, config: ConvertConfig) -> nn.Module:
+    """A model that a recipe trained on images; ``checkpoint`` names which, where there are several."""
+    run = RunFolder.reading(folder)
+    settings = run.config["config"].get("images", run.config["config"])
+    seeds = range(run.config["seed"], run.config["seed"] + settings.get("seeds", 0))
+    names = {weights_name(name, seed): (name, seed) for name in ARCHITECTURES for seed in seeds}
+    names = {file: of for file, of in names.items() if (folder / f"{file}.safetensors").is_file()}
+    if not names:
+        raise ValueError(f"{folder} holds no run that trains image models ({run.config['recipe']})")
+    wanted = str(config.checkpoint) if config.checkpoint else next(iter(names))
+    if wanted not in names or (config.checkpoint is None and len(names) > 1):
+        given = config.checkpoint or "none"
+        raise ValueError(f"{folder} holds {', '.join(names)}: name one as --checkpoint, got {given}")
+    known = {field.name for field in fields(MemoryDataConfig)}
+    data = MemoryDataConfig(**{k: v for k, v in settings["data"].items() if k in known}).load("test")
+    model: Any = build(ModelSize(**settings["size"]), *names[wanted], data)
+    load_weights(model, run.load_tensors(wanted), folder / f"{wanted}.safetensors")
+    half, shape = (0.5,) * data.shape[0], data.shape
+    taken = {"mean": half, "std": half, "input_size": shape, "crop_pct": 1.0}
+    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, **taken}
+    return model

@@ -1,0 +1,182 @@
+"""Which models `posattn convert` takes, and what it says of the others."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+import transformers
+from rich.progress import Progress
+
+import posattn
+from posattn.recipes.convert.models import load_model
+from posattn.recipes.convert.run import run
+from posattn.recipes.convert.settings import ConvertConfig
+from posattn.recipes.convert.subject import load_material, normalise_of
+from posattn.recipes.images.settings import images as images_recipe
+from posattn.recipes.kit.classifiers import build, weights_name
+from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ModelSize
+from posattn.runs.folder import RunFolder, open_run
+from posattn.vision.convert.maps import to_positional
+from posattn.vision.data.images import load_images, to_float
+
+Configure = Callable[..., ConvertConfig]
+SIZE = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier with two classes and its image processor."""
+    folder = tmp_path_factory.mktemp("transformers")
+    torch.manual_seed(0)
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**SIZE, num_labels=2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    processor = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.4] * 3, "image_std": [0.2] * 3}
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(processor | {"size": {"height": 32, "width": 32}})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of `posattn run images` on digits, with the weights of three models."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with open_run(folder, "images", images_recipe(smoke=True)) as made:
+        size, digits = ModelSize(**made.config["config"]["size"]), load_images("digits", "test")
+        for name, seed in ((ORIGINAL, 0), (ORIGINAL, 1), (POSITIONAL, 0)):
+            made.save_tensors(weights_name(name, seed), build(size, name, seed, digits).state_dict())
+        made.finish({})
+    return folder
+
+
+def test_transformers(config_of: Configure, transformers_folder: Path, place: Path, tmp_path: Path) -> None:
+    """From a folder to a folder that loads again, with the accuracy of its own classifier."""
+    config = config_of(
+        model=str(transformers_folder),
+        images=str(place / "labelled"),
+        labels=True,
+        heads="50%",
+        by="head",
+        recover=2,
+    )
+    with open_run(tmp_path / "run", "convert", config) as folder, Progress(disable=True) as progress:
+        folder.finish(run(config, folder, progress))
+    found = folder.result["convert"]
+    assert found["original"]["classifier"]
+    assert found["chosen"]["heads"] == 3
+    model = posattn.load(tmp_path / "run")
+    assert type(model).__name__ == "ViTForImageClassification"
+    assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2)
+    with pytest.raises(ValueError, match="run has converted heads already: convert the original model"):
+        load_model(config_of(model=str(tmp_path / "run")))
+    with pytest.raises(ValueError, match="model has converted heads already"):
+        load_model(config_of(model=str(tmp_path / "run" / "model")))
+    vit = load_model(config)
+    assert normalise_of(vit.model) == (pytest.approx((0.4,) * 3), pytest.approx((0.2,) * 3))
+
+
+def test_folders_of_timm(config_of: Configure, place: Path) -> None:
+    """With and without local-dir: the same model."""
+    named, bare = (
+        load_model(config_of(model=f"{prefix}{place / 'vit'}")).model for prefix in ("local-dir:", "")
+    )
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(named(x), bare(x))
+
+
+def test_torchvision(config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = partial(torchvision.models.VisionTransformer, 32, 8, 2, 3, 24, 32, num_classes=5)
+    small = make()
+    torch.save({"model": small.state_dict()}, tmp_path / "weights.pt")
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name: make())
+    vit = load_model(config_of(model="torchvision:vit_b_16", checkpoint=tmp_path / "weights.pt"))
+    assert torch.equal(vit.model.class_token, small.class_token)
+    assert normalise_of(vit.model).mean == (0.485, 0.456, 0.406)
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(
+        ValueError, match=r"other.pt does not fit torchvision:vit_b_16: Error\(s\) in loading"
+    ):
+        load_model(config_of(model="torchvision:vit_b_16", checkpoint=tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match="unknown model 'vit_z'"):
+        load_model(config_of(model="torchvision:vit_z"))
+
+
+def test_a_run_folder(config_of: Configure, trained: Path) -> None:
+    """One channel, as digits have; pictures enter as they did in training."""
+    name = weights_name(ORIGINAL, 1)
+    config = config_of(model=str(trained), checkpoint=Path(name), images="digits", calibration=4)
+    vit = load_model(config)
+    digits = load_images("digits", "test")
+    expected = build(ModelSize(**RunFolder(trained).config["config"]["size"]), ORIGINAL, 1, digits).eval()
+    with Progress(disable=True) as progress:
+        material = load_material(config, vit, progress)
+    assert material.measured.shape == (14, 1, 8, 8)
+    assert material.measured.max() > 200
+    batch = normalise_of(vit.model)(material.measured)
+    torch.testing.assert_close(batch, to_float(material.measured))
+    with torch.no_grad():
+        torch.testing.assert_close(vit.model(batch), expected(batch))
+    assert (
+        posattn.freeze_attention(to_positional(vit.model, batch))._model_args["base"]
+        == "vit_tiny_patch16_224"
+    )
+    for checkpoint in (None, Path("images-ViT-7")):
+        with pytest.raises(
+            ValueError, match=r"holds images-ViT-0, images-ViT-1, .*: name one as --checkpoint, got"
+        ):
+            load_model(config_of(model=str(trained), checkpoint=checkpoint))
+    with pytest.raises(ValueError, match="no heads to convert: its attention is positional in every block"):
+        load_model(config_of(model=str(trained), checkpoint=Path(weights_name(POSITIONAL, 0))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "vit_of_nobody"}, ValueError, "unknown model 'vit_of_nobody'"),
+        (
+            {"model": "swin_tiny_patch4_window7_224"},
+            TypeError,
+            r"\(WindowAttention\) of SwinTransformer is not sup",
+        ),
+        ({"checkpoint": Path("no.pt")}, FileNotFoundError, "there is no checkpoint no.pt"),
+    ],
+)
+def test_what_is_refused(
+    changes: dict, error: type[Exception], message: str, config_of: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    monkeypatch.setattr("posattn.recipes.convert.models.reach", lambda repository: None)
+    with pytest.raises(error, match=message):
+        load_model(config_of(**changes))
+
+
+def test_folders_without_a_model(config_of: Configure, transformers_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"is no run folder, and its config.json is not of timm or transformers"
+    ):
+        load_model(config_of(model=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"--checkpoint .* is for models of timm"):
+        load_model(config_of(model=str(transformers_folder), checkpoint=transformers_folder / "config.json"))
+    clip = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SIZE))
+    clip.save_pretrained(tmp_path / "clip")
+    with pytest.raises(
+        TypeError, match=r"layers.0.self_attn \(CLIPAttention\) of CLIPVisionModel is not supported"
+    ):
+        load_model(config_of(model=str(tmp_path / "clip")))
