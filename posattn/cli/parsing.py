@@ -5,9 +5,14 @@ from typing import Any, NoReturn
 
 import tyro
 from tyro import _errors as errors  # tyro's hook for parse errors, which it does not yet count as public
-from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, PositionalMetavarFromFieldName
+from tyro import conf
 
-CONFIG = (FlagCreatePairsOff, OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
+CONFIG = (
+    conf.FlagCreatePairsOff,
+    conf.HelptextFromCommentsOff,  # docstrings below fields are help, comments are for readers of the code
+    conf.OmitSubcommandPrefixes,
+    conf.PositionalMetavarFromFieldName,
+)
 
 
 def parse_arguments(form: Any, arguments: Sequence[str], description: str) -> Any:

@@ -3,7 +3,8 @@
 ``settings.py`` holds the flags; it imports no torch. For a recipe it has a function that returns the full config (a
 frozen dataclass with a ``seed``), whose docstring is the header, registered with ``@recipe``. For a command it has the
 dataclass itself, whose docstring is the help, registered with ``@command``. ``run.py`` has the job,
-``run(config, folder, progress)``, which returns the content of result.json; ``page.py`` has the sections of the report.
+``run(config, folder, progress)``, which returns the content of result.json; ``page.py``, or ``run.py`` itself where
+that is short, has the sections of the report.
 """
 
 import importlib
@@ -33,7 +34,7 @@ class Recipe:
     @property
     def job(self) -> Callable[..., dict[str, Any]]:
         """The function of config, run folder and progress bar that returns the content of result.json."""
-        return job_beside(self.config)
+        return job_of(self.config)
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Command:
     @property
     def job(self) -> Callable[..., dict[str, Any]]:
         """As a recipe's."""
-        return job_beside(self.settings)
+        return job_of(self.settings)
 
 
 RECIPES: dict[str, Recipe] = {}  # both are filled by ``load``
 COMMANDS: dict[type, Command] = {}  # by the class of their settings
 
 
-def job_beside(settings: Any) -> Callable[..., dict[str, Any]]:
+def job_of(settings: Any) -> Callable[..., dict[str, Any]]:
     """The function ``run`` of the module ``run`` in the same folder as the settings."""
     return importlib.import_module(f"{settings.__module__.rpartition('.')[0]}.run").run
 

@@ -6,12 +6,14 @@ and tensor ("structure:maps" in structure.safetensors). Places are relative to t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from posattn.runs.seeds import mean_std_text
+
 PLACES = {
-    "lines": ("x", "y", "spread"),
+    "lines": ("x", "y", "std"),
     "heat_maps": ("values", "x", "y"),
 }  # the fields of each kind that hold places
 
@@ -24,14 +26,18 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+class Item:
+    """A figure or a table of a section."""
+
+
 @dataclass(frozen=True)
-class Lines:
-    """Curves, with a band or bars of one standard deviation where ``spread`` names one."""
+class Lines(Item):
+    """Curves, with a band or bars of one standard deviation where ``std`` names one."""
 
     title: str
     x: str | dict[str, str]  # place of a common x, or label -> place
     y: dict[str, str]  # label -> place
-    spread: dict[str, str] = field(default_factory=dict)  # label -> place
+    std: dict[str, str] = field(default_factory=dict)  # label -> place
     x_label: str = ""
     y_label: str = ""
     x_log: bool = False
@@ -41,7 +47,7 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Maps:
+class Maps(Item):
     """Square maps; several have a slider over the first axis."""
 
     title: str
@@ -54,7 +60,7 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class GridMaps:
+class GridMaps(Item):
     """For each head, where each patch of an (H, W) image grid looks: a map of maps."""
 
     title: str
@@ -66,7 +72,7 @@ class GridMaps:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(Item):
     """Square maps side by side."""
 
     title: str
@@ -77,7 +83,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class PictureRows:
+class PictureRows(Item):
     """Rows of pictures, one under another."""
 
     title: str
@@ -88,7 +94,7 @@ class PictureRows:
 
 
 @dataclass(frozen=True)
-class HeatMaps:
+class HeatMaps(Item):
     """Values over two axes, in panels with one colour scale."""
 
     title: str
@@ -104,7 +110,7 @@ class HeatMaps:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Item):
     """Rows of text."""
 
     title: str
@@ -120,31 +126,45 @@ class Section:
 
     title: str
     claim: str
-    items: list[Lines | Maps | GridMaps | Gallery | PictureRows | HeatMaps | Table]
+    items: Sequence[Item]
     at: str = ""
     """The place in result.json that the items' places are relative to"""
 
 
 def mean_lines(
-    title: str, x: str | dict[str, str], curves: Mapping[str, str], over: str = "", **options: Any
+    title: str, x: str | dict[str, str], curves: Mapping[str, str], x_label: str, y_label: str, **options: Any
 ) -> Lines:
-    """Curves of means over seeds, with bars of one standard deviation.
+    """Curves of means over seeds with their standard deviations, as ``over_seeds`` gives them.
 
     Args:
         title: of the figure.
         x: place of the common x, or label -> place.
-        curves: label -> place in the tree that ``over_seeds`` averaged.
-        over: place of what ``over_seeds`` returned.
+        curves: label -> place, with ``*`` for mean and std: "ViT.*.loss" for "ViT.mean.loss" and "ViT.std.loss".
+        x_label: of the x axis.
+        y_label: of the y axis.
         options: further fields of ``Lines``.
     """
+    options.setdefault("caption", "Mean and standard deviation over the seeds.")
     mean, std = (
-        {label: ".".join(filter(None, (over, part, place))) for label, place in curves.items()}
-        for part in ("mean", "std")
+        {label: place.replace("*", part) for label, place in curves.items()} for part in ("mean", "std")
     )
-    return Lines(title, x, mean, std, **options)
+    return Lines(title, x, mean, std, x_label, y_label, **options)
 
 
-def to_plain(sections: list[Section]) -> list[dict[str, Any]]:
+def mean_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Mapping[str, Iterable[Sequence[float]]],
+    digits: int = 3,
+    factor: float = 1.0,
+    caption: str = "Mean ± std over the seeds.",
+) -> Table:
+    """A cell shows ``mean ± std`` of its values times ``factor``; the label of a row is in the first column."""
+    cells = {label: [mean_std_text(values, digits, factor) for values in row] for label, row in rows.items()}
+    return Table(title, list(columns), [[label, *texts] for label, texts in cells.items()], caption)
+
+
+def to_plain(sections: Sequence[Section]) -> list[dict[str, Any]]:
     """The sections as JSON, for result.json, with their places in full."""
     return [_placed(asdict(section)) for section in sections]
 

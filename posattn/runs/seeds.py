@@ -18,6 +18,16 @@ def mean_std_text(values: Sequence[float], digits: int = 3, factor: float = 1.0)
     return f"{factor * mean:.{digits}f} ± {factor * std:.{digits}f}"
 
 
+def collect(trees: Sequence[Any]) -> Any:
+    """Equal trees (dicts and lists of numbers), one per seed, as one tree with a list over the seeds at each leaf."""
+    first = trees[0]
+    if isinstance(first, dict):
+        return {name: collect([tree[name] for tree in trees]) for name in first}
+    if isinstance(first, list):
+        return [collect(items) for items in zip(*trees, strict=True)]
+    return list(trees)
+
+
 def over_seeds(ones: Sequence[Any]) -> dict[str, Any]:
     """``mean`` and ``std`` of equal trees (dicts and lists of numbers), one tree per seed.
 

@@ -1,6 +1,6 @@
 """Many settings of one experiment, spread over processes or a cluster, counted, and resumable."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,21 @@ def sweep(
         run.keep(units[key], share(value), files)
         progress.advance(bar)
     return {key: run.value(unit) for key, unit in units.items()}
+
+
+def sweep_seeds(
+    name: str,
+    arms: Mapping[str, tuple[Any, ...]],
+    seeds: Sequence[int],
+    compute: Callable[..., Any],
+    run: RunFolder,
+    progress: Progress,
+) -> dict[str, list[Any]]:
+    """``compute(*arms[arm], seed)`` of every arm and seed, as ``sweep``: by arm, one value per seed."""
+    units = {(arm, seed): f"{arm}/seed={seed}" for arm in arms for seed in seeds}
+    settings = {unit: (*arms[arm], seed) for (arm, seed), unit in units.items()}
+    values = sweep(name, settings, compute, run, progress)
+    return {arm: [values[units[arm, seed]] for seed in seeds] for arm in arms}
 
 
 def compute_unit(compute: Callable[..., Any], key: str, *arguments: Any) -> tuple[str, Any, list[str]]:

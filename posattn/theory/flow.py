@@ -9,21 +9,22 @@ F(X) = Σ_i φ(θ·x_i) with θ = (α, β) ⊗ κ(S_d - S_γ, S_γ - S_ρ, S_ρ)
 The flow descends the loss of one fixed sample. Once that sample is nearly separable α runs away and its loss no longer
 says anything about the population's. So every loss and accuracy is an estimate on a second sample, drawn from a seed
 stream of its own and with rare samples made frequent (``sampling.tilted_laws``), and a trajectory ends where the fixed
-sample stops standing for the population (``Score.trusted``).
+sample stops representing the population (``held_out.Score.trusted``).
 """
 
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from numpy.random import Generator
 
 from posattn import checks
-from posattn.theory import moments, sampling
+from posattn.theory import held_out, sampling
+from posattn.theory.fixed_sample import FixedSample
+from posattn.theory.held_out import HELD_OUT, Margins, Score
 from posattn.theory.integration import (
     NAMES,
     FlowDivergedError,
@@ -35,33 +36,6 @@ from posattn.theory.integration import (
     solve,
 )
 from posattn.theory.moments import Expansion
-
-HELD_OUT = 20_000  # samples on which losses and accuracies are estimated
-LEAST_PRECISION = 1 / 3  # largest trusted relative standard error of a fresh sample's loss
-FARTHEST = (
-    4.0  # largest trusted distance of the fixed sample's loss from the population's, in standard errors
-)
-
-
-class Score(NamedTuple):
-    """Loss and accuracy of a state on the population, and whether the flow's own sample is still representative."""
-
-    loss: float
-    accuracy: float
-    loss_stderr: float
-    own_loss: float
-    own_stderr: float  # standard error of the loss of a fresh sample of the size of the flow's
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the flow's sample represents the population here.
-
-        It does while the loss of a fresh sample of its size would have a relative standard error of at most a third,
-        and its own loss is within four standard errors of the population's.
-        """
-        precise = self.own_stderr <= LEAST_PRECISION * self.loss
-        apart = abs(self.own_loss - self.loss)
-        return precise and apart <= FARTHEST * float(np.hypot(self.own_stderr, self.loss_stderr))
 
 
 class PopulationFlow:
@@ -111,13 +85,20 @@ class PopulationFlow:
         self.samples = checks.positive_int("samples", samples)
         self.seed = checks.natural("seed", seed)
         self.importance = importance
+        self._own = self._draw(self.samples, (self.seed, [self.seed, 1]), importance)
+        self._held_out = self._draw(HELD_OUT, ([self.seed, 2], [self.seed, 3]), True)
+
+    def _draw(self, size: int, seeds: tuple[Any, Any], importance: bool) -> FixedSample:
+        return FixedSample(
+            self.law, size, seeds, self.power, self.linear, self.noise_std, importance=importance
+        )
 
     def gradient(self, alpha: float, beta: float, gamma: float, rho: float) -> Float[ndarray, " 4"]:
         """(∂L/∂α, ∂L/∂β, ∂L/∂γ, ∂L/∂ρ) on the flow's sample; not finite where the loss cannot be computed."""
         v = self._value(alpha, beta)
         with np.errstate(all="ignore"):
             weights, by_scores, _ = self._weights(gamma, rho)
-            by_theta = self._expansion(len(v)).gradient(np.outer(v, weights).ravel()).reshape(len(v), 3)
+            by_theta = self._own.expansion(len(v)).gradient(np.outer(v, weights).ravel()).reshape(len(v), 3)
             by_v = np.pad(by_theta @ weights, (0, 2 - len(v)))  # by symmetry 0 in β where β plays no part
             return np.concatenate([by_v, v @ by_theta @ by_scores])
 
@@ -126,7 +107,7 @@ class PopulationFlow:
         v = self._value(alpha, beta)
         with np.errstate(all="ignore"):
             weights, first, second = self._weights(gamma, rho)
-            theta, expansion = np.outer(v, weights).ravel(), self._expansion(len(v))
+            theta, expansion = np.outer(v, weights).ravel(), self._own.expansion(len(v))
             by_theta = expansion.gradient(theta).reshape(len(v), 3)
             moved = np.hstack([np.kron(np.eye(len(v)), weights[:, None]), np.kron(v[:, None], first)])
             mixed = by_theta @ first
@@ -138,35 +119,29 @@ class PopulationFlow:
     def logits(self, alpha: float, beta: float, gamma: float, rho: float) -> Float[ndarray, " n"]:
         """y F(X) of every sample of the flow; not finite where it overflows."""
         v = self._value(alpha, beta)
-        return self._logits(self._expansion(len(v)), v, gamma, rho)
+        return self._logits(self._own.expansion(len(v)), v, gamma, rho)
 
     def patches(self) -> tuple[Float[ndarray, "n D"], Float[ndarray, "n D"]]:
         """The flow's sample patch by patch: u and g of X_j = u_j w* + g_j e. All y = +1, sets contiguous.
 
         Each sample appears twice, with g and with -g. Takes 32 D bytes per sample, so use it for small D.
         """
-        u, g, _ = (np.concatenate(parts) for parts in zip(*self._draw_patches(), strict=True))
+        u, g, _ = (np.concatenate(parts) for parts in zip(*self._own.patches(), strict=True))
         u, g = (x.reshape(self.samples, -1) for x in (u, g))
         return np.concatenate([u, u]), np.concatenate([g, -g])
 
     def weights(self) -> Float[ndarray, " n"]:
         """The weight in the loss of each sample of ``patches``: about 1 on average, all 1 without ``importance``."""
-        return np.tile(self._without_noise.weights, 2)
+        return np.tile(self._own.without_noise.weights, 2)
 
     def score(self, alpha: float, beta: float, gamma: float, rho: float) -> Score:
         """Loss and accuracy of a state on the population, estimated on samples that the flow does not descend on."""
         v = self._value(alpha, beta)
-        own, fresh = self._expansion(len(v)), self._held_out(len(v))
-        margins = self._logits(fresh, v, gamma, rho)
-        losses = fresh.weights * softplus(-margins)
-        loss, stderr = float(losses.mean()), float(losses.std() / np.sqrt(HELD_OUT))
-        if self.importance:  # the same draw at another size
-            own_stderr = stderr * np.sqrt(HELD_OUT / self.samples)
-        else:
-            own_stderr = np.sqrt(max(0.0, (losses * softplus(-margins)).mean() - loss**2) / self.samples)
-        wrong = float(np.average(margins <= 0, weights=fresh.weights))
-        own_losses = own.weights * softplus(-self._logits(own, v, gamma, rho))
-        return Score(loss, 1 - wrong, stderr, float(own_losses.mean()), float(own_stderr))
+        fresh, own = (
+            Margins(self._logits(expansion, v, gamma, rho), expansion.weights)
+            for expansion in (self._held_out.expansion(len(v)), self._own.expansion(len(v)))
+        )
+        return held_out.score(fresh, own, self.samples, self.importance)
 
     def integrate(
         self,
@@ -285,55 +260,3 @@ class PopulationFlow:
         """The number of entries of (v, A) that each number represents; descent divides its gradient by it."""
         D, C, _ = self.law
         return np.array([1.0, 1.0, max(D * (C - 1), 1), max(D * (D - C), 1)])
-
-    def _expansion(self, values: int) -> Expansion:
-        return self._with_noise if values == 2 else self._without_noise
-
-    def _held_out(self, values: int) -> Expansion:
-        return self._held_out_with_noise if values == 2 else self._held_out_without_noise
-
-    @cached_property
-    def _without_noise(self) -> Expansion:
-        return self._expand_counts(self._rngs(0)[0], self.samples, self.importance)
-
-    @cached_property
-    def _with_noise(self) -> Expansion:
-        return self._expand_patches(self._draw_patches())
-
-    @cached_property
-    def _held_out_without_noise(self) -> Expansion:
-        return self._expand_counts(self._rngs(2)[0], HELD_OUT, True)
-
-    @cached_property
-    def _held_out_with_noise(self) -> Expansion:
-        drawn = sampling.draw_patches(*self._rngs(2), HELD_OUT, self.law, importance=True)
-        return self._expand_patches((u, self.noise_std * unit, weights) for u, unit, weights in drawn)
-
-    def _expand_counts(self, rng: Generator, samples: int, importance: bool) -> Expansion:
-        powers = moments.exponents(self.power, 3)
-        counts = list(sampling.draw_counts(rng, samples, self.law, importance=importance))
-        sums = [moments.count_moments(chunk, powers, self.law.set_size) for chunk in counts]
-        weights = np.concatenate([chunk.weights for chunk in counts])
-        return Expansion.over(powers, self.linear, np.concatenate(sums), weights)
-
-    def _expand_patches(self, drawn: Iterator[tuple[ndarray, ndarray, ndarray]]) -> Expansion:
-        powers = moments.exponents(self.power, 6)
-        chunks = [(moments.patch_moments(u, g, powers), weights) for u, g, weights in drawn]
-        sums, weights = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        sums = np.concatenate([sums, sums * (-1.0) ** powers[:, 3:].sum(axis=1)])
-        return Expansion.over(powers, self.linear, sums, np.tile(weights, 2))
-
-    def _draw_patches(self) -> Iterator[tuple[ndarray, ndarray, ndarray]]:
-        drawn = sampling.draw_patches(*self._rngs(0), self.samples, self.law, importance=self.importance)
-        for u, unit, weights in drawn:
-            yield u, self.noise_std * unit, weights
-
-    def _rngs(self, stream: int) -> tuple[Generator, Generator]:
-        """Generators of the signal and of the noise; streams 0 (the flow's sample) and 2 (held out) are independent."""
-        seeds = [self.seed if stream == 0 else [self.seed, stream], [self.seed, stream + 1]]
-        return np.random.default_rng(seeds[0]), np.random.default_rng(seeds[1])
-
-
-def softplus(x: ndarray) -> ndarray:
-    """log(1 + exp(x))."""
-    return np.logaddexp(0.0, x)

@@ -74,7 +74,7 @@ def delegates(
     return reading(torch.where(delegate.bool(), partition.same, rest.bool()), task, **options)
 
 
-def even(partition: Cover, task: StructuredTask, **options: Any) -> SimplifiedViT:
+def uniform(partition: Cover, task: StructuredTask, **options: Any) -> SimplifiedViT:
     """Uniform attention: the prediction is the sign of the sum over all patches, which noise decides if q·D > C².
 
     ``options`` are those of SimplifiedViT; errors as in ``reading``.

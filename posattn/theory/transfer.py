@@ -79,7 +79,7 @@ def held_attention(
     """
     checks.known("held attention", attention, ("uniform", "permuted", "start"))
     if attention == "uniform":
-        model = solutions.even(task.partition, task, **options)
+        model = solutions.uniform(task.partition, task, **options)
     elif attention == "permuted":
         order = torch.randperm(task.partition.num_patches, generator=generator)
         model = solutions.associated(Cover(task.partition.membership[:, order]), task, **options)

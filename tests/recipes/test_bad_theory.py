@@ -27,7 +27,7 @@ from posattn import cli
         (["phases", "--flow.power", "4"], "power must be odd and at least 3, got 4"),
         (["solutions", "--margin", "0"], "--margin must be above 0, got 0"),
         (["solutions", "--noises", "-1"], "--noises must be at least 0, got -1"),
-        (["structured-vit", "--model.num-heads", "3"], "num_heads must divide embed_dim"),
+        (["structured-vit", "--model.num-heads", "3"], "--model.num-heads must divide embed_dim"),
         (["structured-vit", "--task.set-size", "1"], "at least two patches.*got 1"),
         (["teachers", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["transfer", "--needed.most", "100"], "--needed.most must be a power of 2, got 100"),

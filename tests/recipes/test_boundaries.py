@@ -43,9 +43,9 @@ def test_the_association_leaves_the_fixed_diagonal_out() -> None:
 
 def test_the_least_diagonal_is_one_from_which_on_the_sets_are_found() -> None:
     config = BoundariesConfig(diagonals=(0.0, 1.0, 2.0, 3.0))
-    assert least_diagonal(config, [0.1, 0.95, 0.5, 1.0]) == 3.0
-    assert least_diagonal(config, [0.95, 1.0, 1.0, 1.0]) == 0.0
-    assert least_diagonal(config, [1.0, 1.0, 1.0, 0.2]) is None
+    assert least_diagonal(config, [0.1, 0.95, 0.5, 1.0]) == "3"
+    assert least_diagonal(config, [0.95, 1.0, 1.0, 1.0]) == "0"
+    assert least_diagonal(config, [1.0, 1.0, 1.0, 0.2]) == "none"
 
 
 def test_a_ratio_that_needs_more_noise_than_patches_is_said_at_once(

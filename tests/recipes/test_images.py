@@ -23,8 +23,7 @@ from posattn.recipes.kit.settings import (
     ModelSize,
 )
 from posattn.recipes.transplant.locality import local_maps
-from posattn.recipes.transplant.page import ARMS
-from posattn.recipes.transplant.run import available_sizes, draw_per_class
+from posattn.recipes.transplant.run import ARMS, available_sizes, draw_per_class
 from posattn.recipes.transplant.settings import transplant
 from posattn.vision.data.images import load_images, shuffle_patches
 from posattn.vision.grid import Grid, distances

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.recipes.loading.page import loading_section
-from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, loading_ratios
+from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, loading_ratios, loading_section
 
 
 def test_every_augmentation_is_measured(tmp_path: Path) -> None:

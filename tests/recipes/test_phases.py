@@ -70,7 +70,7 @@ def test_the_diagonal_is_scanned_by_what_it_adds_to_an_even_row() -> None:
 
 
 def test_no_transition_before_the_end_is_none() -> None:
-    assert time_of_transition(FlowSetting(num_patches=80, samples=200, t_end=10.0), 0, 0.75) is None
+    assert time_of_transition(FlowSetting(num_patches=80, samples=200, t_end=10.0), 0.75, 0) is None
 
 
 def test_a_setting_makes_its_flow() -> None:

@@ -73,7 +73,7 @@ def test_a_start_without_noise_is_the_solution_with_softer_scores(
 
 def test_noise_on_the_scores_has_the_size_it_says(task: StructuredTask, generator: Generator) -> None:
     config = SolutionsConfig(sharpness=1.0)
-    built, near = (by_hand.even(task.partition, task) for _ in range(2))
+    built, near = (by_hand.uniform(task.partition, task) for _ in range(2))
     start_near(near, 0.7, config, task.sample(50, generator=generator), generator)
     difference = (near.scores - built.scores)[~torch.eye(32, dtype=torch.bool)]
     assert difference.std().item() == pytest.approx(0.7, rel=0.1)

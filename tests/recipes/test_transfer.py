@@ -8,19 +8,19 @@ import pytest
 
 from posattn import cli
 from posattn.recipes.transfer.curves import (
-    DENIED,
-    EVEN,
+    BY_HAND,
     FROZEN,
-    ORACLE,
     PERMUTED,
     SCRATCH,
     START,
     TUNED,
+    UNIFORM,
     WAYS,
+    WITHOUT,
     Lesson,
 )
 from posattn.recipes.transfer.page import needed_text
-from posattn.recipes.transfer.run import at_patches, least_samples, mean_reached
+from posattn.recipes.transfer.run import least_samples, mean_reached
 from posattn.recipes.transfer.settings import NeededConfig, TransferConfig, TransferStudyConfig
 
 
@@ -30,9 +30,9 @@ def test_transfer_at_its_smoke_setting(tmp_path: Path) -> None:
     cli.main(["run", "transfer", "--smoke", "--jobs", "1", "--out", str(out)])
     result = json.loads((out / "result.json").read_text())
     curves, needed = result["transfer"], result["needed"]
-    assert set(curves["mean"]) == {*WAYS, *DENIED}
+    assert set(curves["mean"]) == {*WAYS, *WITHOUT}
     assert min(curves["association"]) > 0.9
-    for way in (ORACLE, FROZEN, TUNED, PERMUTED):
+    for way in (BY_HAND, FROZEN, TUNED, PERMUTED):
         assert min(curves["mean"][way]) > 0.95
     assert curves["mean"][SCRATCH][0] < curves["mean"][FROZEN][0]
     for D_samples in zip(needed["samples"][FROZEN], needed["samples"][SCRATCH], strict=True):
@@ -60,9 +60,9 @@ def test_the_least_samples_are_found_by_bisection_and_read_between_powers_of_two
 
 def test_the_attention_is_held_where_it_should_be() -> None:
     lesson = Lesson(TransferConfig(num_patches=24, set_size=4, dim=8, steps=20, test_samples=64), seed=1)
-    trained = {way for way in (*WAYS, *DENIED) if lesson.start(way).scores.requires_grad}
+    trained = {way for way in (*WAYS, *WITHOUT) if lesson.start(way).scores.requires_grad}
     assert trained == {SCRATCH, TUNED}
-    for way in (EVEN, START):
+    for way in (UNIFORM, START):
         assert lesson.start(way).attention().amax() < 0.5
     permuted = lesson.start(PERMUTED).attention()
     assert (permuted * lesson.downstream.partition.same).sum(-1).max() < 0.02
@@ -74,9 +74,9 @@ def test_the_attention_is_held_where_it_should_be() -> None:
 def test_without_the_structure_no_number_of_samples_is_enough() -> None:
     """q·D = 24 > C² = 16: the sum over all patches does not tell the label."""
     config = TransferConfig(num_patches=48, set_size=4, dim=8, noise_rate=0.5, steps=150, test_samples=2000)
-    few, many = (dict(zip(DENIED, Lesson(config, 0).accuracies(n, DENIED), strict=True)) for n in (8, 1024))
-    assert few[PERMUTED] > 0.93 > 0.9 > max(few[EVEN], few[START])
-    assert max(many[EVEN], many[START]) < 0.9
+    few, many = (dict(zip(WITHOUT, Lesson(config, 0).accuracies(n, WITHOUT), strict=True)) for n in (8, 1024))
+    assert few[PERMUTED] > 0.93 > 0.9 > max(few[UNIFORM], few[START])
+    assert max(many[UNIFORM], many[START]) < 0.9
 
 
 def test_what_was_not_reached_is_said() -> None:
@@ -88,7 +88,7 @@ def test_what_was_not_reached_is_said() -> None:
 
 def test_another_d_has_as_many_noisy_patches_and_no_fewer_steps() -> None:
     study = TransferStudyConfig(TransferConfig(num_patches=128, noise_rate=0.25, steps=300))
-    small, large = at_patches(study, 64), at_patches(study, 1024)
+    small, large = study.at_patches(64), study.at_patches(1024)
     assert (small.noise_rate * 64, large.noise_rate * 1024) == (32.0, 32.0)
     assert (small.steps, large.steps) == (300, 1792)
 

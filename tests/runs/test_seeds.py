@@ -1,6 +1,6 @@
 import pytest
 
-from posattn.runs.seeds import over_seeds
+from posattn.runs.seeds import collect, over_seeds
 
 
 def test_trees_are_averaged_number_by_number() -> None:
@@ -15,3 +15,8 @@ def test_trees_are_averaged_number_by_number() -> None:
 def test_trees_that_differ_are_refused(ones: list) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (three messages)
         over_seeds(ones)
+
+
+def test_trees_are_collected_leaf_by_leaf() -> None:
+    ones = [{"a": [1.0, 2.0], "b": {"c": "x"}}, {"a": [3.0, 4.0], "b": {"c": "y"}}]
+    assert collect(ones) == {"a": [[1.0, 3.0], [2.0, 4.0]], "b": {"c": ["x", "y"]}}

@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from posattn.runs.engines import use_engine
 from posattn.runs.folder import open_run
-from posattn.runs.sweep import sweep
+from posattn.runs.sweep import sweep, sweep_seeds
 
 
 @dataclass(frozen=True)
@@ -46,3 +46,15 @@ def test_an_error_ends_the_sweep_and_what_is_done_stays(tmp_path: Path) -> None:
         sweep("toy", settings, square, run, progress)
     run.lock.release()
     assert {"toy/n=1", "toy/n=2"} <= open_run(run.path, "toy", Config(), resume=True).finished_units()
+
+
+def scaled(factor: int, seed: int) -> int:
+    return factor * seed
+
+
+def test_values_of_several_seeds_come_back_by_arm(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", "toy", Config())
+    with Progress(disable=True) as progress:
+        found = sweep_seeds("toy", {"one": (1,), "ten": (10,)}, range(3, 5), scaled, run, progress)
+    assert found == {"one": [3, 4], "ten": [30, 40]}
+    assert run.finished_units() == {f"toy/{arm}/seed={seed}" for arm in ("one", "ten") for seed in (3, 4)}

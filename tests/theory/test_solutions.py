@@ -57,7 +57,7 @@ def test_one_delegate_a_set_generalises_with_one_row_in_c(task: StructuredTask) 
 def test_what_does_not_generalise(task: StructuredTask, name: str) -> None:
     """Everybody even, or all but the delegates on themselves: a sum that the noise decides."""
     if name == "even":
-        model = solutions.even(task.partition, task)
+        model = solutions.uniform(task.partition, task)
     else:
         model = solutions.delegates(task.partition, task, others="themselves")
     assert 0.5 < accuracy(model, task) < 0.85

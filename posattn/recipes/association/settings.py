@@ -3,43 +3,45 @@
 from dataclasses import dataclass, field, replace
 
 from posattn.recipes import recipe
-from posattn.settings import Count, Finite, NonNegative, Positive, Probability, Seed
+from posattn.recipes.kit import terms
+from posattn.recipes.kit.settings import Seeds
+from posattn.settings import Count, Finite, NonNegative, Positive, Probability
 
 
 @dataclass(frozen=True)
 class Setting:
     """A task, a model and its training; the defaults are the paper's small experiments."""
 
-    num_patches: Count = 64
-    """D"""
-    set_size: Count = 4
-    """C"""
-    dim: Count = 128
-    """d"""
+    num_patches: terms.NumPatches = 64
+    set_size: terms.SetSize = 4
+    dim: terms.Dim = 128
     noise_rate: Probability | None = None
-    """q; default: log(d) / D"""
+    """q, share of other patches with a random sign; default: log(d) / D"""
     noise_std: NonNegative | None = None
-    """σ; default: 1/√d"""
-    power: Count = 5
-    """p"""
-    linear: NonNegative = 0.03
-    """ν"""
+    """σ, noise of a patch; default: 1/√d"""
+    power: terms.Power = 5
+    linear: terms.Linear = 0.03
     diagonal: Finite | None = None
-    """σ_A; default: log log d"""
+    """σ_A, the fixed diagonal of A; default: log log d"""
     scale: Positive | None = 1.0
-    """κ; None: D"""
+    """κ, factor of the activation's input; None: D"""
     init_std: Positive = 1e-3
     """Of the Gaussian start of v and of A off the diagonal"""
     encoding_dim: Count = 64
     """m, where A = P Pᵀ"""
-    batch_size: Count = 512
-    steps: Count = 600
+    batch_size: terms.BatchSize = 512
+    steps: terms.Steps = 600
     rate: Positive = 1.0
-    """η"""
+    """η, the rate of A"""
     value_rate: NonNegative | None = None
     """The rate of v; default: η"""
     normalize: bool = False
     """Scale the gradients of A and of v to unit norm, which crosses the plateau"""
+
+    def validate(self) -> None:
+        """Raise ValueError if σ_A = log log d is not a number."""
+        if self.diagonal is None and self.dim < 3:
+            raise ValueError(f"dim must be at least 3 for σ_A = log log d, got {self.dim}")
 
 
 ANALYSIS = Setting(
@@ -60,27 +62,24 @@ ANALYSIS = Setting(
 
 
 @dataclass(frozen=True)
-class AssociationConfig:
+class AssociationConfig(Seeds):
     """Both settings; ``seeds`` trainings of each form of the scores."""
 
     small: Setting = field(default_factory=Setting)
     analysis: Setting = field(default_factory=lambda: ANALYSIS)
-    seeds: Count = 10
-    measurements: Count = 30
+    measurements: terms.Measurements = 30
     frames: Count = 10
     """Maps of A that are kept, of the first seed"""
-    test_samples: Count = 1024
-    seed: Seed = 0
+    test_samples: terms.TestSamples = 1024
 
 
 @recipe
 def association(smoke: bool = False) -> AssociationConfig:
     """Gradient descent from random initialisation finds the hidden sets, with free scores and with A = P Pᵀ.
 
-    Claim: in both settings the association of each row goes from chance to complete, with free scores first
-    and with A = P Pᵀ later, while v turns to the feature. In the small setting only the order of the scores shows the
-    sets: the attention inside them hardly grows. The analysis setting starts from the same small Gaussian noise and is
-    crossed in unit-norm steps, for plain ones wait on a plateau (recipe phases).
+    Claim: in both settings patch association goes from chance to complete, with free scores before A = P Pᵀ. In the
+    small setting the attention inside the sets hardly grows. The analysis setting is trained in unit-norm steps;
+    plain ones wait on a plateau (recipe phases).
     Command: posattn run association
     Time: 126 s with --jobs 2 on 2 CPU cores shared with much other work.
     On CPUs with AVX2 only: unknown
@@ -90,7 +89,7 @@ def association(smoke: bool = False) -> AssociationConfig:
     1.000 ± 0.001; A = P Pᵀ: 0.998 ± 0.003, complete in 8 of 10 seeds at step 154 ± 13, attention 0.779 ± 0.018.
     """
     if not smoke:
-        return AssociationConfig()
+        return AssociationConfig(seeds=10)
     return AssociationConfig(
         replace(Setting(), steps=60, batch_size=256),
         replace(ANALYSIS, num_patches=64, encoding_dim=64, steps=60, batch_size=64),

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,76 +11,72 @@ from torch import Generator
 
 from posattn.recipes.boundaries import page
 from posattn.recipes.boundaries.settings import BoundariesConfig
+from posattn.recipes.kit.theory import draw_task
 from posattn.runs.folder import RunFolder
-from posattn.runs.sweep import sweep
-from posattn.structure.partition import Partition
+from posattn.runs.page import to_plain
+from posattn.runs.sweep import sweep, sweep_seeds
 from posattn.theory.accuracy import accuracy_in_law
 from posattn.theory.flow import PopulationFlow
 from posattn.theory.in_law import descend_in_law
 from posattn.theory.integration import SampleExhaustedWarning
 from posattn.theory.simplified import SimplifiedViT
-from posattn.theory.task import StructuredTask
-from posattn.theory.tracking import association_of_others, check_sets
+from posattn.theory.tracking import association_of_others
 
 
 def run(config: BoundariesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The diagram by descent at every σ, and by the flow."""
-    check_sets(Partition.contiguous(config.num_patches, config.set_size))  # before anything is trained
-    for ratio in config.ratios:
-        config.noise_rate(ratio)
-    seeds = range(config.seed, config.seed + config.seeds)
     cells = {
-        f"std={std:g}/ratio={ratio:.4g}/seed={seed}": (config, ratio, std, seed)
-        for std in config.noise_stds
-        for ratio in config.ratios
-        for seed in seeds
+        f"std={std:g}/ratio={ratio:.4g}": (config, ratio, std)
+        for std, ratio in product(config.noise_stds, config.ratios)
     }
-    trained = sweep("descent", cells, descend_at, run, progress)
+    trained = np.array(list(sweep_seeds("descent", cells, config.all_seeds, descend, run, progress).values()))
+    by_noise = trained.mean(1).reshape(len(config.noise_stds), len(config.ratios), -1, 2)
+    association, accuracy = by_noise.transpose(3, 0, 2, 1).tolist()
     flows = {f"ratio={ratio:.4g}": (config, ratio) for ratio in config.ratios}
-    flowed = sweep("flow", flows, flow_at, run, progress)
-    shape = (len(config.noise_stds), len(config.ratios), len(seeds), len(config.diagonals), 2)
-    means = np.array(list(trained.values())).reshape(shape).mean(2)  # (σ, ratio, σ_A, what)
-    association, accuracy = means.transpose(3, 0, 2, 1).tolist()
-    contrast, valid = (
-        np.array([cell[what] for cell in flowed.values()]) for what in ("contrast", "valid_until")
-    )
+    flowed = list(sweep("flow", flows, integrate_flow, run, progress).values())
+    ends = np.array([cell["valid_until"] for cell in flowed])
     numbers = {
-        **{name: asdict(config)[name] for name in ("ratios", "diagonals", "noise_stds")},
+        "ratios": config.ratios,
+        "diagonals": config.diagonals,
+        "noise_stds": config.noise_stds,
         "association": association,  # (σ, σ_A, ratio)
         "accuracy": accuracy,
-        "contrast": contrast.T.tolist(),  # (t, σ_A, ratio)
-        "ended": int((valid < max(config.flow_times)).sum()),
+        "contrast": np.array([cell["contrast"] for cell in flowed]).T.tolist(),  # (t, σ_A, ratio)
+        "ended": int((ends < max(config.flow_times)).sum()),
     }
     return {
         "title": "Where the structure is found",
         "summary": "Patch association after training, over the sign noise, the fixed diagonal and a patch's noise.",
         "boundaries": numbers,
-        "page": page.sections(config, numbers),
+        "page": to_plain([page.descent_section(config, numbers), page.flow_section(config, numbers)]),
     }
 
 
-def descend_at(config: BoundariesConfig, ratio: float, std: float, seed: int) -> list[list[float]]:
+def descend(config: BoundariesConfig, ratio: float, std: float, seed: int) -> list[list[float]]:
     """(association, accuracy) after descent, for every σ_A."""
     found = []
     for diagonal in config.diagonals:
-        generator = Generator().manual_seed(seed)
-        partition = Partition.random(config.num_patches, config.set_size, generator=generator)
-        noise: dict[str, Any] = {"noise_rate": config.noise_rate(ratio), "noise_std": std}
-        task = StructuredTask(partition, dim=config.dim, generator=generator, **noise)
-        model = SimplifiedViT(config.num_patches, config.dim, diagonal=diagonal, generator=generator)
-        rates: dict[str, Any] = {
-            "rate": config.rate * math.sqrt(config.num_patches),
-            "value_rate": config.value_rate,
-        }
-        sizes = (config.batch_size, config.steps)
-        for _ in descend_in_law(model, task, *sizes, **rates, normalize=True, generator=generator):
+        generator, D, d = Generator().manual_seed(seed), config.num_patches, config.dim
+        task = draw_task(D, config.set_size, d, config.noise_rate(ratio), generator, std)
+        model = SimplifiedViT(D, d, diagonal=diagonal, generator=generator)
+        training = descend_in_law(
+            model,
+            task,
+            config.batch_size,
+            config.steps,
+            config.rate * math.sqrt(D),
+            value_rate=config.value_rate,
+            normalize=True,
+            generator=generator,
+        )
+        for _ in training:
             pass
         accuracy = accuracy_in_law(model, task, config.test_samples, generator=generator)
-        found.append([association_of_others(model.scores, partition), accuracy])
+        found.append([association_of_others(model.scores, task.partition), accuracy])
     return found
 
 
-def flow_at(config: BoundariesConfig, ratio: float) -> dict[str, Any]:
+def integrate_flow(config: BoundariesConfig, ratio: float) -> dict[str, Any]:
     """For every σ_A, γ - ρ of the population flow at each time, and how long its sample represents the population.
 
     Beyond that time the last value is kept.

@@ -4,37 +4,43 @@ from dataclasses import dataclass
 
 from posattn import checks
 from posattn.recipes import recipe
-from posattn.settings import Count, Finite, NonNegative, Positive, Seed, Several
+from posattn.recipes.kit import terms
+from posattn.recipes.kit.settings import Seeds
+from posattn.settings import Count, Finite, NonNegative, Positive, Several
 
 
 @dataclass(frozen=True)
-class BoundariesConfig:
+class BoundariesConfig(Seeds):
     """A grid over q·D/C², σ_A and σ: descent in unit-norm steps on fresh samples, and the population flow."""
 
-    num_patches: Count = 128
-    """D"""
-    set_size: Count = 4
-    """C"""
-    dim: Count = 64
-    """d"""
+    num_patches: terms.NumPatches = 128
+    set_size: terms.SetSize = 4
+    dim: terms.Dim = 64
     ratios: Several[NonNegative] = tuple(2.0 ** (k / 2) for k in range(-4, 5))
     """q·D / C², in increasing order"""
     diagonals: Several[Finite] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
-    """σ_A"""
+    """σ_A, the fixed diagonal of A"""
     noise_stds: Several[NonNegative] = (0.125, 1.0, 4.0)
-    """σ; 0.125 is 1/√d at d = 64"""
-    seeds: Count = 3
-    steps: Count = 300
-    batch_size: Count = 128
+    """σ, noise of a patch; 0.125 is 1/√d at d = 64"""
+    steps: terms.Steps = 300
+    batch_size: terms.BatchSize = 128
     rate: Positive = 0.12
     """Length of a step of A, in units of √D"""
     value_rate: NonNegative = 0.0003
     """Length of a step of v"""
-    test_samples: Count = 2048
+    test_samples: terms.TestSamples = 2048
     flow_samples: Count = 2000
+    """Samples that the population flow descends on"""
     flow_times: Several[Positive] = (1e4, 1e5, 1e6)
     """Times (rate times number of steps) at which the population flow is read; its start: α = 0.005, β = γ = ρ = 0"""
-    seed: Seed = 0
+
+    def validate(self) -> None:
+        """Raise ValueError if sets have no second patch or do not divide the patches, or a ratio needs q > 1."""
+        if self.set_size < 2:
+            raise ValueError(f"set_size must be at least two patches, got {self.set_size}")
+        checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
+        for ratio in self.ratios:
+            self.noise_rate(ratio)
 
     def noise_rate(self, ratio: float) -> float:
         """q at a value of q·D / C²."""
@@ -45,7 +51,7 @@ class BoundariesConfig:
 def boundaries(smoke: bool = False) -> BoundariesConfig:
     """Whether descent finds the structure depends on the fixed diagonal; larger noise needs a larger one.
 
-    Claim: σ_A = 0 is a fixed point of the attention; the σ_A needed to find the sets within a number of steps grows
+    Claim: σ_A = 0 is a fixed point of the attention. The σ_A needed to find the sets within a number of steps grows
     with q·D and with σ. At q·D = C² the sum over all patches no longer decides the label, but the sets are still
     found. The population flow finds them for every σ_A above 0, given time.
     Command: posattn run boundaries
@@ -55,7 +61,7 @@ def boundaries(smoke: bool = False) -> BoundariesConfig:
     3 at σ = 1/8, 2, 2 and 4 at σ = 1, and 4, 4 and none up to 5 at σ = 4. At σ = 1/8, σ_A = 5 and q·D/C² = 4 the
     association is 1.00 and the accuracy 0.69: the scores are in the right order before the attention is sharp. The
     flow's γ - ρ exceeds 1 in 33%, 84% and 98% of the settings with σ_A > 0 by t = 1e4, 1e5 and 1e6 (seed 0; in 14 of 72
-    settings the sample stops standing for the population before t = 1e6, with γ - ρ above 2.5 by then).
+    settings the flow's sample stops representing the population before t = 1e6, with γ - ρ above 2.5 by then).
     """
     if not smoke:
         return BoundariesConfig()

@@ -4,7 +4,7 @@ from typing import Any
 
 from posattn.recipes.content_heads.settings import ContentHeadsConfig
 from posattn.runs.page import Section, Table, mean_lines
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import collect, mean_std_text
 
 FIRST, LAST = "most positional first", "most content-based first"
 COSTS = {"loss": "rise of the test loss", "drop": "fall of the test accuracy"}
@@ -22,18 +22,16 @@ def ranking_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
     figure = mean_lines(
         "Drop of accuracy when one head is replaced, by rank",
         "rank",
-        {"drop": "drop"},
-        x_label="rank of the head within its ViT",
-        y_label="drop of accuracy",
+        {"drop": "*.drop"},
+        "rank of the head within its ViT",
+        "drop of accuracy",
         caption=f"Mean and standard deviation over {len(seeds)} seeds, on training images.",
     )
+    mean, std = (numbers[what]["block"] for what in ("mean", "std"))
     blocks = Table(
         "Drop by block, points",
         ["block", "drop"],
-        [
-            [block, f"{100 * mean:.2f} ± {100 * numbers['std']['block'][block]:.2f}"]
-            for block, mean in numbers["mean"]["block"].items()
-        ],
+        [[block, f"{100 * mean[block]:.2f} ± {100 * std[block]:.2f}"] for block in mean],
         f"Mean over heads; ± std over {len(seeds)} seeds.",
     )
     heads = Table(
@@ -54,43 +52,40 @@ def ranking_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
     return Section("Heads ranked", claim, [figure, blocks, heads], at="heads")
 
 
-def trace_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
+def replacement_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
     """Test accuracy against the number of heads replaced."""
-    traces = [one["accuracy"] for one in numbers["seeds"]]
-    before, after = (mean_std_text([trace[FIRST][i] for trace in traces], 1, 100) for i in (0, -1))
-    count = len(numbers["rank"])
-    at_half = {way: 100 * line[count // 2] for way, line in numbers["mean"]["accuracy"].items()}
+    accuracy, count = collect([one["accuracy"] for one in numbers["seeds"]]), len(numbers["rank"])
+    before, half, after = (mean_std_text(accuracy[FIRST][i], 1, 100) for i in (0, count // 2, -1))
     claim = (
         f"Test accuracy was {before} % before and {after} % with every head replaced and nothing retrained; with "
-        f"{count // 2} of {count} heads replaced, {at_half[FIRST]:.1f} % if the most positional go first and "
-        f"{at_half[LAST]:.1f} % if those that need content do."
+        f"{count // 2} of {count} heads replaced, {half} % if the most positional go first and "
+        f"{mean_std_text(accuracy[LAST][count // 2], 1, 100)} % if those that need content do."
     )
     figure = mean_lines(
         "Test accuracy against heads replaced",
         "replaced",
-        {way: f"accuracy.{way}" for way in (FIRST, LAST)},
-        x_label="heads replaced by their average map",
-        y_label="test accuracy",
-        caption=f"Mean and standard deviation over {len(traces)} seeds on {config.data.data}; heads are ranked on "
-        "training images.",
+        {way: f"*.accuracy.{way}" for way in (FIRST, LAST)},
+        "heads replaced by their average map",
+        "test accuracy",
+        caption=f"Mean and standard deviation over {len(numbers['seeds'])} seeds on {config.data.data}; heads are "
+        "ranked on training images.",
     )
     return Section("Heads replaced", claim, [figure], at="heads")
 
 
 def positionality_section(numbers: Numbers) -> Section:
     """Whether a head's positionality predicts what its conversion costs in testing."""
-    found = numbers["rank_correlation"]
-    heads = sum(len(one["ranked"]) for one in numbers["seeds"])
+    found, heads = numbers["rank_correlation"], sum(len(one["ranked"]) for one in numbers["seeds"])
+    interval = {cost: f"{found[cost]['low']:.2f} to {found[cost]['high']:.2f}" for cost in COSTS}
     claim = (
         "Rank correlation of a head's positionality with the rise of the test loss when it alone is replaced: "
-        f"{found['loss']['all']:.2f} (95 % interval {found['loss']['low']:.2f} to {found['loss']['high']:.2f}, "
-        f"{heads} heads)."
+        f"{found['loss']['all']:.2f} (95 % interval {interval['loss']}, {heads} heads)."
     )
     rows = [
         [
             text,
             f"{found[cost]['all']:.2f}",
-            f"{found[cost]['low']:.2f} to {found[cost]['high']:.2f}",
+            interval[cost],
             mean_std_text(found[cost]["by_seed"], 2),
             ", ".join(f"{value:.2f}" for value in found[cost]["by_block"]),
         ]

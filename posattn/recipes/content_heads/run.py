@@ -1,21 +1,17 @@
 """Which heads of a trained ViT need the content of the image, how many can do without, and what tells them apart."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from rich.progress import Progress
 
+from posattn.recipes.content_heads import page
 from posattn.recipes.content_heads.correlation import rank_correlation
-from posattn.recipes.content_heads.page import (
-    FIRST,
-    LAST,
-    positionality_section,
-    ranking_section,
-    trace_section,
-)
+from posattn.recipes.content_heads.page import FIRST, LAST
 from posattn.recipes.content_heads.settings import ContentHeadsConfig
-from posattn.recipes.kit.classifiers import check_models, load_split, load_trained, train_grid, train_one
+from posattn.recipes.kit.classifiers import check_models, load_splits, load_trained, train_grid, train_one
 from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
@@ -41,12 +37,16 @@ def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> Numbe
         **over_seeds([summary(one) for one in seeds]),
         "rank_correlation": {cost: rank_correlation(seeds, cost) for cost in ("loss", "drop")},
     }
-    sections = [ranking_section(config, numbers), trace_section(config, numbers)]
+    sections = [
+        page.ranking_section(config, numbers),
+        page.replacement_section(config, numbers),
+        page.positionality_section(numbers),
+    ]
     return {
         "title": "Heads that need content",
         "summary": f"Heads of ViTs trained on {config.data.data} replaced, one by one, by their average attention.",
         "heads": numbers,
-        "page": to_plain([*sections, positionality_section(numbers)]),
+        "page": to_plain(sections),
     }
 
 
@@ -58,7 +58,7 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Number
         it costs in testing. ``accuracy``: in testing, over the number of heads replaced in either order.
     """
     train_one(config, ORIGINAL, seed, folder)
-    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
+    train_set, test_set = load_splits(config)
     vit = load_trained(config.size, ORIGINAL, seed, test_set, RunFolder(folder))
     sample = train_set.select(torch.arange(min(config.calibration, len(train_set))))
     maps = average_maps(vit, to_float(sample.images), range(config.size.depth))
@@ -83,11 +83,13 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Number
 
 def summary(one: Numbers) -> Numbers:
     """The numbers averaged over seeds: the drop by rank, its mean by block, and accuracy over heads replaced."""
-    by_block: dict[str, list[float]] = {}
-    for need in one["ranked"]:
-        by_block.setdefault(f"{need['block'] + 1}", []).append(need["drop"])
+    ranked = one["ranked"]
+    blocks = sorted({need["block"] for need in ranked})
     return {
-        "drop": [need["drop"] for need in one["ranked"]],
-        "block": {block: sum(by_block[block]) / len(by_block[block]) for block in sorted(by_block, key=int)},
+        "drop": [need["drop"] for need in ranked],
+        "block": {
+            f"{block + 1}": fmean(need["drop"] for need in ranked if need["block"] == block)
+            for block in blocks
+        },
         "accuracy": one["accuracy"],
     }

@@ -12,8 +12,6 @@ from posattn.vision.training.config import TrainConfig
 class ContentHeadsConfig(ImageTraining):
     """ViTs of several seeds, each converted head by head."""
 
-    seeds: Count = 5
-    """Number of seeds: each is a training of its own"""
     calibration: Count = 1024
     """Training images that attention is averaged over and heads are ranked on"""
 
@@ -34,7 +32,7 @@ def content_heads(smoke: bool = False) -> ContentHeadsConfig:
     to 0.72), with the fall of the test accuracy 0.34 (0.05 to 0.59); 48 heads.
     """
     if not smoke:
-        return ContentHeadsConfig()
+        return ContentHeadsConfig(seeds=5)
     return ContentHeadsConfig(
         size=ModelSize(embed_dim=16, depth=2, num_heads=2),
         seeds=2,

@@ -7,6 +7,7 @@ from tyro.conf import arg
 
 from posattn.recipes import recipe
 from posattn.recipes.images.settings import ImagesConfig
+from posattn.recipes.kit import terms
 from posattn.recipes.kit.settings import SMALL
 from posattn.recipes.transfer.settings import TransferConfig
 from posattn.settings import Count, Positive
@@ -17,22 +18,20 @@ from posattn.vision.training.config import TrainConfig
 class StructureConfig:
     """The paper's small setting, on fresh samples."""
 
-    num_patches: Count = 64
-    """D, patches of a sample"""
+    num_patches: terms.NumPatches = 64
     num_sets: Count = 16
     """L, sets of patches"""
-    dim: Count = 128
-    """d, dimension of a patch"""
-    steps: Count = 300
-    """Gradient steps"""
-    batch_size: Count = 512
-    """Fresh samples per step"""
+    dim: terms.Dim = 128
+    steps: terms.Steps = 300
+    batch_size: terms.BatchSize = 512
     rate: Positive = 1.0
     """η, step length"""
-    test_samples: Count = 2048
-    """Samples that accuracy is measured on"""
-    measurements: Count = 30
-    """Steps at which accuracy and association are measured"""
+    test_samples: terms.TestSamples = 2048
+    measurements: terms.Measurements = 30
+
+
+# the best step lengths tried for training from scratch on few samples
+SCRATCH = TransferConfig(rate=0.1, value_rate=0.001)
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ class DemoConfig:
     """Settings of the three acts; flags without a prefix are those of `posattn run images`."""
 
     structure: StructureConfig = field(default_factory=StructureConfig)
-    # the best step lengths tried for training from scratch on few samples
-    transfer: TransferConfig = field(default_factory=lambda: TransferConfig(rate=0.1, value_rate=0.001))
+    transfer: TransferConfig = field(default_factory=lambda: SCRATCH)
     images: Annotated[ImagesConfig, arg(name="")] = field(default_factory=ImagesConfig)
 
     @property

@@ -8,13 +8,12 @@ from torch import Generator
 
 from posattn import checks
 from posattn.recipes.demo.settings import StructureConfig
+from posattn.recipes.kit.theory import draw_task
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Lines, Maps, Section, Table
-from posattn.structure.partition import Partition
 from posattn.theory import solutions
 from posattn.theory.descent import Step, descend
 from posattn.theory.simplified import SimplifiedViT, small_noise_rate
-from posattn.theory.task import StructuredTask
 from posattn.theory.tracking import chance_below_diagonal, describe, evenly, first_full, off_diagonal, track
 
 
@@ -22,9 +21,9 @@ def find_structure(config: StructureConfig, seed: int, run: RunFolder, progress:
     """Train, measure on the way, and compare with constructed solutions."""
     generator = Generator().manual_seed(seed)
     set_size = checks.divides("num_sets", config.num_sets, "num_patches", config.num_patches)
-    partition = Partition.random(config.num_patches, set_size, generator=generator)
     noise_rate = small_noise_rate(config.num_patches, config.dim)
-    task = StructuredTask(partition, dim=config.dim, noise_rate=noise_rate, generator=generator)
+    task = draw_task(config.num_patches, set_size, config.dim, noise_rate, generator)
+    partition = task.partition
     model = SimplifiedViT.small(config.num_patches, config.dim, generator=generator)
     test = task.sample(config.test_samples, generator=generator)
     bar, maps = progress.add_task("structure: steps", total=config.steps), []
@@ -69,37 +68,34 @@ def structure_section(numbers: dict[str, Any]) -> Section:
         f"the solution with the sets permuted has accuracy {permuted['accuracy']:.2f} and association "
         f"{permuted['association']:.2f}."
     )
-    curves = {name: f"history.{name}" for name in ("accuracy", "association")}
-    rows = [
-        [name, *(f"{v[k]:.3f}" for k in ("accuracy", "association", "mass"))] for name, v in found.items()
+    measures = {
+        "accuracy": "test accuracy",
+        "association": "patch association",
+        "mass": "attention inside the sets",
+    }
+    rows = [[name, *(f"{one[measure]:.3f}" for measure in measures)] for name, one in found.items()]
+    items = [
+        Lines(
+            "Accuracy and patch association over training",
+            "history.step",
+            {name: f"history.{name}" for name in ("accuracy", "association")},
+            x_label="gradient step",
+            caption="Association: the share of each row's C largest scores that lie in the patch's own set. "
+            "The fixed diagonal is one of them, hence chance above C / D.",
+        ),
+        Lines(
+            "Loss over training",
+            "history.step",
+            {"loss": "history.loss"},
+            x_label="gradient step",
+            y_label="test loss",
+        ),
+        Maps(
+            "Scores A over training, patches reordered by their set",
+            "structure:maps",
+            [f"step {step}" for step in history["step"]],
+            caption="Each frame on its own colour scale, without the fixed diagonal. Sets become squares.",
+        ),
+        Table("Three solutions", ["solution", *measures.values()], rows),
     ]
-    columns = ["solution", "test accuracy", "patch association", "attention inside the sets"]
-    return Section(
-        "Structure",
-        claim,
-        [
-            Lines(
-                "Accuracy and patch association over training",
-                "history.step",
-                curves,
-                x_label="gradient step",
-                caption="Association: the share of each row's C largest scores that lie in the patch's own set. "
-                "The fixed diagonal is one of them, hence chance above C / D.",
-            ),
-            Lines(
-                "Loss over training",
-                "history.step",
-                {"loss": "history.loss"},
-                x_label="gradient step",
-                y_label="test loss",
-            ),
-            Maps(
-                "Scores A over training, patches reordered by their set",
-                "structure:maps",
-                [f"step {step}" for step in history["step"]],
-                caption="Each frame on its own colour scale, without the fixed diagonal. Sets become squares.",
-            ),
-            Table("Three solutions", columns, rows),
-        ],
-        at="structure",
-    )
+    return Section("Structure", claim, items, at="structure")

@@ -15,21 +15,21 @@ Numbers = dict[str, Any]
 def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Section:
     """A table of the models, accuracy over epochs and over seconds, the gaps, and where the positional model looks."""
     final = numbers["final_accuracy"]
-    curves, accuracy = {name: name for name in final}, {"over": "images.accuracy", "y_label": "test accuracy"}
+    curves = {name: f"images.accuracy.*.{name}" for name in final}
     over_epochs = mean_lines(
         "Test accuracy over training",
         "images.epoch",
         curves,
-        **accuracy,
-        x_label="epoch",
+        "epoch",
+        "test accuracy",
         caption=spread_text(config),
     )
     over_seconds = mean_lines(
         "Test accuracy over the seconds that training took",
         {name: f"timing.elapsed.{name}" for name in final},
         curves,
-        **accuracy,
-        x_label="seconds",
+        "seconds",
+        "test accuracy",
         caption=f"The same over training time. {sharing_text(numbers)}",
     )
     return Section(

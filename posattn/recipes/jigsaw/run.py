@@ -13,7 +13,15 @@ from torch import Generator, Tensor
 from posattn.recipes.jigsaw.page import PLAIN, SHUFFLED, puzzle_section, scores_section
 from posattn.recipes.jigsaw.puzzle import patch_brightness, piece_together, puzzle_tensors
 from posattn.recipes.jigsaw.settings import JigsawConfig
-from posattn.recipes.kit.classifiers import build, fit, load_split, patch_permutation, rearranged, train_grid
+from posattn.recipes.kit.classifiers import (
+    build,
+    fit,
+    load_split,
+    load_splits,
+    patch_permutation,
+    rearranged,
+    train_grid,
+)
 from posattn.recipes.kit.settings import TABLE
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
@@ -60,7 +68,7 @@ def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> Numbers:
 
 def train_and_solve(config: JigsawConfig, order: str, seed: int, folder: Path) -> Numbers:
     """Train one model, save its maps and put its positions together."""
-    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
+    train_set, test_set = load_splits(config)
     size, unit = config.size.patch_size, f"jigsaw-{order}-{seed}"
     permutation = patch_permutation(test_set, size, seed)
     if order == PLAIN:

@@ -50,6 +50,11 @@ def load_split(config: ImageTraining, split: str) -> Any:
     return images.select(order[:count].sort().values)
 
 
+def load_splits(config: ImageTraining) -> tuple[Any, Any]:
+    """The images that are trained on, and those that are tested on."""
+    return load_split(config, "train"), load_split(config, "test")
+
+
 def patch_permutation(images: ImageSet, patch_size: int, seed: int) -> Int[Tensor, " D"]:
     """A random order of the patches of the images, for ``shuffle_patches``; patch size 1: of the pixels."""
     _, height, width = images.shape
@@ -84,7 +89,7 @@ def build(size: ModelSize, name: str, seed: int, images: AnyImages, **options: A
 
 def check_models(config: ImageTraining, names: Sequence[str]) -> None:
     """Raise, before anything is trained, what loading the images or building the models would raise."""
-    test_set, _ = (load_split(config, split) for split in ("test", "train"))
+    _, test_set = load_splits(config)
     for name in names:
         build(config.size, name, 0, test_set)
 
@@ -118,7 +123,7 @@ def check_data(data: MemoryDataConfig, run: RunFolder) -> None:
 
 def train_one(config: ImageTraining, name: str, seed: int, folder: Path) -> dict[str, Any]:
     """Build and train one model: what ``fit`` returns."""
-    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
+    train_set, test_set = load_splits(config)
     model = build(config.size, name, seed, test_set)
     return fit(model, train_set, test_set, config.train, seed, folder, weights_name(name, seed))
 

@@ -1,4 +1,4 @@
-"""Settings and names that the recipes on images share."""
+"""Settings that recipes share, and the names of the models on images."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,13 +8,27 @@ from typing import Annotated, Any, NamedTuple
 from tyro.conf import arg
 
 from posattn import checks
-from posattn.settings import Count, Seed
+from posattn.recipes.kit import terms
+from posattn.settings import Count
 from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.training.config import TrainConfig
 
 ORIGINAL, POSITIONAL, RELATIVE, TABLE = "ViT", "positional ViT", "relative", "table"
 HYBRID, RESNET = "hybrid", "ResNet"
 MIMETIC, CONVIT = "mimetic ViT", "ConViT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """The seeds of a recipe that repeats its trainings."""
+
+    seeds: terms.NumSeeds = 3
+    seed: terms.FirstSeed = 0
+
+    @property
+    def all_seeds(self) -> range:
+        """Every seed."""
+        return range(self.seed, self.seed + self.seeds)
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ SMALL = ModelSize(embed_dim=16, depth=1, num_heads=2)  # for smoke runs
 
 
 @dataclass(frozen=True)
-class ImageTraining:
+class ImageTraining(Seeds):
     """Models of one size, trained alike on one image set with several seeds: the base of the recipes on images."""
 
     data: Annotated[MemoryDataConfig, arg(name="")] = field(default_factory=MemoryDataConfig)
@@ -100,15 +114,6 @@ class ImageTraining:
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=30, batch_size=64, lr=4e-3, warmup_epochs=3.0)
     )
-    seeds: Count = 3
-    """Number of seeds: each is a training of its own"""
-    seed: Seed = 0
-    """The first seed"""
 
     def validate(self) -> None:
         """Raise ValueError if settings do not go together; recipes add theirs."""
-
-    @property
-    def all_seeds(self) -> range:
-        """Every seed."""
-        return range(self.seed, self.seed + self.seeds)

@@ -1,5 +1,6 @@
 """Throughput of loading and augmentation, compared with what training steps consume."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from posattn.bench.loading import consumption, memory_loading, rates, stream_loa
 from posattn.bench.timing import Quartiles, quartiles
 from posattn.recipes.kit.classifiers import AnyImages, build
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ModelSize
-from posattn.recipes.loading.page import loading_section
 from posattn.recipes.loading.settings import LoadingConfig
 from posattn.runs.folder import RunFolder
-from posattn.runs.page import to_plain
+from posattn.runs.page import Section, Table, to_plain
 from posattn.vision.data.images import load_images
 from posattn.vision.data.streams import stream_images
 from posattn.vision.training.config import TrainConfig
@@ -27,7 +27,9 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {  # each adds to the previous one
     "and TrivialAugment": {"padding": 4, "flip": True, "policy": "trivial"},
     "and mixup": {"padding": 4, "flip": True, "policy": "trivial", "mixup": 0.2},
 }
+TARGET = 5.0  # times the images that training steps take
 Rates = dict[str, list[float]]  # images per second in each round
+Ratios = dict[str, dict[str, Quartiles]]  # by kind of loading and model
 
 
 def run(config: LoadingConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -85,8 +87,8 @@ def model(config: LoadingConfig, name: str, images: AnyImages) -> nn.Module:
     return build(size, name, config.seed, images).to(config.device)
 
 
-def loading_ratios(rates: Rates) -> dict[str, dict[str, Quartiles]]:
-    """Images loaded over images consumed, round by round: median and quartiles, by kind of loading and model."""
+def loading_ratios(rates: Rates) -> Ratios:
+    """Images loaded over images consumed: median and quartiles of the ratios within each round."""
     return {
         kind: {
             model: quartiles([a / b for a, b in zip(loaded, rates[model], strict=True)]) for model in MODELS
@@ -94,3 +96,35 @@ def loading_ratios(rates: Rates) -> dict[str, dict[str, Quartiles]]:
         for kind, loaded in rates.items()
         if kind not in MODELS
     }
+
+
+def loading_section(rounds: int, measured: Mapping[str, Rates], ratios: Mapping[str, Ratios]) -> Section:
+    """The rates and ratios of each set, and the lowest ratio."""
+    cases = [
+        (ratio.median, name, kind, model)
+        for name, kinds in ratios.items()
+        for kind, by_model in kinds.items()
+        for model, ratio in by_model.items()
+    ]
+    ratio, name, kind, model = min(cases)
+    claim = (
+        f"Loading should give at least {TARGET:g} times the images that training steps take. It did in "
+        f"{sum(case[0] >= TARGET for case in cases)} of {len(cases)} cases; the lowest was {ratio:.1f} ({name}, "
+        f"{kind}, {model})."
+    )
+    rows = []
+    for name, kinds in ratios.items():
+        texts = {
+            kind: [f"{r.median:.1f} ({r.low:.1f} to {r.high:.1f})" for r in by_model.values()]
+            for kind, by_model in kinds.items()
+        } | {model: ["", ""] for model in MODELS}
+        for work, columns in texts.items():
+            label = f"training step: {work}" if work in MODELS else work
+            rows.append([name, label, f"{quartiles(measured[name][work]).median:,.0f}", *columns])
+    table = Table(
+        "Images per second, loaded and consumed",
+        ["images", "work", "images/s", *(f"times {model}" for model in MODELS)],
+        rows,
+        f"Median, and for ratios quartiles, of {rounds} rounds; ratios are taken within each round.",
+    )
+    return Section("Loading", claim, [table])

@@ -7,13 +7,12 @@ from typing import Any
 from rich.progress import Progress
 
 from posattn import recipes, settings
-from posattn.recipes.merge.page import origins_section
 from posattn.recipes.merge.settings import MergeConfig
 from posattn.recipes.merge.sources import (
     MODELS,
     Source,
     check_alike,
-    leaves,
+    last,
     owners,
     pooled_settings,
     read_source,
@@ -21,7 +20,7 @@ from posattn.recipes.merge.sources import (
 )
 from posattn.recipes.stored import to_values
 from posattn.runs.folder import CONFIG, REPLACEMENT, RunFolder, remove_run
-from posattn.runs.page import to_plain
+from posattn.runs.page import Section, Table, to_plain
 
 KEPT = ("command", "device", "versions", "git_commit", "started")  # of a run's config.json
 
@@ -60,8 +59,8 @@ def pool(
     folder.computes = False
     result = recipe.job(whole, folder, progress)
     shared = {name: str(source.folder.path) for name, source in chosen.items() if seed_in(name) is None}
-    anew = sorted(folder.finished_units() - chosen.keys())
-    result["page"] += to_plain([origins_section(origins, shared, anew)])
+    computed = sorted(folder.finished_units() - chosen.keys())
+    result["page"] += to_plain([origins_section(origins, shared, computed)])
     return result | {"merged_from": origins}
 
 
@@ -81,7 +80,7 @@ def choose_units(sources: list[Source], lowest: int) -> dict[str, Source]:
 
 def models_of(source: Source) -> set[str]:
     """The names in settings that list models."""
-    return {model for _, name, value in leaves(source.values) if name == MODELS for model in value}
+    return {model for place, value in source.places.items() if last(place) == MODELS for model in value}
 
 
 def origins_of(source: Source, chosen: dict[str, Source]) -> list[dict[str, Any]]:
@@ -107,3 +106,30 @@ def copy_units(chosen: dict[str, Source], folder: RunFolder) -> None:
         for line in source.folder.added()[0]:
             if line["event"] in trainings:
                 folder.log(**{key: value for key, value in line.items() if key != "crc32"})
+
+
+def origins_section(origins: list[dict[str, Any]], shared: dict[str, str], computed: list[str]) -> Section:
+    """A row per run, and where the numbers come from that belong to no seed."""
+    claim = (
+        f"{len(origins)} runs of equal settings are pooled; each training took its seconds on its own device."
+    )
+    if shared:
+        claim += (
+            f" Without a seed: {', '.join(f'{name} from {run}' for name, run in sorted(shared.items()))}."
+        )
+    if computed:
+        claim += f" Computed on the merging machine: {', '.join(computed)}."
+    rows = [
+        [
+            origin["run"],
+            ", ".join(map(str, origin["seeds"])),
+            ", ".join(origin["units"]),
+            origin["device"],
+            str((origin["versions"] or {}).get("torch")),
+            (origin["git_commit"] or "unknown")[:12],
+            origin["command"],
+        ]
+        for origin in origins
+    ]
+    table = Table("Merged runs", ["run", "seeds", "parts", "device", "torch", "commit", "command"], rows)
+    return Section("Where the numbers come from", claim, [table])

@@ -1,7 +1,7 @@
 """The runs that are pooled: what they hold, whether they go together, and the settings of the whole."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ from posattn.runs.folder import CONFIG, RunFolder
 from posattn.runs.record import is_run
 
 SEED, SEEDS, MODELS = "seed", "seeds", "models"
-POOLED = {SEED, SEEDS, MODELS}
 SEEDED = re.compile(r"(?:/|\bseed=)(\d+)$")  # the names of units that depend on a seed of their own
 
 Values = dict[str, Any]
@@ -26,14 +25,20 @@ class Source(NamedTuple):
     units: dict[str, dict[str, Any]]  # the finished ones by name: value and files
 
     @property
-    def values(self) -> Values:
-        """The settings as JSON holds them."""
-        return to_values(self.settings)
+    def places(self) -> Values:
+        """The settings as JSON holds them, by place: "train.epochs"."""
+        return flatten(to_values(self.settings))
+
+    @property
+    def seeds(self) -> dict[str, range]:
+        """The seeds that each setting which counts seeds stands for, by its place."""
+        first = self.settings.seed
+        return {place: range(first, first + n) for place, n in self.places.items() if last(place) == SEEDS}
 
     @property
     def own(self) -> list[str]:
         """The units that depend on a seed among those that the settings name."""
-        declared = {seed for _, seeds in seed_ranges(self) for seed in seeds}
+        declared = {seed for seeds in self.seeds.values() for seed in seeds}
         return [name for name in self.units if seed_in(name) in declared]
 
     @property
@@ -57,17 +62,17 @@ def seed_in(unit: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def leaves(values: Values, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """The place, the name and the value of every setting."""
+def flatten(values: Values, prefix: str = "") -> Values:
+    """A tree of settings as one level, by their places."""
+    places: Values = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", name, value
+        place = f"{prefix}{name}"
+        places |= flatten(value, f"{place}.") if isinstance(value, dict) else {place: value}
+    return places
 
 
-def nested(places: dict[str, Any]) -> Values:
-    """Settings by their places, as ``leaves`` gives them, as a tree."""
+def nest(places: Values) -> Values:
+    """The inverse of ``flatten``."""
     tree: Values = {}
     for place, value in places.items():
         *groups, name = place.split(".")
@@ -78,32 +83,31 @@ def nested(places: dict[str, Any]) -> Values:
     return tree
 
 
-def seed_ranges(source: Source) -> list[tuple[str, range]]:
-    """The place of every setting that counts seeds, and the seeds that it stands for."""
-    first = source.settings.seed
-    return [(place, range(first, first + n)) for place, name, n in leaves(source.values) if name == SEEDS]
+def last(place: str) -> str:
+    """The name of the setting at a place."""
+    return place.rpartition(".")[2]
 
 
 def check_alike(sources: Sequence[Source]) -> None:
     """ValueError naming the first difference of recipe, settings or precision, or a recipe without seeds."""
     first = sources[0]
     for source in sources[1:]:
-        old, new = ({"recipe": each.recipe} | compared(each) for each in (first, source))
+        old, new = compared(first), compared(source)
         for place in (place for place in old | new if old.get(place) != new.get(place)):
-            pair = [
-                f"{values.get(place)!r} in {each.folder.path}"
-                for values, each in ((old, first), (new, source))
-            ]
-            raise ValueError(f"{place} is {' and '.join(pair)}: runs of different settings are not pooled")
-    if not seed_ranges(first):
+            said = " and ".join(
+                f"{values.get(place)!r} in {one.folder.path}" for values, one in ((old, first), (new, source))
+            )
+            raise ValueError(f"{place} is {said}: runs of different settings are not pooled")
+    if not first.seeds:
         raise ValueError(f"{first.folder.path} is a run of {first.recipe}, which has no seeds to pool")
     check_precision(sources)
 
 
 def compared(source: Source) -> Values:
-    """The settings that must be equal, by place."""
-    kept = POOLED | OF_THE_MACHINE
-    return {place: value for place, name, value in leaves(source.values) if name not in kept}
+    """The recipe, and the settings that must be equal, by place."""
+    ignored = {SEED, SEEDS, MODELS} | OF_THE_MACHINE
+    kept = {place: value for place, value in source.places.items() if last(place) not in ignored}
+    return {"recipe": source.recipe} | kept
 
 
 def check_precision(sources: Iterable[Source]) -> None:
@@ -111,10 +115,9 @@ def check_precision(sources: Iterable[Source]) -> None:
     seen: dict[str, Path] = {}
     for source in sources:
         values = (unit["value"] for unit in source.units.values())
-        for precision in (
-            value["precision"] for value in values if isinstance(value, dict) and "precision" in value
-        ):
-            seen.setdefault(precision, source.folder.path)
+        for value in values:
+            if isinstance(value, dict) and "precision" in value:
+                seen.setdefault(value["precision"], source.folder.path)
     if len(seen) > 1:
         said = ", ".join(f"{path} in {precision}" for precision, path in seen.items())
         raise ValueError(f"trainings differ in precision: {said}; set --train.precision")
@@ -137,30 +140,22 @@ def pooled_settings(sources: Sequence[Source], data_dir: Path | None = None) -> 
     lowest = min((seed for source in sources for seed in source.own_seeds), default=None)
     if lowest is None:
         raise ValueError(f"nothing is finished in {', '.join(str(source.folder.path) for source in sources)}")
-    places: Values = {}
-    for place, name, value in leaves(sources[0].values):
-        if name == SEED:
+    places = sources[0].places
+    for place in places:
+        if last(place) == SEED:
             places[place] = lowest
-        elif name == SEEDS:
+        elif last(place) == SEEDS:
             places[place] = count_seeds(place, sources, lowest)
-        elif name == MODELS:
-            both = [model for source in sources for model in dict(values_by_place(source))[place]]
-            places[place] = list(dict.fromkeys(both))
-        elif name == "data_dir" and data_dir is not None:
+        elif last(place) == MODELS:
+            places[place] = list(dict.fromkeys(model for one in sources for model in one.places[place]))
+        elif last(place) == "data_dir" and data_dir is not None:
             places[place] = str(data_dir)
-        else:
-            places[place] = value
-    return with_values(sources[0].settings, nested(places))
-
-
-def values_by_place(source: Source) -> list[tuple[str, Any]]:
-    """Every setting by its place."""
-    return [(place, value) for place, _, value in leaves(source.values)]
+    return with_values(sources[0].settings, nest(places))
 
 
 def count_seeds(place: str, sources: Iterable[Source], lowest: int) -> int:
     """How many seeds the setting at ``place`` has in the whole, from ``lowest`` on."""
-    seeds = {seed for s in sources for seed in dict(seed_ranges(s))[place] if seed in s.own_seeds}
+    seeds = {seed for one in sources for seed in one.seeds[place] if seed in one.own_seeds}
     for missing in range(lowest, max(seeds, default=lowest)):
         if missing not in seeds:
             raise ValueError(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from posattn.recipes.phases.settings import Descent, FlowSetting, PhasesConfig
-from posattn.runs.page import Lines, Section, Table, to_plain
+from posattn.runs.page import Lines, Section, Table, mean_lines
 from posattn.runs.seeds import mean_std_text
 
 SYMBOLS = {
@@ -17,17 +17,6 @@ SYMBOLS = {
 TIME: dict[str, Any] = {"x_label": "time (rate times steps)", "x_log": True}
 
 
-def sections(config: PhasesConfig, numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    """The three sections of the page."""
-    return to_plain(
-        [
-            flow_section(numbers["flow"], config.flow),
-            descent_section(numbers["descent"], config.descent),
-            scan_section(numbers["scans"], config),
-        ]
-    )
-
-
 def flow_section(numbers: dict[str, Any], setting: FlowSetting) -> Section:
     """The flow alone."""
     when = "is not seen" if numbers["transition"] is None else f"comes at t = {numbers['transition']:.3g}"
@@ -35,43 +24,38 @@ def flow_section(numbers: dict[str, Any], setting: FlowSetting) -> Section:
         f"The loss stays at {numbers['plateau']:.3f}, the lowest that v alone reaches, until the sets are found: the "
         f"transition {when}. At t = {numbers['t'][-1]:.3g} γ is {numbers['gamma'][-1]:.2f}, "
         f"ρ {numbers['rho'][-1]:.2f}, the loss {numbers['loss'][-1]:.2g} and the accuracy "
-        f"{numbers['accuracy'][-1]:.4f} (D = {setting.num_patches}, C = {setting.set_size}, "
-        f"q = {setting.noise_rate:g})."
+        f"{numbers['accuracy'][-1]:.4f} ({task_text(setting)})."
     )
     caption = "Loss and accuracy are those of the population, estimated on samples that the flow does not descend on."
     if numbers["stopped"]:
         caption += f" It ends early: {numbers['stopped']}."
-    return Section(
-        "The plateau and the transition",
-        claim,
-        [
-            Lines(
-                "Loss and accuracy of the population flow",
-                "t",
-                {"loss": "loss", "accuracy": "accuracy"},
-                caption=caption,
-                **TIME,
-            ),
-            Lines("The scores", "t", {"γ, inside a set": "gamma", "ρ, outside": "rho"}, **TIME),
-            Lines("The value vector", "t", {"α": "alpha"}, **TIME),
-        ],
-        at="flow",
-    )
+    losses = {"loss": "loss", "accuracy": "accuracy"}
+    figures = [
+        Lines("Loss and accuracy of the population flow", "t", losses, caption=caption, **TIME),
+        Lines("The scores", "t", {"γ, inside a set": "gamma", "ρ, outside": "rho"}, **TIME),
+        Lines("The value vector", "t", {"α": "alpha"}, **TIME),
+    ]
+    return Section("The plateau and the transition", claim, [*figures], at="flow")
+
+
+def task_text(setting: FlowSetting) -> str:
+    """The task of a setting."""
+    return f"D = {setting.num_patches}, C = {setting.set_size}, q = {setting.noise_rate:g}"
 
 
 def descent_section(numbers: dict[str, Any], descent: Descent) -> Section:
     """SGD on top of the flow."""
     seen = [time for time in numbers["transition"] if time is not None]
-    setting, flow_time = descent.flow, numbers["flow"]["transition"]
+    flow_time = numbers["flow"]["transition"]
     claim = (
         "SGD on small batches follows the flow of the population: its transition is "
         f"{f'at t = {mean_std_text(seen, 0)}' if seen else 'not seen'} ({len(seen)} of {descent.seeds} seeds), the "
-        f"flow's {'is not seen' if flow_time is None else f'at {flow_time:.0f}'} (D = {setting.num_patches}, "
-        f"C = {setting.set_size}, q = {setting.noise_rate:g}, d = {descent.dim}, batches of {descent.batch_size}, rate "
-        f"{descent.rate:g}; the times of SGD are linear between measurements)."
+        f"flow's {'is not seen' if flow_time is None else f'at {flow_time:.0f}'} ({task_text(descent.flow)}, "
+        f"d = {descent.dim}, batches of {descent.batch_size}, rate {descent.rate:g}; the times of SGD are linear "
+        "between measurements)."
     )
     labels = {"loss": "loss", "gamma": "γ, mean of A inside the sets", "alpha": "α, v along w*"}
-    items = [
+    curves = [
         Lines(
             f"SGD and the population flow: {label}",
             "t",
@@ -82,30 +66,26 @@ def descent_section(numbers: dict[str, Any], descent: Descent) -> Section:
         )
         for name, label in labels.items()
     ]
-    association = Lines(
+    association = mean_lines(
         "Patch association of SGD",
         "t",
-        {"association": "mean.association"},
-        {"association": "std.association"},
+        {"association": "*.association"},
         y_label="patch association",
         caption=f"Mean and standard deviation over {descent.seeds} seeds: the scores are in the right order long "
         "before they are large enough to lower the loss.",
         **TIME,
     )
-    return Section("SGD and the flow", claim, [*items, association], at="descent")
+    return Section("SGD and the flow", claim, [*curves, association], at="descent")
 
 
 def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
     """How the transition time scales."""
-    rejected = [SYMBOLS[name] for name, found in numbers.items() if found["law"] and found["law"]["rejected"]]
-    laws = [
-        f"{found['law']['exponent']:.2f} in {SYMBOLS[name]}"
-        for name, found in numbers.items()
-        if found["law"] and not found["law"]["rejected"]
-    ]
+    laws = {SYMBOLS[name]: found["law"] for name, found in numbers.items() if found["law"]}
+    rejected = [symbol for symbol, law in laws.items() if law["rejected"]]
+    kept = [f"{law['exponent']:.2f} in {symbol}" for symbol, law in laws.items() if not law["rejected"]]
     claim = (
         f"The transition time is no power law in {', '.join(rejected) or 'none of the numbers varied'} (lack-of-fit "
-        f"test at 1%, given the scatter over seeds); not rejected, with its exponent: {', '.join(laws) or 'none'}. "
+        f"test at 1%, given the scatter over seeds); not rejected, with its exponent: {', '.join(kept) or 'none'}. "
         "The local powers, between neighbouring values, are in the table."
     )
     base, scan = config.flow, config.scan
@@ -113,9 +93,9 @@ def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
         "Local powers of the transition time",
         ["varied", "values", "local powers", "p of a power law", "power, 95% interval"],
         [scan_row(name, found) for name, found in numbers.items()],
-        f"Around D = {base.num_patches}, C = {base.set_size}, q = {base.noise_rate:g}, p = {base.power}, "
-        f"ν = {base.linear:g}, σ_A = {base.diagonal:g}; {scan.seeds} seeds of {base.samples} samples. The transition: "
-        f"the loss falls below {scan.level:g} of the plateau's. v moves on a clock κ² times as fast as A's.",
+        f"Around {task_text(base)}, p = {base.power}, ν = {base.linear:g}, σ_A = {base.diagonal:g}; {scan.seeds} seeds "
+        f"of {base.samples} samples. The transition: the loss falls below {scan.level:g} of the plateau's. v moves on "
+        "a clock κ² times as fast as A's.",
     )
     figures = [scan_figure(name, found) for name, found in numbers.items() if found["x"]]
     return Section("How long the plateau lasts", claim, [*figures, table], at="scans")
@@ -123,14 +103,13 @@ def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
 
 def scan_figure(name: str, found: dict[str, Any]) -> Lines:
     """The transition time against one number, with the power law where it is not rejected."""
-    law = {"power law": f"{name}.fit"} if found["fit"] else {}
     return Lines(
         f"Transition time against {SYMBOLS[name]}",
         f"{name}.x",
-        {"measured": f"{name}.mean", **law},
+        {"measured": f"{name}.mean"} | ({"power law": f"{name}.fit"} if found["fit"] else {}),
         {"measured": f"{name}.std"},
-        x_label=SYMBOLS[name],
-        y_label="transition time",
+        SYMBOLS[name],
+        "transition time",
         x_log=True,
         y_log=True,
     )

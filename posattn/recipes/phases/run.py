@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import geometric_mean
 from typing import Any
@@ -11,15 +12,16 @@ import torch
 from rich.progress import Progress
 from torch import Generator
 
+from posattn.recipes.kit.theory import draw_task
 from posattn.recipes.phases import page
 from posattn.recipes.phases.settings import Descent, FlowSetting, PhasesConfig
 from posattn.runs.folder import RunFolder
+from posattn.runs.page import to_plain
 from posattn.runs.seeds import over_seeds
-from posattn.runs.sweep import sweep
-from posattn.structure.partition import Partition
+from posattn.runs.sweep import sweep_seeds
 from posattn.theory.flow import PopulationFlow
 from posattn.theory.in_law import descend_in_law
-from posattn.theory.integration import SampleExhaustedWarning, Trajectory
+from posattn.theory.integration import SampleExhaustedWarning
 from posattn.theory.scaling import plateau_loss, power_law, time_below, transition_time
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
@@ -36,11 +38,16 @@ def run(config: PhasesConfig, run: RunFolder, progress: Progress) -> dict[str, A
         "scans": scan_all(config, run, progress),
         "descent": compare_descent(config, run, progress),
     }
+    sections = [
+        page.flow_section(numbers["flow"], config.flow),
+        page.descent_section(numbers["descent"], config.descent),
+        page.scan_section(numbers["scans"], config),
+    ]
     return {
         "title": "A plateau, then the structure",
         "summary": "The population gradient flow of the simplified ViT in four numbers, and SGD on top of it.",
         **numbers,
-        "page": page.sections(config, numbers),
+        "page": to_plain(sections),
     }
 
 
@@ -50,50 +57,47 @@ def make_flow(setting: FlowSetting, seed: int) -> PopulationFlow:
     return PopulationFlow(**{name: getattr(setting, name) for name in names}, seed=seed, importance=True)
 
 
-def integrate(flow: PopulationFlow, setting: FlowSetting, t_end: float) -> Trajectory:
-    """The flow from A_ij = 0 and v = α₀ w*; the page says where it ended early."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SampleExhaustedWarning)
-        return flow.integrate(
-            alpha=setting.alpha, beta=0.0, gamma=0.0, rho=0.0, t_end=t_end, rtol=setting.rtol
-        )
-
-
-def time_of_transition(setting: FlowSetting, seed: int, level: float) -> float | None:
+def time_of_transition(setting: FlowSetting, level: float, seed: int) -> float | None:
     """When the flow's loss falls below ``level`` times the plateau's; None if it does not before ``t_end``."""
     return transition_time(
         make_flow(setting, seed), alpha=setting.alpha, level=level, t_end=setting.t_end, rtol=setting.rtol
     )
 
 
-def flow_curves(setting: FlowSetting, seed: int, level: float) -> dict[str, Any]:
-    """The flow over time, up to 10 times its transition."""
-    flow, transition = make_flow(setting, seed), time_of_transition(setting, seed, level)
-    trajectory = integrate(flow, setting, min(setting.t_end, 10 * (transition or math.inf)))
-    end = trajectory.t[-1]
-    times = np.geomspace(min(1.0, end), end, 200).tolist()
-    curves = {name: np.interp(times, trajectory.t, getattr(trajectory, name)).tolist() for name in STATE}
-    found = {"plateau": plateau_loss(flow), "transition": transition, "stopped": trajectory.stopped}
+def flow_curves(setting: FlowSetting, seed: int, level: float, times: Sequence[float] = ()) -> dict[str, Any]:
+    """The flow from A_ij = 0 and v = α₀ w* at ``times``, None after its end.
+
+    Without ``times``: from the start to 10 times its transition.
+    """
+    flow, transition = make_flow(setting, seed), time_of_transition(setting, level, seed)
+    t_end = setting.t_end if times else min(setting.t_end, 10 * (transition or math.inf))
+    start = {"alpha": setting.alpha, "beta": 0.0, "gamma": 0.0, "rho": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SampleExhaustedWarning)  # the page says where the flow ends early
+        path = flow.integrate(**start, t_end=t_end, rtol=setting.rtol)
+    times = times or np.geomspace(min(1.0, path.t[-1]), path.t[-1], 200).tolist()
+    curves = {name: np.interp(times, path.t, getattr(path, name)).tolist() for name in STATE}
+    for name, curve in curves.items():
+        curves[name] = [y if t <= path.valid_until else None for t, y in zip(times, curve, strict=True)]
+    found = {"plateau": plateau_loss(flow), "transition": transition, "stopped": path.stopped}
     return {"t": times, **curves, **found}
 
 
 def scan_all(config: PhasesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """For every varied number: the transition times of every seed, and how they grow."""
     scan = config.scan
-    values = {name: tried for name in page.SYMBOLS if (tried := getattr(scan, name))}
-    seeds = range(config.seed, config.seed + scan.seeds)
-    settings = {
-        f"{name}={value:g}, seed={seed}": (replace(config.flow, **{name: value}), seed, scan.level)
+    values = {name: list(tried) for name in page.SYMBOLS if (tried := getattr(scan, name))}
+    arms = {
+        f"{name}={value:g}": (replace(config.flow, **{name: value}), scan.level)
         for name in values
         for value in values[name]
-        for seed in seeds
     }
-    times = sweep("transition", settings, time_of_transition, run, progress)
-    by_name = {
-        name: [[times[f"{name}={value:g}, seed={seed}"] for seed in seeds] for value in values[name]]
-        for name in values
+    seeds = range(config.seed, config.seed + scan.seeds)
+    times = sweep_seeds("transition", arms, seeds, time_of_transition, run, progress)
+    return {
+        name: summarise(name, tried, [times[f"{name}={value:g}"] for value in tried])
+        for name, tried in values.items()
     }
-    return {name: summarise(name, list(values[name]), rows) for name, rows in by_name.items()}
 
 
 def summarise(name: str, values: list[float], rows: list[list[float | None]]) -> dict[str, Any]:
@@ -122,43 +126,29 @@ def summarise(name: str, values: list[float], rows: list[list[float | None]]) ->
 
 
 def compare_descent(config: PhasesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
-    """SGD seeds and their flow at the same times."""
+    """SGD of every seed, and the flow at the same times."""
     descent, level = config.descent, config.scan.level
     seeds = range(config.seed, config.seed + descent.seeds)
-    settings = {f"seed={each}": (descent, each) for each in seeds}
-    histories = list(sweep("descent", settings, descend_once, run, progress).values())
+    histories = sweep_seeds("descent", {"SGD": (descent,)}, seeds, descend, run, progress)["SGD"]
     times = histories[0]["t"]
-    beside = run.unit("descent/flow", lambda: flow_beside(descent.flow, level, config.seed, times))
-    below = level * beside["plateau"]
+    flow = run.unit("descent/flow", lambda: flow_curves(descent.flow, config.seed, level, times))
+    below = level * flow["plateau"]
     return {
         "t": times,
-        "seeds": {str(each): history for each, history in zip(seeds, histories, strict=True)},
+        "seeds": {str(seed): history for seed, history in zip(seeds, histories, strict=True)},
         **over_seeds(histories),
-        "flow": beside,
+        "flow": flow,
         "transition": [time_below(history["t"], history["loss"], below) for history in histories],
     }
 
 
-def flow_beside(setting: FlowSetting, level: float, seed: int, times: list[float]) -> dict[str, Any]:
-    """The flow of the descent's setting at the descent's times; None if it ended before."""
-    flow = make_flow(setting, seed)
-    trajectory = integrate(flow, setting, setting.t_end)
-    at_times = {name: np.interp(times, trajectory.t, getattr(trajectory, name)).tolist() for name in STATE}
-    shown = {
-        name: [value if t <= trajectory.valid_until else None for t, value in zip(times, curve, strict=True)]
-        for name, curve in at_times.items()
-    }
-    transition = time_of_transition(setting, seed, level)
-    return {**shown, "plateau": plateau_loss(flow), "transition": transition, "stopped": trajectory.stopped}
-
-
-def descend_once(descent: Descent, seed: int) -> dict[str, list[float]]:
-    """One SGD from the flow's start: its loss on test samples, and the four numbers read off it, over time."""
+def descend(descent: Descent, seed: int) -> dict[str, list[float]]:
+    """One SGD from the flow's start: its loss on test samples and its four numbers, over time."""
     generator, setting = Generator().manual_seed(seed), descent.flow
-    partition = Partition.random(setting.num_patches, setting.set_size, generator=generator)
-    task = StructuredTask(partition, dim=descent.dim, noise_rate=setting.noise_rate, generator=generator)
+    D, d = setting.num_patches, descent.dim
+    task = draw_task(D, setting.set_size, d, setting.noise_rate, generator)
     options = (setting.power, setting.linear, setting.diagonal, setting.scale)
-    model = SimplifiedViT(setting.num_patches, descent.dim, *options, init_std=0.0)
+    model = SimplifiedViT(D, d, *options, init_std=0.0)
     model.value.data = setting.alpha * task.feature
     test = task.sample(descent.test_samples, generator=generator)
     steps = math.ceil(setting.t_end / descent.rate)
@@ -173,7 +163,7 @@ def descend_once(descent: Descent, seed: int) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def four_numbers(model: SimplifiedViT, task: StructuredTask) -> dict[str, float]:
-    """(α, β, γ, ρ) read off a model: v along w* and across it, A averaged inside the sets and outside."""
+    """(α, β, γ, ρ) of a model: v along w* and across it, the mean of A inside the sets and outside."""
     scores, same = held_scores(model), task.partition.same
     alpha = model.value @ task.feature
     inside = same & ~torch.eye(len(same), dtype=torch.bool)

@@ -3,32 +3,29 @@
 from dataclasses import dataclass, field, replace
 
 from posattn.recipes import recipe
-from posattn.settings import Count, Distincts, Finite, NonNegative, Positive, Probability, Seed
+from posattn.recipes.kit import terms
+from posattn.settings import Count, Distincts, Finite, Positive, Probability
 
 
 @dataclass(frozen=True)
 class FlowSetting:
     """A population flow from A_ij = 0 and v = α₀ w*."""
 
-    num_patches: Count = 480
-    """D"""
-    set_size: Count = 8
-    """C"""
-    noise_rate: Probability = 0.25
-    """q"""
-    power: Count = 3
-    """p"""
-    linear: NonNegative = 0.01
-    """ν"""
+    num_patches: terms.NumPatches = 480
+    set_size: terms.SetSize = 8
+    noise_rate: terms.NoiseRate = 0.25
+    power: terms.Power = 3
+    linear: terms.Linear = 0.01
     diagonal: Finite = 2.0
-    """σ_A"""
+    """σ_A, the fixed diagonal of A"""
     scale: Positive | None = None
-    """κ; default: D"""
+    """κ, factor of the activation's input; default: D"""
     alpha: Positive = 0.005
-    """α₀"""
+    """α₀, the length of v at the start"""
     samples: Count = 4000
     """Samples that the flow descends on, drawn once by importance sampling"""
     t_end: Positive = 1e10
+    """Time at which the flow ends"""
     rtol: Positive = 1e-6
     """Relative tolerance of a solver step"""
 
@@ -42,14 +39,13 @@ class Descent:
             num_patches=128, scale=1.0, alpha=0.64, samples=20_000, t_end=25_000.0
         )
     )
-    dim: Count = 64
-    """d, with σ = 1/√d"""
+    dim: terms.Dim = 64
     rate: Positive = 2.0
     """η: time is η times the number of steps"""
-    batch_size: Count = 64
-    seeds: Count = 4
-    measurements: Count = 40
-    test_samples: Count = 2048
+    batch_size: terms.BatchSize = 64
+    seeds: terms.NumSeeds = 4
+    measurements: terms.Measurements = 40
+    test_samples: terms.TestSamples = 2048
 
 
 @dataclass(frozen=True)
@@ -57,13 +53,18 @@ class Scan:
     """The values of each varied number, the others as in the flow. No values: that number is not varied."""
 
     num_patches: Distincts[Count] = (320, 480, 640, 960, 1280, 1920)
+    """Values of D"""
     set_size: Distincts[Count] = (4, 5, 6, 8, 10)
+    """Values of C"""
     noise_rate: Distincts[Probability] = (0.15, 0.2, 0.25, 0.35, 0.5)
+    """Values of q"""
     linear: Distincts[Positive] = (0.0025, 0.005, 0.01, 0.02, 0.04)
+    """Values of ν"""
     diagonal: Distincts[Positive] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+    """Values of σ_A"""
     scale: Distincts[Positive] = (0.001, 0.01, 0.1, 1.0, 480.0)
-    seeds: Count = 4
-    """Samples drawn at each value"""
+    """Values of κ"""
+    seeds: terms.NumSeeds = 4
     level: Probability = 0.75
     """The transition is where the loss falls below this share of the plateau's"""
 
@@ -75,7 +76,7 @@ class PhasesConfig:
     flow: FlowSetting = field(default_factory=FlowSetting)
     scan: Scan = field(default_factory=Scan)
     descent: Descent = field(default_factory=Descent)
-    seed: Seed = 0
+    seed: terms.FirstSeed = 0
 
 
 @recipe

@@ -7,11 +7,10 @@ from rich.progress import Progress
 
 from posattn.recipes.kit.classifiers import build, load_split, load_trained, train_grid, train_one
 from posattn.recipes.kit.settings import POSITIONAL
-from posattn.recipes.pruned_maps.page import accuracy_section, mass_section
 from posattn.recipes.pruned_maps.settings import PrunedMapsConfig
 from posattn.runs.folder import RunFolder
-from posattn.runs.page import to_plain
-from posattn.runs.seeds import over_seeds
+from posattn.runs.page import Section, mean_lines, mean_table, to_plain
+from posattn.runs.seeds import collect, mean_std_text, over_seeds
 from posattn.vision.models.concentration import top_mass
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.training.loop import evaluate
@@ -43,3 +42,43 @@ def prune_one(config: PrunedMapsConfig, seed: int, folder: Path) -> dict[str, An
         "accuracy": [evaluate(freeze_attention(model, keep=k), test_set) for k in config.keeps],
         "whole": [evaluate(model, test_set)] * len(config.keeps),
     }
+
+
+def mass_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Section:
+    """The mass of the largest entries."""
+    middle, layers = len(config.keeps) // 2, numbers["mean"]["mass"]
+    masses = ", ".join(f"{line[middle]:.2f} in {name}" for name, line in layers.items())
+    figure = mean_lines(
+        "Mass of the k largest entries of a row",
+        "keep",
+        {name: f"*.mass.{name}" for name in layers},
+        "k",
+        "mass",
+        x_log=True,
+        caption=f"Mean over rows and heads; bars: standard deviation over {config.seeds} seeds.",
+    )
+    claim = f"The {config.keeps[middle]} largest entries of a row held a mass of {masses}."
+    return Section("Concentration", claim, [figure], at="pruned")
+
+
+def accuracy_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Section:
+    """Accuracy against k."""
+    middle, found = len(config.keeps) // 2, collect(numbers["seeds"])
+    pruned, whole = (mean_std_text(found[name][middle], 1, 100) for name in ("accuracy", "whole"))
+    claim = (
+        f"With every query keeping its k largest entries and nothing retrained, test accuracy was {pruned} % "
+        f"at k = {config.keeps[middle]}, against {whole} % of the whole maps."
+    )
+    figure = mean_lines(
+        "Test accuracy against k",
+        "keep",
+        {"k largest": "*.accuracy", "whole maps": "*.whole"},
+        "k, entries kept of a row",
+        "test accuracy",
+        x_log=True,
+        caption=f"On {config.data.data}, mean and standard deviation over {config.seeds} seeds.",
+    )
+    rows = {f"{k}": [values] for k, values in zip(config.keeps, found["accuracy"], strict=True)}
+    caption = f"Mean ± std over {config.seeds} seeds."
+    table = mean_table("Test accuracy, %", ["k", "accuracy"], rows, 1, 100, caption)
+    return Section("Accuracy", claim, [figure, table], at="pruned")

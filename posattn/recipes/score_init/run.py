@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from posattn.recipes.kit.classifiers import build, check_models, fit, load_split, train_grid
+from posattn.recipes.kit.classifiers import build, check_models, fit, load_splits, train_grid
 from posattn.recipes.kit.settings import POSITIONAL
-from posattn.recipes.score_init.page import starts_section
 from posattn.recipes.score_init.settings import STARTS, ScoreInitConfig
 from posattn.runs.folder import RunFolder
-from posattn.runs.page import to_plain
-from posattn.runs.seeds import over_seeds
+from posattn.runs.page import Lines, Section, Table, mean_lines, to_plain
+from posattn.runs.seeds import collect, mean_std_text, over_seeds
 from posattn.structure.association import own_share_of_largest
 from posattn.vision.grid import Grid, neighbourhoods
 from posattn.vision.jigsaw.layout import neighbour_recall, profile_similarity
 
 TINY = 1e-30  # below it an entry of a map may be 0 in float32
+Numbers = dict[str, Any]
 
 
-def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Train a model per start and seed."""
     check_models(config, [POSITIONAL])
     cells = product(config.starts, config.all_seeds)
@@ -38,22 +38,76 @@ def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> dict[str
     }
 
 
-def train_start(config: ScoreInitConfig, start: str, seed: int, folder: Path) -> dict[str, Any]:
+def train_start(config: ScoreInitConfig, start: str, seed: int, folder: Path) -> Numbers:
     """Train one model: its test accuracy after the chosen epochs, and measures of the grid in its maps.
 
     ``association`` with the 3 x 3 neighbourhoods; ``neighbour_recall``, the share of grid neighbours among the
     positions of most similar scores.
     """
     unit = f"score-init-{start.replace(',', '').replace(' = ', '').replace(' ', '-')}-{seed}"
-    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
+    train_set, test_set = load_splits(config)
     model: Any = build(config.size, POSITIONAL, seed, test_set, **STARTS[start])
     done = fit(model, train_set, test_set, config.train, seed, folder, unit, after=config.after)
     height, width = grid = model.patch_embed.grid_size
     maps = model.eval().attention_maps().detach().double().clamp(min=TINY)
-    neighbourhood = neighbourhoods(Grid(height, width))
-    places = torch.arange(height * width)
+    positions = torch.arange(height * width)
     return {
         "accuracy": done["accuracy"],
-        "association": float(own_share_of_largest(maps, neighbourhood).mean()),
-        "neighbour_recall": neighbour_recall(profile_similarity(maps), places, grid),
+        "association": float(own_share_of_largest(maps, neighbourhoods(Grid(height, width))).mean()),
+        "neighbour_recall": neighbour_recall(profile_similarity(maps), positions, grid),
     }
+
+
+def starts_section(config: ScoreInitConfig, runs: dict[str, list[Numbers]], means: Numbers) -> Section:
+    """A table of all starts, and accuracy over training, a figure for each kind of scores."""
+    epochs = [f"{epoch} epoch{'s' * (epoch > 1)}" for epoch in config.after]
+    first, last = (
+        extremes({start: one["mean"]["accuracy"][i] for start, one in means.items()}) for i in (0, -1)
+    )
+    free = [start for start in means if not start.startswith("relative")] or list(means)
+    recall = extremes({start: means[start]["mean"]["neighbour_recall"] for start in free})
+    claim = (
+        f"Of {len(runs)} starts, '{first[1]}' was ahead after {epochs[0]} and '{first[0]}' last ({first[2]}); after "
+        f"{epochs[-1]} it was '{last[1]}' and '{last[0]}' ({last[2]}). Among scores that are free of the grid, "
+        f"neighbours are recognised best with '{recall[1]}' and worst with '{recall[0]}' ({recall[2]})."
+    )
+    table = Table(
+        f"Test accuracy on {config.data.data}, and what the learned maps show of the grid",
+        ["start", *(f"{name}, %" for name in epochs), "association", "neighbours"],
+        [row(start, collect(ones)) for start, ones in runs.items()],
+        caption=f"Mean ± std over {config.seeds} seeds. Association: the share of a row's largest entries that lie in "
+        "the 3 x 3 neighbourhood of the query. Neighbours: the share of a position's grid neighbours among the four "
+        "positions whose scores are most like its own; relative scores know the grid.",
+    )
+    kinds = list(dict.fromkeys(start.split(",")[0] for start in runs))
+    figures = [accuracy_lines(kind, [start for start in runs if start.startswith(kind)]) for kind in kinds]
+    return Section("Starts", claim, [table, *figures])
+
+
+def row(start: str, found: Numbers) -> list[str]:
+    """A line of the table."""
+    accuracies = [mean_std_text(values, 1, 100) for values in found["accuracy"]]
+    return [
+        start,
+        *accuracies,
+        mean_std_text(found["association"], 2),
+        mean_std_text(found["neighbour_recall"], 2),
+    ]
+
+
+def extremes(values: dict[str, float]) -> tuple[str, str, str]:
+    """The names of the smallest and the largest value, and both in percent."""
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    return low, high, f"{100 * values[high]:.1f} against {100 * values[low]:.1f} %"
+
+
+def accuracy_lines(kind: str, starts: list[str]) -> Lines:
+    """Accuracy over training of all starts of one kind of scores."""
+    return mean_lines(
+        f"Test accuracy over training, {kind}",
+        "epoch",
+        {start.split(", ")[1]: f"starts.{start}.*.accuracy" for start in starts},
+        "epoch",
+        "test accuracy",
+        x_log=True,
+    )

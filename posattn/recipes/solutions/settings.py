@@ -3,44 +3,38 @@
 from dataclasses import dataclass
 
 from posattn.recipes import recipe
-from posattn.settings import Count, Finite, NonNegative, Positive, Probability, Seed, Several
+from posattn.recipes.kit import terms
+from posattn.recipes.kit.settings import Seeds
+from posattn.settings import Finite, NonNegative, Positive, Several
 
 
 @dataclass(frozen=True)
-class SolutionsConfig:
+class SolutionsConfig(Seeds):
     """A task that needs the structure, q·D > C², and plain gradient descent in law from near each solution."""
 
-    num_patches: Count = 256
-    """D"""
-    set_size: Count = 8
-    """C"""
-    dim: Count = 64
-    """d"""
-    noise_rate: Probability = 0.35
-    """q"""
-    power: Count = 3
-    """p"""
-    linear: NonNegative = 0.01
-    """ν"""
+    num_patches: terms.NumPatches = 256
+    set_size: terms.SetSize = 8
+    dim: terms.Dim = 64
+    noise_rate: terms.NoiseRate = 0.35
+    power: terms.Power = 3
+    linear: terms.Linear = 0.01
     diagonal: Finite = 2.0
-    """σ_A"""
+    """σ_A, the fixed diagonal of A"""
     scale: Positive = 1.0
-    """κ"""
+    """κ, factor of the activation's input"""
     sharpness: NonNegative = 0.5
     """Trainings start with the solution's score differences times this"""
     noises: Several[NonNegative] = (0.1, 1.0)
     """Standard deviations of the noise added to A; v gets a tenth of it, relative to its length"""
     margin: Positive = 1.0
     """v is scaled so that the mean |F(X)| at the start is this; otherwise the gradients vanish"""
-    steps: Count = 3000
-    batch_size: Count = 128
+    steps: terms.Steps = 3000
+    batch_size: terms.BatchSize = 128
     rate: Positive = 50.0
     """η of A, whose entries are D² and whose gradients are small"""
     value_rate: NonNegative = 0.3
     """η of v"""
-    seeds: Count = 3
-    test_samples: Count = 2048
-    seed: Seed = 0
+    test_samples: terms.TestSamples = 2048
 
 
 @recipe

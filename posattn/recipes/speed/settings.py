@@ -53,6 +53,7 @@ class SpeedConfig:
     dtypes: Several[Literal["float32", "bfloat16"]] | None = None
     """Training in bfloat16 uses autocast; default: those that the device multiplies natively"""
     executions: Several[Literal["eager", "compiled"]] = ("eager", "compiled")
+    """With and without torch.compile"""
     batch: Count | None = None
     """Images; default: about 3,136 tokens' worth"""
     rounds: Repeats = 5

@@ -3,42 +3,42 @@
 from typing import Any
 
 from posattn.recipes.structured_vit.settings import StructuredVitConfig
-from posattn.runs.page import Gallery, Lines, Section, Table, to_plain
+from posattn.runs.page import Gallery, Section, mean_lines, mean_table
 from posattn.runs.seeds import mean_std_text
 
 VIT, POSITIONAL = "ViT", "positional ViT"
 MEASURES = {
-    "accuracy": "test accuracy",
-    "gram": "association of P Pᵀ",
-    "attention": "association of average attention",
-    "profile": "association of score profiles",
+    "accuracy": "Test accuracy",
+    "gram": "Association of P Pᵀ",
+    "attention": "Association of average attention",
+    "profile": "Association of score profiles",
 }
 
 
-def sections(config: StructuredVitConfig, numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    """The one section of the page."""
-    models, chance = numbers["models"], (config.task.set_size - 1) / (config.task.num_patches - 1)
+def structure_section(config: StructuredVitConfig, models: dict[str, Any]) -> Section:
+    """Accuracy and the three associations of both models."""
+    chance = (config.task.set_size - 1) / (config.task.num_patches - 1)
+    last = {name: {measure: one["last"][measure] for measure in MEASURES} for name, one in models.items()}
     said = "; ".join(
-        f"{name}: accuracy {mean_std_text(each['last']['accuracy'])}, P Pᵀ {mean_std_text(each['last']['gram'])}, "
-        f"average attention {mean_std_text(each['last']['attention'])}, profiles "
-        f"{mean_std_text(each['last']['profile'])}"
-        for name, each in models.items()
+        f"{name}: {', '.join(f'{measure} {mean_std_text(values)}' for measure, values in row.items())}"
+        for name, row in last.items()
     )
     claim = (
-        f"Patch association off the diagonal (chance {chance:.3f}) after {config.steps} steps of AdamW on fresh "
-        f"samples, mean ± std over {config.seeds} seeds: {said}."
+        f"Accuracy and patch association off the diagonal (chance {chance:.3f}) of P Pᵀ (gram), average attention and "
+        f"score profiles after {config.steps} steps of AdamW on fresh samples, mean ± std over {config.seeds} seeds: "
+        f"{said}."
     )
-    figures = [
-        Lines(
-            title[0].upper() + title[1:],
-            "step",
-            {name: f"models.{name}.mean.{measure}" for name in models},
-            {name: f"models.{name}.std.{measure}" for name in models},
-            x_label="step",
-            y_label=title,
-        )
+    curves = [
+        mean_lines(title, "step", {name: f"models.{name}.*.{measure}" for name in models}, "step", title)
         for measure, title in MEASURES.items()
     ]
+    table = mean_table(
+        "At the end",
+        ["", *MEASURES.values()],
+        {name: row.values() for name, row in last.items()},
+        caption=f"Association: the share of each row's {config.task.set_size - 1} largest entries off the diagonal "
+        "that lie in its own set; of the attention, the mean over the heads of the layer in which it is largest.",
+    )
     maps = [
         Gallery(
             f"{name}: P Pᵀ and the average attention at the end",
@@ -48,14 +48,4 @@ def sections(config: StructuredVitConfig, numbers: dict[str, Any]) -> list[dict[
         )
         for name in models
     ]
-    table = Table(
-        "At the end",
-        ["", *MEASURES.values()],
-        [
-            [name, *(mean_std_text(each["last"][measure]) for measure in MEASURES)]
-            for name, each in models.items()
-        ],
-        f"Association: the share of each row's {config.task.set_size - 1} largest entries off the diagonal that lie in "
-        "its own set; of the attention, the mean over the heads of the layer in which it is largest.",
-    )
-    return to_plain([Section("Where a Transformer keeps the sets", claim, [*figures, table, *maps])])
+    return Section("Where a Transformer keeps the sets", claim, [*curves, table, *maps])

@@ -1,5 +1,6 @@
 """timm's ViT and the positional ViT trained on the structured data, and where in them the sets show."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -7,45 +8,41 @@ from rich.progress import Progress
 from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor, nn
 
-from posattn import checks
-from posattn.recipes.structured_vit import page
+from posattn.recipes.kit.theory import draw_task, read_histories
+from posattn.recipes.structured_vit.page import POSITIONAL, VIT, structure_section
 from posattn.recipes.structured_vit.settings import StructuredVitConfig
 from posattn.runs.folder import RunFolder
+from posattn.runs.page import to_plain
 from posattn.runs.seeds import over_seeds
-from posattn.runs.sweep import sweep
+from posattn.runs.sweep import sweep_seeds
 from posattn.shapes import Logits, Maps, Patches
-from posattn.structure.partition import Partition
+from posattn.structure.partition import Cover
 from posattn.theory.descent import descend
 from posattn.theory.simplified import logistic_loss
-from posattn.theory.task import Batch, StructuredTask
-from posattn.theory.tracking import association_of_others, by_set, check_sets, evenly, rounded, track
+from posattn.theory.task import Batch
+from posattn.theory.tracking import association_of_others, by_set, evenly, rounded, track
 from posattn.vision.inspect.average import profile_association
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
 
-MODELS = {page.VIT: VisionTransformer, page.POSITIONAL: VisionTransformerPosAttn}
+MODELS = {VIT: VisionTransformer, POSITIONAL: VisionTransformerPosAttn}
 
 
 def run(config: StructuredVitConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every model, every seed; the maps of the first."""
-    check_sets(
-        Partition.contiguous(config.task.num_patches, config.task.set_size)
-    )  # before anything is trained
-    checks.divides("num_heads", config.model.num_heads, "embed_dim", config.model.embed_dim)
-    seeds = range(config.seed, config.seed + config.seeds)
-    settings = {f"{name}, seed={seed}": (config, name, seed) for name in MODELS for seed in seeds}
-    found = sweep("structured-vit", settings, train_one, run, progress)
-    runs = {name: [found[f"{name}, seed={seed}"] for seed in seeds] for name in MODELS}
-    run.save_tensors("structured", {name: torch.tensor(each[0]["maps"]) for name, each in runs.items()})
-    numbers = {name: over_seeds([each["history"] for each in every]) for name, every in runs.items()}
-    for name, every in runs.items():
-        numbers[name]["last"] = {k: [each["history"][k][-1] for each in every] for k in every[0]["history"]}
-    result = {"step": runs[page.VIT][0]["history"]["step"], "models": numbers}
+    arms = {name: (config, name) for name in MODELS}
+    runs = sweep_seeds("structured-vit", arms, config.all_seeds, train_one, run, progress)
+    run.save_tensors("structured", {name: torch.tensor(ones[0]["maps"]) for name, ones in runs.items()})
+    histories = {name: [one["history"] for one in ones] for name, ones in runs.items()}
+    numbers = {
+        name: {**over_seeds(ones), "last": read_histories(ones, -1)} for name, ones in histories.items()
+    }
     return {
         "title": "A full Transformer on the structured data",
         "summary": "timm's ViT and the positional ViT read the patches of the structured task as tokens; patch "
         "association of the position embedding's Gram matrix, of the average attention and of score profiles.",
-        **result,
-        "page": page.sections(config, result),
+        "step": histories[VIT][0]["step"],
+        "models": numbers,
+        "page": to_plain([structure_section(config, numbers)]),
     }
 
 
@@ -81,15 +78,15 @@ class TokenViT(nn.Module):
         if isinstance(self.vit, VisionTransformerPosAttn):
             return self.vit.attention_maps()
         seen: list[Tensor] = []
-        hooks = []
-        for block in self.vit.blocks:
-            block.attn.fused_attn = False  # so that the maps pass through attn_drop
-            keep = lambda module, inputs, output: seen.append(inputs[0].mean(0))  # noqa: E731
-            hooks.append(block.attn.attn_drop.register_forward_hook(keep))
-        self(patches)
-        for hook, block in zip(hooks, self.vit.blocks, strict=True):
-            hook.remove()
-            block.attn.fused_attn = True
+        with ExitStack() as hooks:
+            for block in self.vit.blocks:
+                block.attn.fused_attn = False  # so that the maps pass through attn_drop
+                hook = block.attn.attn_drop.register_forward_hook(
+                    lambda module, inputs, output: seen.append(inputs[0].mean(0))
+                )
+                hooks.callback(hook.remove)
+                hooks.callback(setattr, block.attn, "fused_attn", True)
+            self(patches)
         return torch.stack(seen)
 
 
@@ -97,26 +94,24 @@ def train_one(config: StructuredVitConfig, name: str, seed: int) -> dict[str, An
     """One training, measured from its start; its Gram matrix and average attention at the end."""
     torch.manual_seed(seed)  # timm initialises from the global generator
     generator, sizes = Generator().manual_seed(seed), config.task
-    partition = Partition.random(sizes.num_patches, sizes.set_size, generator=generator)
-    task = StructuredTask(partition, dim=sizes.dim, noise_rate=sizes.noise_rate, generator=generator)
+    task = draw_task(sizes.num_patches, sizes.set_size, sizes.dim, sizes.noise_rate, generator)
     model = TokenViT(MODELS[name], config)
     test = task.sample(config.test_samples, generator=generator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     training = descend(
         model,
         lambda: task.sample(config.batch_size, generator=generator),
         config.steps,
-        optimizer=optimizer,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay),
         decay=True,
     )
     points = evenly(config.steps, config.measurements)
-    history = track(training, points, lambda step: describe(model, partition, test))
+    history = track(training, points, lambda step: describe(model, task.partition, test))
     maps = [gram(model), model.average_attention(test.patches).mean((0, 1))]
-    return {"history": history, "maps": [rounded(by_set(map_, partition)) for map_ in maps]}
+    return {"history": history, "maps": [rounded(by_set(map_, task.partition)) for map_ in maps]}
 
 
 @torch.no_grad()
-def describe(model: TokenViT, partition: Partition, test: Batch) -> dict[str, float]:
+def describe(model: TokenViT, partition: Cover, test: Batch) -> dict[str, float]:
     """Loss, accuracy and the association of P Pᵀ; for the attention, the mean over heads of the best layer."""
     model.eval()
     logits, maps = model(test.patches), model.average_attention(test.patches)

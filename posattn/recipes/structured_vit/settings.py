@@ -2,22 +2,27 @@
 
 from dataclasses import dataclass, field
 
+from posattn import checks
 from posattn.recipes import recipe
-from posattn.settings import Count, NonNegative, Positive, Probability, Seed
+from posattn.recipes.kit import terms
+from posattn.recipes.kit.settings import Seeds
+from posattn.settings import Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)
 class Task:
     """The structured distribution; its patches are the tokens."""
 
-    num_patches: Count = 16
-    """D"""
-    set_size: Count = 4
-    """C"""
-    dim: Count = 8
-    """d"""
-    noise_rate: Probability = 0.8
-    """q"""
+    num_patches: terms.NumPatches = 16
+    set_size: terms.SetSize = 4
+    dim: terms.Dim = 8
+    noise_rate: terms.NoiseRate = 0.8
+
+    def validate(self) -> None:
+        """Raise ValueError if sets have no second patch or do not divide the patches."""
+        if self.set_size < 2:
+            raise ValueError(f"set_size must be at least two patches, got {self.set_size}")
+        checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
 
 
 @dataclass(frozen=True)
@@ -25,26 +30,32 @@ class Model:
     """The size of both ViTs."""
 
     embed_dim: Count = 32
+    """Width"""
     depth: Count = 1
+    """Blocks"""
     num_heads: Count = 2
+    """Heads per block"""
+
+    def validate(self) -> None:
+        """Raise ValueError if the heads do not divide the width."""
+        checks.divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
 
 
 @dataclass(frozen=True)
-class StructuredVitConfig:
+class StructuredVitConfig(Seeds):
     """AdamW on fresh samples at every step."""
 
     task: Task = field(default_factory=Task)
     model: Model = field(default_factory=Model)
     steps: Count = 2000
-    batch_size: Count = 128
+    """Optimizer steps"""
+    batch_size: terms.BatchSize = 128
     lr: Positive = 3e-3
     """Learning rate of AdamW; it falls linearly to 0"""
     weight_decay: NonNegative = 0.01
-    test_samples: Count = 1024
-    """Fresh samples for accuracy and average attention"""
-    measurements: Count = 20
-    seeds: Count = 3
-    seed: Seed = 0
+    """Weight decay of AdamW"""
+    test_samples: terms.TestSamples = 1024
+    measurements: terms.Measurements = 20
 
 
 @recipe

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 from posattn.recipes import recipe
-from posattn.settings import Count, NonNegative, Positive, Seed
+from posattn.recipes.kit import terms
+from posattn.recipes.kit.settings import Seeds
+from posattn.settings import Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)
-class TeachersConfig:
+class TeachersConfig(Seeds):
     """Plain gradient descent on fresh samples, the same for every teacher."""
 
-    num_patches: Count = 32
-    """D"""
-    dim: Count = 16
-    """d"""
+    num_patches: terms.NumPatches = 32
+    dim: terms.Dim = 16
     outputs: Count = 8
     """k, the filters; the classifier has one output"""
     set_size: Count = 4
@@ -22,15 +22,13 @@ class TeachersConfig:
     """Of the graph, even"""
     selected: Count = 3
     """s, tokens of a subset"""
-    seeds: Count = 10
-    steps: Count = 1500
-    batch_size: Count = 256
+    steps: terms.Steps = 1500
+    batch_size: terms.BatchSize = 256
     rate: Positive = 5.0
     """η of A per query: the loss is a mean over Q queries, so A moves at Q times this"""
     value_rate: NonNegative = 1.0
     """η of V"""
-    measurements: Count = 20
-    seed: Seed = 0
+    measurements: terms.Measurements = 20
 
 
 @recipe
@@ -47,7 +45,7 @@ def teachers(smoke: bool = False) -> TeachersConfig:
     (classification).
     """
     if not smoke:
-        return TeachersConfig()
+        return TeachersConfig(seeds=10)
     return TeachersConfig(
         num_patches=8, dim=4, outputs=3, set_size=2, degree=2, selected=2, seeds=2, steps=300, value_rate=0.5
     )

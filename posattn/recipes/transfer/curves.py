@@ -7,13 +7,13 @@ import torch
 from rich.progress import Progress
 from torch import Generator
 
+from posattn.recipes.kit.theory import draw_task
 from posattn.recipes.transfer.settings import TransferConfig
 from posattn.runs.folder import RunFolder
-from posattn.runs.page import Lines, Section, Table
-from posattn.runs.seeds import mean_std_text, over_seeds
-from posattn.runs.sweep import sweep
+from posattn.runs.page import Section, mean_lines, mean_table
+from posattn.runs.seeds import collect, over_seeds
+from posattn.runs.sweep import sweep_seeds
 from posattn.structure.association import patch_association
-from posattn.structure.partition import Partition
 from posattn.theory import solutions
 from posattn.theory.accuracy import accuracy_in_law
 from posattn.theory.in_law import descend_in_law
@@ -22,11 +22,15 @@ from posattn.theory.task import StructuredTask
 from posattn.theory.transfer import fit, fresh_start, frozen_attention, transferred_attention
 
 FROZEN, TUNED = "learned attention, frozen", "learned attention, fine-tuned"
-ORACLE, PERMUTED = "attention by hand, frozen", "sets permuted by hand, frozen"
+BY_HAND, PERMUTED = "attention by hand, frozen", "sets permuted by hand, frozen"
 SCRATCH = "from scratch"
-EVEN, START = "v alone, attention held uniform", "v alone, attention held at its start"
-WAYS = (FROZEN, TUNED, SCRATCH, ORACLE)
-DENIED = (PERMUTED, EVEN, START)  # held away from the structure; sets permuted still read whole sets
+UNIFORM, START = "v alone, attention held uniform", "v alone, attention held at its start"
+WAYS = (FROZEN, TUNED, SCRATCH, BY_HAND)
+WITHOUT = (
+    PERMUTED,
+    UNIFORM,
+    START,
+)  # attention held without the structure; permuted sets are still whole sets
 
 
 class Lesson:
@@ -34,26 +38,22 @@ class Lesson:
 
     def __init__(self, config: TransferConfig, seed: int) -> None:
         self.config, self.generator = config, Generator().manual_seed(seed)
-        partition = Partition.random(config.num_patches, config.set_size, generator=self.generator)
-        task = StructuredTask(
-            partition, dim=config.dim, noise_rate=config.noise_rate, generator=self.generator
-        )
+        task = draw_task(config.num_patches, config.set_size, config.dim, config.noise_rate, self.generator)
         self.learned = fresh_start(SimplifiedViT(config.num_patches, config.dim), generator=self.generator)
-        for _ in descend_in_law(self.learned, task, config.batch_size, config.steps, **self.crossing()):
+        training = descend_in_law(
+            self.learned, task, config.batch_size, config.steps, **self.unit_norm_steps()
+        )
+        for _ in training:
             pass
-        self.association = patch_association(self.learned.scores, partition).top_c
+        self.association = patch_association(self.learned.scores, task.partition).top_c
         self.accuracy = self.test(self.learned, task)  # from scratch, on fresh samples at every step
         self.downstream = task.downstream(generator=self.generator)
 
-    def crossing(self) -> dict[str, Any]:
+    def unit_norm_steps(self) -> dict[str, Any]:
         """Options of training from scratch: unit-norm gradients cross the plateau, on which plain descent waits."""
         rate = self.config.rate * self.config.num_patches**0.5
         rates = {"rate": rate, "value_rate": self.config.value_rate}
         return {**rates, "normalize": True, "decay": True, "generator": self.generator}
-
-    def plain(self) -> dict[str, Any]:
-        """Options of plain gradient descent at one rate."""
-        return {"rate": self.config.plain_rate, "generator": self.generator}
 
     def test(self, model: SimplifiedViT, task: StructuredTask) -> float:
         """Accuracy on fresh samples."""
@@ -71,9 +71,9 @@ class Lesson:
         shift = torch.arange(task.partition.num_sets).roll(1)
         held = {
             FROZEN: lambda: self.learned,
-            ORACLE: lambda: solutions.associated(task.partition, task),
+            BY_HAND: lambda: solutions.associated(task.partition, task),
             PERMUTED: lambda: solutions.permuted(task.partition, task, shift),
-            EVEN: lambda: solutions.even(task.partition, task),
+            UNIFORM: lambda: solutions.uniform(task.partition, task),
         }
         return frozen_attention(held[way](), generator=generator)
 
@@ -82,9 +82,9 @@ class Lesson:
         config = self.config
         few = self.downstream.sample(size, generator=self.generator)
         for way in ways:
-            model, options = self.start(way), self.crossing()
-            if way in (FROZEN, TUNED, ORACLE, PERMUTED):
-                model.scale, options = 1.0, self.plain()
+            model, options = self.start(way), self.unit_norm_steps()
+            if way in (FROZEN, TUNED, BY_HAND, PERMUTED):  # plain gradient descent at one rate
+                model.scale, options = 1.0, {"rate": config.plain_rate, "generator": self.generator}
             for _ in fit(model, few, config.batch_size, config.steps, tolerance=config.tolerance, **options):
                 pass
             yield self.test(model, self.downstream)
@@ -98,52 +98,42 @@ def transfer_curves(
     ways: tuple[str, ...] = (FROZEN, SCRATCH),
 ) -> dict[str, Any]:
     """Accuracy against N, each way, for every seed, with mean and standard deviation."""
-    settings = {f"seed={each}": (config, each, ways) for each in range(seed, seed + config.seeds)}
-    seeds = list(sweep("transfer", settings, one_seed, run, progress).values())
+    seeds = range(seed, seed + config.seeds)
+    ones = sweep_seeds("transfer", {"curves": (config, ways)}, seeds, learn_and_transfer, run, progress)[
+        "curves"
+    ]
+    accuracies = [{way: one[way] for way in ways} for one in ones]
     return {
         "samples": list(config.sizes),
-        "association": [each["association"] for each in seeds],
-        "by_size": {way: list(zip(*(each[way] for each in seeds), strict=True)) for way in ways},
-        **over_seeds([{way: each[way] for way in ways} for each in seeds]),
+        "association": [one["association"] for one in ones],
+        "by_size": collect(accuracies),
+        **over_seeds(accuracies),
     }
 
 
-def one_seed(config: TransferConfig, seed: int, ways: tuple[str, ...]) -> dict[str, Any]:
+def learn_and_transfer(config: TransferConfig, ways: tuple[str, ...], seed: int) -> dict[str, Any]:
     """Learn upstream, then downstream from each N each way."""
     lesson = Lesson(config, seed)
-    by_size = [list(lesson.accuracies(size, ways)) for size in config.sizes]
-    columns = map(list, zip(*by_size, strict=True))
-    return {"association": lesson.association, **dict(zip(ways, columns, strict=True))}
+    by_size = [dict(zip(ways, lesson.accuracies(size, ways), strict=True)) for size in config.sizes]
+    return {"association": lesson.association, **collect(by_size)}
 
 
 def transfer_section(numbers: dict[str, Any]) -> Section:
     """The curves."""
-    samples, mean = numbers["samples"], numbers["mean"]
-    count = len(numbers["association"])
+    samples, mean, count = numbers["samples"], numbers["mean"], len(numbers["association"])
     claim = (
-        "The learned attention transfers to a task with another feature from few samples. "
-        f"Here {samples[0]} {'sample gives' if samples[0] == 1 else 'samples give'} accuracy {mean[FROZEN][0]:.2f} "
-        f"with the attention frozen; from scratch the same {'gives' if samples[0] == 1 else 'give'} "
-        f"{mean[SCRATCH][0]:.2f}, and {samples[-1]} samples {mean[SCRATCH][-1]:.2f}."
+        "The learned attention transfers to a task with another feature from few samples. Here test accuracy at "
+        f"N = {samples[0]} is {mean[FROZEN][0]:.2f} with the attention frozen and {mean[SCRATCH][0]:.2f} from scratch, "
+        f"which reaches {mean[SCRATCH][-1]:.2f} at N = {samples[-1]}."
     )
-    rows = [[way, *map(mean_std_text, columns)] for way, columns in numbers["by_size"].items()]
-    return Section(
-        "Transfer",
-        claim,
-        [
-            Lines(
-                "Downstream accuracy against the number of samples",
-                "samples",
-                {way: f"mean.{way}" for way in mean},
-                {way: f"std.{way}" for way in mean},
-                x_label="downstream samples N",
-                y_label="test accuracy",
-                x_log=True,
-                caption=f"Mean and standard deviation over {count} seeds.",
-            ),
-            Table(
-                f"Test accuracy, mean ± std over {count} seeds", ["", *(f"N = {n}" for n in samples)], rows
-            ),
-        ],
-        at="transfer",
+    curves = mean_lines(
+        "Downstream accuracy against the number of samples",
+        "samples",
+        {way: f"*.{way}" for way in mean},
+        "downstream samples N",
+        "test accuracy",
+        x_log=True,
     )
+    columns = ["", *(f"N = {n}" for n in samples)]
+    table = mean_table(f"Test accuracy, mean ± std over {count} seeds", columns, numbers["by_size"])
+    return Section("Transfer", claim, [curves, table], at="transfer")

@@ -1,83 +1,61 @@
 """Sample complexity of the downstream task: accuracy against N, and the N needed against D."""
 
-import math
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import geometric_mean
 from typing import Any
 
 from rich.progress import Progress
 
-from posattn import checks
 from posattn.recipes.transfer import page
-from posattn.recipes.transfer.curves import DENIED, WAYS, Lesson, transfer_curves, transfer_section
+from posattn.recipes.transfer.curves import WAYS, WITHOUT, Lesson, transfer_curves, transfer_section
 from posattn.recipes.transfer.settings import NeededConfig, TransferConfig, TransferStudyConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
-from posattn.runs.sweep import sweep
+from posattn.runs.seeds import collect
+from posattn.runs.sweep import sweep_seeds
 
 
 def run(config: TransferStudyConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The curves, then the samples needed."""
-    for num_patches in config.needed.num_patches:  # checked before anything is trained
-        checks.probability("noise_rate", at_patches(config, num_patches).noise_rate)
-    if math.log2(config.needed.most) % 1:
-        raise ValueError(f"--needed.most must be a power of 2, got {config.needed.most}")
-    curves = transfer_curves(config.curves, config.seed, run, progress, (*WAYS, *DENIED))
+    curves = transfer_curves(config.curves, config.seed, run, progress, (*WAYS, *WITHOUT))
     needed = needed_samples(config, run, progress)
+    sections = [transfer_section(curves), page.without_section(curves), page.needed_section(config, needed)]
     return {
         "title": "Learned structure transfers from few samples",
         "summary": "A task with the same partition and another feature, learned with the attention of the first task, "
-        "without it, and with an attention that is held away from the structure.",
+        "without it, and with attention that is held without the structure.",
         "transfer": curves,
         "needed": needed,
-        "page": to_plain(
-            [transfer_section(curves), page.denied_section(curves), page.needed_section(config, needed)]
-        ),
+        "page": to_plain(sections),
     }
-
-
-def at_patches(config: TransferStudyConfig, num_patches: int) -> TransferConfig:
-    """The setting of the curves at another D, with as many noisy patches."""
-    base, needed = config.curves, config.needed
-    return replace(
-        base,
-        num_patches=num_patches,
-        noise_rate=base.noise_rate * base.num_patches / num_patches,
-        steps=max(base.steps, round(needed.steps_per_patch * num_patches)),
-    )
 
 
 def needed_samples(config: TransferStudyConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The N needed each way, of every D and seed; None if the largest that was tried is too few."""
     needed = config.needed
     seeds = range(config.seed, config.seed + needed.seeds)
-    largest_first = sorted(needed.num_patches, reverse=True)
-    settings = {f"D={D}/seed={s}": (at_patches(config, D), needed, s) for D in largest_first for s in seeds}
-    found = sweep("needed", settings, samples_needed, run, progress)
-    table = {
-        what: [[found[f"D={D}/seed={s}"][what] for s in seeds] for D in needed.num_patches]
-        for what in (*WAYS, "upstream")
-    }
-    upstream = table.pop("upstream")
-    means = {way: [mean_reached(row) for row in rows] for way, rows in table.items()}
+    longest_first = sorted(needed.num_patches, reverse=True)
+    arms = {f"D={D}": (config.at_patches(D), needed) for D in longest_first}
+    found = sweep_seeds("needed", arms, seeds, samples_needed, run, progress)
+    by_patches = [collect(found[f"D={D}"]) for D in needed.num_patches]
+    samples = {way: [one[way] for one in by_patches] for way in WAYS}
     return {
         "num_patches": list(needed.num_patches),
-        "samples": table,
-        "mean": means,
-        "upstream": upstream,
+        "samples": samples,
+        "mean": {way: [mean_reached(row) for row in rows] for way, rows in samples.items()},
+        "upstream": [one["upstream"] for one in by_patches],
     }
 
 
 def samples_needed(config: TransferConfig, needed: NeededConfig, seed: int) -> dict[str, float | None]:
     """The least N at which each way reaches the target, and the accuracy upstream."""
     lesson = Lesson(config, seed)
-    least = {
-        way: least_samples(lambda n, way=way: next(lesson.accuracies(n, (way,))), needed)  # type: ignore[misc]
-        for way in WAYS
-    }
-    return {**least, "upstream": lesson.accuracy}
+
+    def least(way: str) -> float | None:
+        return least_samples(lambda size: next(lesson.accuracies(size, (way,))), needed)
+
+    return {**{way: least(way) for way in WAYS}, "upstream": lesson.accuracy}
 
 
 def least_samples(accuracy: Callable[[int], float], needed: NeededConfig) -> float | None:
@@ -92,7 +70,7 @@ def least_samples(accuracy: Callable[[int], float], needed: NeededConfig) -> flo
         found[exponent] = accuracy(2**exponent)
         return found[exponent] >= needed.target
 
-    exponents = range(int(math.log2(needed.most)) + 1)
+    exponents = range(needed.most.bit_length())
     first = bisect_left(exponents, True, key=reached)
     if first == len(exponents):
         return None

@@ -1,24 +1,23 @@
 """The settings of `posattn run transfer`."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
+from posattn import checks
 from posattn.recipes import recipe
-from posattn.settings import Count, NonNegative, Positive, Probability, Seed, Several
+from posattn.recipes.kit import terms
+from posattn.settings import Count, NonNegative, Positive, Probability, Several
 
 
 @dataclass(frozen=True)
 class TransferConfig:
     """A setting in which the structure is needed, its training from scratch, and its fine-tuning."""
 
-    num_patches: Count = 128
-    """D"""
-    set_size: Count = 8
-    """C"""
-    dim: Count = 64
-    """d"""
-    noise_rate: Probability = 0.25
-    """q"""
-    seeds: Count = 5
+    num_patches: terms.NumPatches = 128
+    set_size: terms.SetSize = 8
+    dim: terms.Dim = 64
+    noise_rate: terms.NoiseRate = 0.25
+    seeds: terms.NumSeeds = 5
     sizes: Several[Count] = (8, 32, 128, 512)
     """N, the downstream samples"""
     steps: Count = 300
@@ -33,7 +32,7 @@ class TransferConfig:
     """With the learned attention: the one rate η of plain gradient descent, at κ = 1"""
     tolerance: NonNegative = 1e-4
     """Downstream training ends once every batch of an epoch had a loss below this"""
-    test_samples: Count = 4096
+    test_samples: terms.TestSamples = 4096
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class NeededConfig:
     """How many samples a target takes, as D grows; C, d, the noisy patches q·D and the rates stay."""
 
     num_patches: Several[Count] = (64, 128, 256)
-    """D"""
-    seeds: Count = 3
+    """D, patches of a sample"""
+    seeds: terms.NumSeeds = 3
     target: Probability = 0.99
     """Test accuracy"""
     most: Count = 4096
@@ -59,7 +58,24 @@ class TransferStudyConfig:
         default_factory=lambda: TransferConfig(seeds=10, sizes=tuple(4**k for k in range(5)))
     )
     needed: NeededConfig = field(default_factory=NeededConfig)
-    seed: Seed = 0
+    seed: terms.FirstSeed = 0
+
+    def validate(self) -> None:
+        """Raise ValueError if ``needed.most`` is no power of 2 or a D has fewer patches than are noisy."""
+        if math.log2(self.needed.most) % 1:
+            raise ValueError(f"--needed.most must be a power of 2, got {self.needed.most}")
+        for num_patches in self.needed.num_patches:
+            checks.probability("noise_rate", self.at_patches(num_patches).noise_rate)
+
+    def at_patches(self, num_patches: int) -> TransferConfig:
+        """The setting of the curves at another D, with as many noisy patches."""
+        base = self.curves
+        return replace(
+            base,
+            num_patches=num_patches,
+            noise_rate=base.noise_rate * base.num_patches / num_patches,
+            steps=max(base.steps, round(self.needed.steps_per_patch * num_patches)),
+        )
 
 
 @recipe

@@ -22,17 +22,18 @@ from posattn.recipes.kit.classifiers import (
 )
 from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.transplant.locality import local_maps
-from posattn.recipes.transplant.page import ARMS, LOCAL, SCRATCH, TUNED, target_section
 from posattn.recipes.transplant.settings import TransplantConfig
 from posattn.runs.folder import RunFolder
-from posattn.runs.page import to_plain
-from posattn.runs.seeds import over_seeds
+from posattn.runs.page import Section, mean_lines, mean_table, to_plain
+from posattn.runs.seeds import collect, over_seeds
 from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import ImageSet
 from posattn.vision.models.attention import FrozenMaps
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.loop import evaluate, train
 
+TRANSPLANTED, SCRATCH, TUNED, LOCAL = "transplanted maps", "scratch", "fine-tuned", "random locality"
+ARMS = (TRANSPLANTED, SCRATCH, TUNED, LOCAL)
 Numbers = dict[str, Any]
 
 
@@ -46,7 +47,13 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
     learned = train_grid("source", train_one, config, sources, run, progress)
     cells = [cell for target in sizes for cell in product([target], ARMS, sizes[target], config.all_seeds)]
     done = train_grid("transplant", train_arm, config, cells, run, progress)
-    numbers = {target: target_numbers(config, target, sizes[target], done) for target in config.targets}
+    numbers = {}
+    for target in config.targets:
+        seeds = [
+            {arm: [done[target, arm, size, seed] for size in sizes[target]] for arm in ARMS}
+            for seed in config.all_seeds
+        ]
+        numbers[target] = {"size": sizes[target], "seeds": seeds, **over_seeds(seeds)}
     return {
         "title": "Structure that transfers",
         "summary": f"Positional maps learned on {config.data.data}, frozen in new models for other sets.",
@@ -131,11 +138,27 @@ def starting_model(config: TransplantConfig, arm: str, seed: int, images: ImageS
     return model
 
 
-def target_numbers(
-    config: TransplantConfig, target: str, sizes: list[int], done: dict[tuple[Any, ...], float]
-) -> Numbers:
-    """Accuracy of every arm by size: all seeds, and over them."""
-    seeds = [
-        {arm: [done[target, arm, size, seed] for size in sizes] for arm in ARMS} for seed in config.all_seeds
-    ]
-    return {"size": sizes, "seeds": seeds, **over_seeds(seeds)}
+def target_section(config: TransplantConfig, target: str, numbers: dict[str, Any]) -> Section:
+    """The curves of one target."""
+    source, sizes = config.data.data, numbers["size"]
+    few, many = ({arm: f"{100 * numbers['mean'][arm][i]:.1f} %" for arm in ARMS} for i in (0, -1))
+    claim = (
+        f"With {sizes[0]} images per class of {target}, frozen maps of {source} gave {few[TRANSPLANTED]}, training "
+        f"from scratch {few[SCRATCH]}, fine-tuning of the whole model {few[TUNED]} and maps of random locality "
+        f"{few[LOCAL]}; with {sizes[-1]}, {many[TRANSPLANTED]}, {many[SCRATCH]}, {many[TUNED]} and {many[LOCAL]}."
+    )
+    caption = f"Mean and standard deviation over {config.seeds} seeds; {config.target.steps} steps each."
+    figure = mean_lines(
+        f"Test accuracy on {target}",
+        "size",
+        {arm: f"*.{arm}" for arm in ARMS},
+        "training images per class",
+        "test accuracy",
+        x_log=True,
+        caption=caption,
+    )
+    seeds = collect(numbers["seeds"])
+    rows = {f"{size}": [seeds[arm][i] for arm in ARMS] for i, size in enumerate(sizes)}
+    columns = ["images per class", *ARMS]
+    table = mean_table(f"Test accuracy on {target}, %", columns, rows, 1, 100, caption)
+    return Section(f"{source} to {target}", claim, [figure, table], at=f"targets.{target}")

@@ -16,7 +16,7 @@ from posattn.runs.page import printable
 INK = "#010203"  # drawn in this, then replaced by the page's own text colour
 COLOURS = ["#3b7dd8", "#e07b39", "#2a9d6f", "#b5529c", "#8a8f98", "#c9a227"]  # legible on light and dark
 COLOUR_MAP = "viridis"
-FEW = 14  # points up to which a curve shows each of them, and its spread as bars instead of a band
+FEW = 14  # points up to which a curve shows each of them, and its std as bars instead of a band
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "posattn",
@@ -36,18 +36,18 @@ def literal(text: str) -> str:
 
 
 def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> str:
-    """An SVG of curves. ``series``: "x", "y" and "spread" by label."""
+    """An SVG of curves. ``series``: "x", "y" and "std" by label."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         axes = figure.subplots()
         for label, y in series["y"].items():
-            x, spread = series["x"][label], series["spread"].get(label)
-            if spread is None or len(x) > FEW:
+            x, std = series["x"][label], series["std"].get(label)
+            if std is None or len(x) > FEW:
                 axes.plot(x, y, label=literal(label), linewidth=1.8)
             else:
-                axes.errorbar(x, y, yerr=spread, label=literal(label), linewidth=1.8, marker="o", capsize=3)
-            if spread is not None and len(x) > FEW:
-                axes.fill_between(x, np.subtract(y, spread), np.add(y, spread), alpha=0.25, linewidth=0)
+                axes.errorbar(x, y, yerr=std, label=literal(label), linewidth=1.8, marker="o", capsize=3)
+            if std is not None and len(x) > FEW:
+                axes.fill_between(x, np.subtract(y, std), np.add(y, std), alpha=0.25, linewidth=0)
         axes.set(xlabel=literal(spec["x_label"]), ylabel=literal(spec["y_label"]))
         if spec["x_log"]:
             axes.set_xscale("log")

@@ -69,7 +69,7 @@ def _item(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[
 
 def _lines(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     places = item["x"] if isinstance(item["x"], dict) else dict.fromkeys(item["y"], item["x"])
-    axes = {"x": places, "y": item["y"], "spread": item["spread"]}
+    axes = {"x": places, "y": item["y"], "std": item["std"]}
     series = {axis: {k: lookup(result, place) for k, place in of.items()} for axis, of in axes.items()}
     return {"svg": Markup(figures.lines(item, series))}  # our own SVG, its text escaped by matplotlib
 

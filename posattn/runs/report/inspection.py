@@ -214,7 +214,7 @@ def photograph(pixels: NDArray[Any]) -> str:
 def similarity_curve(distance: list[float], similarity: list[float]) -> str:
     """Mean similarity of positional embeddings by distance."""
     spec = {"x_label": "distance, patches", "y_label": "cosine similarity", "x_log": False, "y_log": False}
-    return figures.lines(spec, {"x": {"": distance}, "y": {"": similarity}, "spread": {}})  # type: ignore[dict-item]
+    return figures.lines(spec, {"x": {"": distance}, "y": {"": similarity}, "std": {}})  # type: ignore[dict-item]
 
 
 def to_script(data: dict[str, Any]) -> str:

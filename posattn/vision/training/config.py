@@ -21,24 +21,43 @@ class TrainConfig:
     """
 
     epochs: Count = 30
+    """Passes over the training images"""
     batch_size: Count = 128
-    accumulation: Count = 1  # parts per batch and process, to save memory
-    optimizer: str = "adamw"  # any of timm's
+    """Images per optimizer step"""
+    accumulation: Count = 1
+    """Parts per batch and process, to save memory"""
+    optimizer: str = "adamw"
+    """Any of timm's"""
     lr: NonNegative = 1e-3
+    """Largest learning rate"""
     weight_decay: NonNegative = 0.05
+    """Weight decay of the optimizer"""
     warmup_epochs: NonNegative = 2.0
-    clip: Positive | None = None  # largest gradient norm
+    """Epochs over which the learning rate rises linearly"""
+    clip: Positive | None = None
+    """Largest gradient norm; default: no clipping"""
     label_smoothing: Probability = 0.0
-    padding: Natural = 0  # pixels that a random crop may move the image by
+    """Share of each label that is spread over all classes"""
+    padding: Natural = 0
+    """Pixels that a random crop may move the image by"""
     flip: bool = False
-    policy: Policy = "none"  # none, trivial (TrivialAugment) or rand (RandAugment)
-    mixup: NonNegative = 0.0  # parameter of the Beta distribution, 0: off
+    """Mirror half of the images"""
+    policy: Policy = "none"
+    """Augmentation policy: none, trivial (TrivialAugment) or rand (RandAugment)"""
+    mixup: NonNegative = 0.0
+    """Parameter of mixup's Beta distribution; 0: off"""
     cutmix: NonNegative = 0.0
-    ema_decay: Probability | None = None  # moving average of the weights
-    precision: Precision = "auto"  # auto: bfloat16 autocast if the device multiplies bfloat16 natively
+    """Parameter of CutMix's Beta distribution; 0: off"""
+    ema_decay: Probability | None = None
+    """Decay of the moving average of the weights; default: no average"""
+    precision: Precision = "auto"
+    """auto: bfloat16 autocast if the device multiplies bfloat16 natively, else float32"""
     compile: bool = False
-    record_every: Count = 10  # steps between records within an epoch
-    checkpoint_every: Count = 500  # steps
+    """Compile the model with torch.compile"""
+    record_every: Count = 10
+    """Steps between records within an epoch"""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints"""
 
     def validate(self) -> None:
         """The optimizer must be one of timm's; processes and parts must divide a batch."""

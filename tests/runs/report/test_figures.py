@@ -78,7 +78,7 @@ def test_lines_are_whole_svg_in_the_colour_of_the_page() -> None:
     series = {
         "x": {"a": [8, 32], "b": [8, 32]},
         "y": {"a": [0.5, 0.9], "b": [0.4, 0.5]},
-        "spread": {"a": [0.1, 0.2]},
+        "std": {"a": [0.1, 0.2]},
     }
     svg = figures.lines(spec, series)
     assert "N < 5 & more" in "".join(ElementTree.fromstring(svg).itertext())
@@ -91,7 +91,7 @@ def test_many_points_have_a_band_for_their_spread_and_few_have_bars() -> None:
     svgs = []
     for count in (figures.FEW, figures.FEW + 1):
         numbers = list(range(1, count + 1))
-        svgs.append(figures.lines(spec, {"x": {"a": numbers}, "y": {"a": numbers}, "spread": {"a": numbers}}))
+        svgs.append(figures.lines(spec, {"x": {"a": numbers}, "y": {"a": numbers}, "std": {"a": numbers}}))
     assert ["FillBetweenPolyCollection" in svg for svg in svgs] == [False, True]
 
 

@@ -1,4 +1,4 @@
-"""Every setting of every recipe and command refuses wrong values of its type by its flag; nothing is written."""
+"""Every setting of every recipe and command has a help text, and refuses wrong values by its flag."""
 
 import contextlib
 import io
@@ -14,6 +14,7 @@ import pytest
 import tyro
 
 from posattn import cli, recipes, settings
+from posattn.cli import parsing
 from posattn.runs.folder import open_run
 from posattn.settings import Distincts, Finite, Natural, Seed
 
@@ -126,6 +127,13 @@ def refusal(config: Any) -> str:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_every_flag_has_a_help_text(name: str) -> None:
+    parser = tyro.extras.get_parser(type(CONFIGS[name]), default=CONFIGS[name], config=parsing.CONFIG)
+    texts = {action.dest: (action.help or "").split("(default")[0] for action in parser._actions}
+    assert [flag for flag, text in texts.items() if len(text) < 5] == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_wrong_values_are_refused_by_the_flag(name: str) -> None:
     config = CONFIGS[name]
     settings.check(config)
@@ -147,7 +155,7 @@ def test_the_command_line_says_so_in_one_line_and_changes_nothing(
     def never(*_: object) -> None:
         pytest.fail("a job was started")
 
-    monkeypatch.setattr(recipes, "job_beside", lambda settings: never)
+    monkeypatch.setattr(recipes, "job_of", lambda settings: never)
     with open_run(tmp_path / "run", "demo", CONFIGS["run demo"]) as run:
         run.finish({"title": "", "summary": "", "page": []})
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}

@@ -1,0 +1,27 @@
+"""What the recipes on the structured task share: drawing a task, and reading histories of several seeds."""
+
+from collections.abc import Sequence
+
+from torch import Generator
+
+from posattn.structure.partition import Partition
+from posattn.theory.task import StructuredTask
+from posattn.theory.tracking import History
+
+
+def draw_task(
+    num_patches: int,
+    set_size: int,
+    dim: int,
+    noise_rate: float,
+    generator: Generator,
+    noise_std: float | None = None,
+) -> StructuredTask:
+    """A structured task with a random partition and a random feature."""
+    partition = Partition.random(num_patches, set_size, generator=generator)
+    return StructuredTask(partition, dim=dim, noise_rate=noise_rate, noise_std=noise_std, generator=generator)
+
+
+def read_histories(histories: Sequence[History], index: int) -> History:
+    """Every measure at one of the measured steps (0: the first, -1: the last), one value per seed."""
+    return {name: [history[name][index] for history in histories] for name in histories[0]}
