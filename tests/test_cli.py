@@ -2,14 +2,8 @@
 
 import importlib.metadata
 import json
-import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +15,6 @@ from tyro.conf import Positional
 from posattn import cli
 from posattn.cli.forms import Run, Work
 from posattn.recipes import COMMANDS, RECIPES, Command, Recipe
-from posattn.runs.folder import RunFolder
 from posattn.settings import Count, Seed
 
 COMMON = {"out", "overwrite", "debug"}
@@ -268,47 +261,6 @@ def test_what_a_config_file_cannot_be_combined_with(
     assert "config.json: not JSON" in fails(["run", "--config", str(broken)], capsys)
 
 
-def completed(script: str, line: str) -> list[str]:
-    """What bash offers for the last word of a line, once the script is sourced."""
-    words = line.split(" ")
-    code = (
-        f"{script}\nCOMP_WORDS=({' '.join(words[:-1])} '{words[-1]}'); COMP_CWORD={len(words) - 1}\n"
-        "$(complete -p posattn | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n"
-        'printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(["bash"], input=code, capture_output=True, text=True, check=True)
-    return done.stdout.split()
-
-
-def completion(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit, match=r"^$"):
-        cli.main(["completion", shell])
-    return capsys.readouterr().out
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_bash_completes_commands_recipes_flags_and_values(capsys: pytest.CaptureFixture[str]) -> None:
-    script = completion("bash", capsys)
-    assert completed(script, "posattn re") == ["report"]
-    assert {"run", "inspect", "bench", "list"} <= set(completed(script, "posattn "))
-    assert completed(script, "posattn run images-c") == [
-        "images-cifar10",
-        "images-cifar10-long",
-        "images-cifar100",
-        "images-cifar100-long",
-    ]
-    assert set(completed(script, "posattn run images --train.ep")) == {"--train.epochs"}
-    assert "--resume" in completed(script, "posattn run demo --smoke --")
-    assert completed(script, "posattn bench --dtypes b") == ["bfloat16"]
-    assert "--images" in completed(script, "posattn inspect --")
-
-
-def test_zsh_completion_knows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    script = completion("zsh", capsys)
-    assert script.startswith("#compdef posattn")
-    assert all(word in script for word in ("images-cifar10-long", "--train.epochs", "bfloat16"))
-
-
 def test_text_in_square_brackets_is_printed_as_it_is(
     toy: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,36 +295,3 @@ def test_an_unwritable_folder_is_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert "file" in fails(["run", "toy", "--out", str(tmp_path / "file" / "run")], capsys)
-
-
-def without_timing(folder: Path) -> dict[str, Any]:
-    """result.json less the timings and the page that quotes them."""
-    result = RunFolder.reading(folder).result
-    return {key: value for key, value in result.items() if key not in ("timing", "page")}
-
-
-def killed_once(arguments: list[str], journal: Path, reached: Callable[[str], bool]) -> None:
-    """Start posattn in a process of its own and kill it when its journal has reached what is asked for."""
-    command = [sys.executable, "-m", "posattn", *arguments]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    run = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **silent)
-    deadline = time.monotonic() + 200
-    while not (journal.exists() and reached(journal.read_text())):
-        assert time.monotonic() < deadline
-        assert run.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-
-
-def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = ["run", "teachers", "--smoke", "--jobs", "1", "--out"]
-    journal = killed / "metrics.jsonl"
-    killed_once([*arguments, str(killed)], journal, lambda text: text.count('"unit"') >= 2)
-    assert not (killed / "result.json").exists()
-    done = journal.read_text().splitlines()
-    cli.main([*arguments, str(killed), "--resume"])
-    assert journal.read_text().splitlines()[:2] == done[:2]
-    cli.main([*arguments, str(whole)])
-    assert without_timing(killed) == without_timing(whole)

@@ -2,35 +2,18 @@
 
 import contextlib
 import errno
-import json
 import os
-import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from joblib import Parallel, delayed
+from toy_runs import Config, contents, finished, resumed
 
 from posattn.runs import folder as records
-from posattn.runs.files import append_line
 from posattn.runs.folder import RunFolder, differences, open_run, write_whole
-from posattn.settings import Count
-
-
-@dataclass(frozen=True)
-class Config:
-    steps: Count = 3
-    seed: int = 0
-
-
-def finished(path: Path) -> RunFolder:
-    with open_run(path, "toy", Config()) as run:
-        run.finish({"answer": 1})
-    return run
 
 
 def test_a_failed_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,98 +36,6 @@ def test_config_says_what_made_the_run(tmp_path: Path) -> None:
     assert config["config"] == {"steps": 3, "seed": 0}
     assert config["seed"] == 0
     assert {"git_commit", "device", "command", "started"} <= config.keys()
-
-
-def closed(path: Path, **values: int) -> RunFolder:
-    """An interrupted run with a unit for each value."""
-    with open_run(path, "toy", Config()) as run:
-        for name, value in values.items():
-            run.keep(name, value)
-    return run
-
-
-def resumed(path: Path, config: Config = Config()) -> RunFolder:
-    with open_run(path, "toy", config, resume=True) as run:
-        return run
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """What a folder holds, but for the files of its lock."""
-    files = (file for file in path.rglob("*") if file.is_file() and ".posattn-" not in file.name)
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
-
-
-def test_units_are_computed_once_and_read_back(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", "toy", Config()) as run:
-        assert run.unit("a", lambda: {"x": (1, 0.1)}) == {"x": [1, 0.1]}
-    again = resumed(tmp_path / "run")
-
-    def never() -> None:
-        pytest.fail("a finished unit was computed again")
-
-    assert again.unit("a", never) == {"x": [1, 0.1]}
-    assert again.finished_units() == {"a"}
-
-
-def test_a_half_written_line_is_cut_off(tmp_path: Path) -> None:
-    journal = closed(tmp_path / "run", a=1).path / records.METRICS
-    journal.write_text(journal.read_text() + '{"event": "unit", "name": "b", "val')
-    again = resumed(tmp_path / "run")
-    assert again.finished_units() == {"a"}
-    again.keep("c", 2)
-    assert [unit["name"] for unit in RunFolder(tmp_path / "run").events("unit")] == ["a", "c"]
-    assert all(json.loads(line) for line in journal.read_text().splitlines())
-
-
-def test_a_changed_digit_in_the_journal_is_noticed(tmp_path: Path) -> None:
-    journal = closed(tmp_path / "run", a=17, b=18).path / records.METRICS
-    journal.write_text(journal.read_text().replace('"value": 17', '"value": 77'))
-    assert resumed(tmp_path / "run").finished_units() == {"b"}
-
-
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
-def test_a_unit_whose_file_is_damaged_is_done_again(damage: str, tmp_path: Path) -> None:
-    def work(run: RunFolder, name: str) -> str:
-        run.save_tensors(name, {"w": torch.ones(8)})
-        return name
-
-    with open_run(tmp_path / "run", "toy", Config()) as run:
-        for name in ("a", "b"):
-            run.unit(name, lambda name=name: work(run, name))
-    path = tmp_path / "run" / "a.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    if damage == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(content if damage == "flipped" else content[:-4])
-    with pytest.raises(ValueError, match=r"a\.safetensors is (damaged|missing).*--resume computes it again"):
-        RunFolder(tmp_path / "run").load_tensors("a")
-    with pytest.warns(UserWarning, match=r"a\.safetensors damaged, computed again"):
-        again = resumed(tmp_path / "run")
-    assert again.finished_units() == {"b"}
-    again.unit("a", lambda: work(again, "a"))
-    assert torch.equal(RunFolder(tmp_path / "run").load_tensors("a")["w"], torch.ones(8))
-
-
-@pytest.mark.parametrize("name", [records.CONFIG, records.RESULT])
-def test_a_changed_bit_in_what_is_read_is_named(name: str, tmp_path: Path) -> None:
-    path = finished(tmp_path / "run").path / name
-    path.write_text(path.read_text().replace("toy", "tox").replace(": 1", ": 2"))
-    with pytest.raises(ValueError, match=f"{re.escape(name)} is damaged"):
-        RunFolder.reading(tmp_path / "run")
-
-
-@pytest.mark.parametrize("name", ["../secret", "/etc/secret", "a/b", "a\\b", "..", ""])
-def test_a_name_is_no_path(name: str, tmp_path: Path) -> None:
-    run = finished(tmp_path / "run")
-    with pytest.raises(ValueError, match="is not the name of a file in the run"):
-        run.checked(name)
-    with pytest.raises(ValueError, match="is not the name of a file in the run"):
-        run.save(name, b"")
-    run.log("file", name=name, sha256="")
-    assert name not in run.files()
-    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_an_existing_run_is_left_alone(tmp_path: Path) -> None:
@@ -345,36 +236,6 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         open_run(tmp_path / "file" / "run", "toy", Config())
-
-
-def test_tensors_come_back_and_a_file_without_digest_that_is_cut_is_named(tmp_path: Path) -> None:
-    run = closed(tmp_path / "run")
-    run.save_tensors("maps", {"a": torch.arange(6.0).reshape(2, 3).T})
-    assert torch.equal(run.load_tensors("maps")["a"], torch.arange(6.0).reshape(2, 3).T)
-    path = run.path / "maps.safetensors"
-    path.write_bytes(path.read_bytes()[:-4])
-    (run.path / records.METRICS).unlink()
-    with pytest.raises(ValueError, match=r"maps\.safetensors is not a whole"):
-        run.load_tensors("maps")
-
-
-def test_a_result_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", "toy", Config())
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        run.finish({"loss": float("nan")})
-    assert not (run.path / records.RESULT).exists()
-
-
-def append_many(path: Path, writer: int) -> None:
-    for number in range(200):
-        append_line(path, {"event": "x", "writer": writer, "number": number, "filler": "y" * 5000})
-
-
-def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
-    Parallel(n_jobs=2)(delayed(append_many)(tmp_path / records.METRICS, writer) for writer in range(2))
-    lines, _ = RunFolder(tmp_path).added()
-    for writer in range(2):
-        assert [line["number"] for line in lines if line["writer"] == writer] == list(range(200))
 
 
 def test_differences_go_into_nested_settings() -> None:

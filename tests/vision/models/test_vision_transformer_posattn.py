@@ -1,60 +1,18 @@
 """Everything a timm model does, for every name and score kind, in float32 and bfloat16."""
 
 import copy
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
-from timm.layers import get_notrace_functions, get_notrace_modules
-from timm.models import _hub as hub
+from small_vits import NAMES, PREFIX, images, make
 from timm.models._features import FeatureGetterNet
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3, freeze
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from posattn.vision.models.attention import PositionalAttention
-from posattn.vision.models.checkpoint import checkpoint_filter_fn
-from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.scores import SCORES
-from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
-
-NAMES = timm.list_models("vit_posattn_*")
-KINDS = [(scores, positional) for scores in SCORES for positional in (2, 1)]  # all blocks, half of them
-DTYPES = [torch.float32, torch.bfloat16]
-TINY = {
-    "img_size": 8,
-    "patch_size": 2,
-    "in_chans": 1,
-    "embed_dim": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "num_classes": 5,
-}
-PREFIX = {"class_token": True, "reg_tokens": 2, "global_pool": "token"}
-
-
-def make(name: str = "vit_posattn_tiny_patch4_32", **options: object) -> VisionTransformerPosAttn:
-    torch.manual_seed(0)
-    return timm.create_model(name, **{**TINY, **options}).eval()
-
-
-def images(
-    batch: int = 3, dtype: torch.dtype = torch.float32, size: tuple[int, int] = (8, 8)
-) -> torch.Tensor:
-    return torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}")
-def options(request: pytest.FixtureRequest) -> dict[str, object]:
-    return {"scores": request.param[0], "positional_blocks": request.param[1]}
-
-
-@pytest.fixture(params=DTYPES, ids=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
 
 
 def test_the_names_of_the_design_exist_at_their_sizes() -> None:
@@ -205,75 +163,6 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         assert torch.equal(p.grad, q.grad), name
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_fx_is_bitwise_equal_and_live(options: dict[str, object], dtype: torch.dtype, training: bool) -> None:
-    """The traced model is no snapshot: its maps follow the parameters, which all learn through it."""
-    model = make(**options, **PREFIX, dtype=dtype).train(training)
-    traced = timm.models.create_feature_extractor(model, {"head": "out"})
-    x = images(dtype=dtype)
-    assert torch.equal(traced(x)["out"], model(x))
-    with torch.no_grad():
-        for parameter in model.blocks[0].attn.maps.parameters():
-            parameter.add_(torch.randn_like(parameter))
-        assert torch.equal(traced(x)["out"], model(x))
-    assert {id(p) for p in traced.parameters()} == {id(p) for p in model.parameters()}
-    traced(x)["out"].float().square().sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
-def test_fx_features(options: dict[str, object]) -> None:
-    features = make(**options, features_only=True, feature_cls="fx", out_indices=(0, 1))
-    _, maps = make(**options).forward_intermediates(images(), output_fmt="NLC")
-    for mine, theirs in zip(features(images()), maps, strict=True):
-        assert torch.equal(mine, theirs)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-def test_torchscript(options: dict[str, object], dtype: torch.dtype) -> None:
-    model = make(**options, **PREFIX, dtype=dtype)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    x = images(dtype=dtype)
-    with torch.no_grad():
-        assert torch.equal(torch.jit.script(model)(x), model(x))
-        assert torch.equal(torch.jit.trace(model, x)(x), model(x))
-    assert before.keys() == model.state_dict().keys()
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-@pytest.mark.parametrize("qk_norm", [False, True])
-def test_fx_features_are_scripted_as_timms_tests_do(options: dict[str, object], qk_norm: bool) -> None:
-    """timm traces in training and evaluation mode, with its leaves, and scripts the graph; nothing is frozen."""
-    model = make(**options, **PREFIX, qk_norm=qk_norm, scriptable=True)
-    how = {
-        "leaf_modules": get_notrace_modules(),
-        "autowrap_functions": get_notrace_functions(),
-        "param_shapes_constant": True,
-    }
-    (*_, train), (*_, evaluation) = get_graph_node_names(model, tracer_kwargs=how)
-    nodes = {"train_return_nodes": [train], "eval_return_nodes": [evaluation]}
-    traced = create_feature_extractor(model, **nodes, tracer_kwargs=how).eval()
-    scripted = torch.jit.script(traced)
-    x = images()
-    with torch.no_grad():
-        assert torch.equal(*scripted(x).values(), model(x))
-        for parameter in model.positional_layers()[0].maps.parameters():
-            parameter.add_(torch.randn_like(parameter))
-        assert torch.equal(*scripted(x).values(), model(x))
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-@pytest.mark.parametrize("name", ["tiny_patch16_224", "hybrid_tiny_patch16_224", "small_patch4_32"])
-def test_fx_features_of_named_models_are_scripted(name: str) -> None:
-    model = timm.create_model(
-        f"vit_posattn_{name}", depth=2, features_only=True, feature_cls="fx", out_indices=(1,)
-    )
-    model.eval()
-    size = int(name.split("_")[-1])
-    x = torch.randn(1, 3, size, size)
-    with torch.no_grad():
-        assert torch.equal(*torch.jit.script(model)(x), *model(x))
-
-
 def test_meta_construction_then_init_is_an_ordinary_start(options: dict[str, object]) -> None:
     torch.manual_seed(0)
     model = make(**options, **PREFIX, device="meta").to_empty(device="cpu")
@@ -285,175 +174,6 @@ def test_meta_construction_then_init_is_an_ordinary_start(options: dict[str, obj
         if wanted.numel() > 60:
             assert got.std().item() == pytest.approx(wanted.std().item(), rel=0.5, abs=1e-5), name
     assert model(images()).isfinite().all()
-
-
-def test_compile_fullgraph(options: dict[str, object], dtype: torch.dtype) -> None:
-    torch._dynamo.reset()
-    model = make(**options, dtype=dtype)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    x = images(dtype=dtype)
-    compiled(x).float().square().sum().backward()
-    grads = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    model(x).float().square().sum().backward()
-    tolerance = {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
-    for grad, parameter in zip(grads, model.parameters(), strict=True):
-        torch.testing.assert_close(grad, parameter.grad, **tolerance)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(x), model(x), **tolerance)
-        for parameter in model.positional_layers()[0].maps.parameters():
-            parameter.mul_(-1.5)
-        torch.testing.assert_close(compiled(x), model(x), **tolerance)  # nothing stale in the graph either
-
-
-def test_compile_by_inductor() -> None:
-    torch._dynamo.reset()
-    model = make()
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, fullgraph=True)(images()), model(images()))
-
-
-def test_export_with_a_dynamic_batch(options: dict[str, object], dtype: torch.dtype) -> None:
-    model = make(**options, dtype=dtype)
-    with torch.no_grad():
-        program = torch.export.export(
-            model, (images(3, dtype),), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=64)}}
-        )
-        assert set(program.state_dict) == set(model.state_dict())
-        for batch in (1, 5):
-            x = images(batch, dtype)
-            torch.testing.assert_close(program.module()(x), model(x))
-
-
-@pytest.mark.parametrize("prefix", [{}, PREFIX], ids=["patches", "prefix"])
-def test_set_input_size(options: dict[str, object], prefix: dict[str, object], dtype: torch.dtype) -> None:
-    """To a larger non-square grid and back: maps are rebuilt, rows still sum to 1, prefix scores stay."""
-    model = make(**options, **prefix, dtype=dtype)
-    with torch.no_grad():
-        before = model.attention_maps()
-        model(images(dtype=dtype))  # what is kept must not survive
-        model.set_input_size(img_size=(12, 16))
-        assert model(images(dtype=dtype, size=(12, 16))).isfinite().all()
-        maps = model.attention_maps()
-        tokens = 48 + model.num_prefix_tokens
-        assert maps.shape[-2:] == (tokens, tokens)
-        torch.testing.assert_close(maps.float().sum(-1), torch.ones(maps.shape[:-1]), atol=0.02, rtol=0)
-        model.set_input_size(img_size=(8, 8))
-        assert model.attention_maps().shape == before.shape
-    model.train()(images(dtype=dtype)).float().sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
-def test_resampling_keeps_scores_that_are_smooth(generator: torch.Generator) -> None:
-    """A relative table linear in the offset is linear in it again at twice the grid, with half the slope."""
-    model = make(scores="relative")
-    scores = model.blocks[0].attn.maps.scores
-    line = torch.arange(-3.0, 4.0)
-    scores.table.data.copy_(line[:, None] * 2 + line)
-    model.set_input_size(img_size=(14, 14))  # offsets -6..6
-    fine = torch.linspace(-3, 3, 13)
-    inside = slice(3, -3)  # beyond, bicubic interpolation sees the border
-    torch.testing.assert_close(
-        scores.table[0, inside, inside], (fine[:, None] * 2 + fine)[inside, inside], atol=1e-5, rtol=0
-    )
-
-
-def test_relative_scores_depend_on_the_offset_alone() -> None:
-    scores = make(scores="relative", img_size=(6, 10)).blocks[0].attn.maps.scores
-    got = scores(None).unflatten(2, (3, 5)).unflatten(1, (3, 5))
-    for (i, j), (k, m) in [((0, 0), (0, 0)), ((0, 0), (2, 4)), ((2, 4), (0, 0)), ((1, 2), (2, 0))]:
-        assert torch.equal(got[:, i, j, k, m], scores.table[:, k - i + 2, m - j + 4])
-
-
-@pytest.mark.parametrize("prefix", [{}, PREFIX], ids=["patches", "prefix"])
-def test_checkpoint_of_another_grid(options: dict[str, object], prefix: dict[str, object]) -> None:
-    """Refused as it is, and resampled on request exactly as set_input_size resamples."""
-    small = make(**options, **prefix)
-    large = make(**options, **prefix, img_size=(12, 16))
-    with pytest.raises(ValueError, match=r"checkpoint of another grid: .*resample"):
-        large.load_state_dict(small.state_dict())
-    large.load_state_dict(checkpoint_filter_fn({"state_dict": small.state_dict()}, large))
-    small.set_input_size(img_size=(12, 16))
-    with torch.no_grad():
-        assert torch.equal(large(images(size=(12, 16))), small(images(size=(12, 16))))
-    again = make(**options, **prefix, img_size=(12, 16))
-    again.load_state_dict(checkpoint_filter_fn(small.state_dict(), again))
-    assert torch.equal(again(images(size=(12, 16))), small(images(size=(12, 16))))
-
-
-def test_a_checkpoint_whose_grid_cannot_be_told_is_refused() -> None:
-    source, model = make(img_size=(12, 16)), make()
-    with pytest.raises(ValueError, match="cannot tell the grid of a checkpoint of 48 patches"):
-        checkpoint_filter_fn(source.state_dict(), model)
-
-
-@pytest.mark.parametrize(
-    "stock_options", [{}, {"qk_norm": True}, {"class_token": False, "global_pool": "avg"}]
-)
-@pytest.mark.parametrize("size", [(8, 8), (12, 16)])
-def test_stock_vit_checkpoint(options: dict[str, object], stock_options: dict, size: tuple[int, int]) -> None:
-    """V, W_O, MLP, norms, embeddings and head are the ViT's; the scores stay the model's own."""
-    stock = make("vit_tiny_patch16_224", **stock_options)
-    for p in stock.parameters():
-        torch.nn.init.normal_(p)
-    model = make(**options, img_size=size, qk_norm=bool(stock_options.get("qk_norm")))
-    maps = model.attention_maps()
-    model.load_state_dict(checkpoint_filter_fn(stock.state_dict(), model))
-    assert torch.equal(model.attention_maps(), maps)
-    assert torch.equal(model.blocks[0].attn.v.weight, stock.blocks[0].attn.qkv.weight[32:])
-    assert torch.equal(model.blocks[0].attn.v.bias, stock.blocks[0].attn.qkv.bias[32:])
-    norm = stock.norm if stock.has_class_token else stock.fc_norm
-    assert torch.equal(model.fc_norm.weight, norm.weight)
-    assert torch.equal(model.head.weight, stock.head.weight)
-    if size == (8, 8):
-        assert torch.equal(model.pos_embed, stock.pos_embed[:, stock.num_prefix_tokens :])
-    for block, other in list(zip(model.blocks, stock.blocks, strict=True))[len(maps) :]:
-        for p, q in zip(block.parameters(), other.parameters(), strict=True):
-            assert torch.equal(p, q)
-
-
-def test_stock_vit_with_prefix_tokens() -> None:
-    stock = make("vit_tiny_patch16_224", reg_tokens=2)
-    model = make(**PREFIX)
-    model.load_state_dict(checkpoint_filter_fn(stock.state_dict(), model))
-    assert torch.equal(model.pos_embed, stock.pos_embed)
-    assert torch.equal(model.norm.weight, stock.norm.weight)
-    only_class = make(class_token=True)
-    only_class.load_state_dict(checkpoint_filter_fn(stock.state_dict(), only_class))
-    assert torch.equal(only_class.pos_embed, stock.pos_embed[:, [0, *range(3, 19)]])
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_saved_for_the_hub_and_built_again(options: dict[str, object], frozen: bool, tmp_path) -> None:
-    model = make(**options, **PREFIX)
-    model.set_input_size(img_size=(8, 12))
-    model = freeze_attention(model) if frozen else model
-    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
-    assert (tmp_path / "model.safetensors").exists()
-    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert isinstance(again, VisionTransformerPosAttn)
-    with torch.no_grad():
-        assert torch.equal(again(images(size=(8, 12))), model(images(size=(8, 12))))
-
-
-def test_pushed_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything of ``push_to_hf_hub`` but the network."""
-    pushed: dict[str, int] = {}
-
-    class Api:
-        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
-            return SimpleNamespace(repo_id=repo_id)
-
-        def upload_folder(self, *, folder_path: str, **_: object) -> None:
-            pushed.update({path.name: path.stat().st_size for path in Path(folder_path).iterdir()})
-
-        def file_exists(self, **_: object) -> bool:
-            return False
-
-    monkeypatch.setattr(hub, "HfApi", lambda *args, **kwargs: Api())
-    hub.push_to_hf_hub(make(), "me/model", safe_serialization=True, model_card={"details": {}})
-    assert pushed["model.safetensors"] > 0
-    assert pushed["config.json"] > 0
 
 
 def test_ema_freeze_and_optimizer_of_timm(options: dict[str, object]) -> None:

@@ -1,0 +1,145 @@
+"""Other image sizes, checkpoints of other grids and of timm's ViTs, and the hub."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from small_vits import PREFIX, images, make
+from timm.models import _hub as hub
+
+from posattn.vision.models.checkpoint import checkpoint_filter_fn
+from posattn.vision.models.freeze import freeze_attention
+from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
+
+
+@pytest.mark.parametrize("prefix", [{}, PREFIX], ids=["patches", "prefix"])
+def test_set_input_size(options: dict[str, object], prefix: dict[str, object], dtype: torch.dtype) -> None:
+    """To a larger non-square grid and back: maps are rebuilt, rows still sum to 1, prefix scores stay."""
+    model = make(**options, **prefix, dtype=dtype)
+    with torch.no_grad():
+        before = model.attention_maps()
+        model(images(dtype=dtype))  # what is kept must not survive
+        model.set_input_size(img_size=(12, 16))
+        assert model(images(dtype=dtype, size=(12, 16))).isfinite().all()
+        maps = model.attention_maps()
+        tokens = 48 + model.num_prefix_tokens
+        assert maps.shape[-2:] == (tokens, tokens)
+        torch.testing.assert_close(maps.float().sum(-1), torch.ones(maps.shape[:-1]), atol=0.02, rtol=0)
+        model.set_input_size(img_size=(8, 8))
+        assert model.attention_maps().shape == before.shape
+    model.train()(images(dtype=dtype)).float().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_resampling_keeps_scores_that_are_smooth(generator: torch.Generator) -> None:
+    """A relative table linear in the offset is linear in it again at twice the grid, with half the slope."""
+    model = make(scores="relative")
+    scores = model.blocks[0].attn.maps.scores
+    line = torch.arange(-3.0, 4.0)
+    scores.table.data.copy_(line[:, None] * 2 + line)
+    model.set_input_size(img_size=(14, 14))  # offsets -6..6
+    fine = torch.linspace(-3, 3, 13)
+    inside = slice(3, -3)  # beyond, bicubic interpolation sees the border
+    torch.testing.assert_close(
+        scores.table[0, inside, inside], (fine[:, None] * 2 + fine)[inside, inside], atol=1e-5, rtol=0
+    )
+
+
+def test_relative_scores_depend_on_the_offset_alone() -> None:
+    scores = make(scores="relative", img_size=(6, 10)).blocks[0].attn.maps.scores
+    got = scores(None).unflatten(2, (3, 5)).unflatten(1, (3, 5))
+    for (i, j), (k, m) in [((0, 0), (0, 0)), ((0, 0), (2, 4)), ((2, 4), (0, 0)), ((1, 2), (2, 0))]:
+        assert torch.equal(got[:, i, j, k, m], scores.table[:, k - i + 2, m - j + 4])
+
+
+@pytest.mark.parametrize("prefix", [{}, PREFIX], ids=["patches", "prefix"])
+def test_checkpoint_of_another_grid(options: dict[str, object], prefix: dict[str, object]) -> None:
+    """Refused as it is, and resampled on request exactly as set_input_size resamples."""
+    small = make(**options, **prefix)
+    large = make(**options, **prefix, img_size=(12, 16))
+    with pytest.raises(ValueError, match=r"checkpoint of another grid: .*resample"):
+        large.load_state_dict(small.state_dict())
+    large.load_state_dict(checkpoint_filter_fn({"state_dict": small.state_dict()}, large))
+    small.set_input_size(img_size=(12, 16))
+    with torch.no_grad():
+        assert torch.equal(large(images(size=(12, 16))), small(images(size=(12, 16))))
+    again = make(**options, **prefix, img_size=(12, 16))
+    again.load_state_dict(checkpoint_filter_fn(small.state_dict(), again))
+    assert torch.equal(again(images(size=(12, 16))), small(images(size=(12, 16))))
+
+
+def test_a_checkpoint_whose_grid_cannot_be_told_is_refused() -> None:
+    source, model = make(img_size=(12, 16)), make()
+    with pytest.raises(ValueError, match="cannot tell the grid of a checkpoint of 48 patches"):
+        checkpoint_filter_fn(source.state_dict(), model)
+
+
+@pytest.mark.parametrize(
+    "stock_options", [{}, {"qk_norm": True}, {"class_token": False, "global_pool": "avg"}]
+)
+@pytest.mark.parametrize("size", [(8, 8), (12, 16)])
+def test_stock_vit_checkpoint(options: dict[str, object], stock_options: dict, size: tuple[int, int]) -> None:
+    """V, W_O, MLP, norms, embeddings and head are the ViT's; the scores stay the model's own."""
+    stock = make("vit_tiny_patch16_224", **stock_options)
+    for p in stock.parameters():
+        torch.nn.init.normal_(p)
+    model = make(**options, img_size=size, qk_norm=bool(stock_options.get("qk_norm")))
+    maps = model.attention_maps()
+    model.load_state_dict(checkpoint_filter_fn(stock.state_dict(), model))
+    assert torch.equal(model.attention_maps(), maps)
+    assert torch.equal(model.blocks[0].attn.v.weight, stock.blocks[0].attn.qkv.weight[32:])
+    assert torch.equal(model.blocks[0].attn.v.bias, stock.blocks[0].attn.qkv.bias[32:])
+    norm = stock.norm if stock.has_class_token else stock.fc_norm
+    assert torch.equal(model.fc_norm.weight, norm.weight)
+    assert torch.equal(model.head.weight, stock.head.weight)
+    if size == (8, 8):
+        assert torch.equal(model.pos_embed, stock.pos_embed[:, stock.num_prefix_tokens :])
+    for block, other in list(zip(model.blocks, stock.blocks, strict=True))[len(maps) :]:
+        for p, q in zip(block.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_stock_vit_with_prefix_tokens() -> None:
+    stock = make("vit_tiny_patch16_224", reg_tokens=2)
+    model = make(**PREFIX)
+    model.load_state_dict(checkpoint_filter_fn(stock.state_dict(), model))
+    assert torch.equal(model.pos_embed, stock.pos_embed)
+    assert torch.equal(model.norm.weight, stock.norm.weight)
+    only_class = make(class_token=True)
+    only_class.load_state_dict(checkpoint_filter_fn(stock.state_dict(), only_class))
+    assert torch.equal(only_class.pos_embed, stock.pos_embed[:, [0, *range(3, 19)]])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_saved_for_the_hub_and_built_again(options: dict[str, object], frozen: bool, tmp_path) -> None:
+    model = make(**options, **PREFIX)
+    model.set_input_size(img_size=(8, 12))
+    model = freeze_attention(model) if frozen else model
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    assert (tmp_path / "model.safetensors").exists()
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert isinstance(again, VisionTransformerPosAttn)
+    with torch.no_grad():
+        assert torch.equal(again(images(size=(8, 12))), model(images(size=(8, 12))))
+
+
+def test_pushed_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything of ``push_to_hf_hub`` but the network."""
+    pushed: dict[str, int] = {}
+
+    class Api:
+        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, folder_path: str, **_: object) -> None:
+            pushed.update({path.name: path.stat().st_size for path in Path(folder_path).iterdir()})
+
+        def file_exists(self, **_: object) -> bool:
+            return False
+
+    monkeypatch.setattr(hub, "HfApi", lambda *args, **kwargs: Api())
+    hub.push_to_hf_hub(make(), "me/model", safe_serialization=True, model_card={"details": {}})
+    assert pushed["model.safetensors"] > 0
+    assert pushed["config.json"] > 0
