@@ -56,23 +56,24 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
         progress.console.print(printable(note), soft_wrap=True, markup=False)
     task = progress.add_task("images", total=subject.total)
     batches = Counted(subject.batches, subject.total, progress, task)
-    try:
-        inspection = inspect_model(
-            subject.model.to("cuda" if torch.cuda.is_available() else "cpu"),
-            batches,
-            layers=config.layers,
-            memory=config.memory * 1e9,
-            batch_size=config.batch_size,
-            examples=config.examples,
-            recover=True,
-            announce=lambda plan: progress.console.print(str(plan), soft_wrap=True),
-        )
-        table = inspection.table()
-    except BaseException as error:
-        if (finished := getattr(error, "table", None)) is not None:
-            save_table(finished, folder)
-            error.add_note(f"(it is in {folder.path}/table.csv)")
-        raise
+
+    def keep_measured(error: BaseException, measured: Inspection) -> None:
+        save_table(measured.table(), folder)
+        where = f"{folder.path}/table.csv"
+        error.add_note(f"(the table of the first {measured.images} images is in {where})")
+
+    inspection = inspect_model(
+        subject.model.to("cuda" if torch.cuda.is_available() else "cpu"),
+        batches,
+        layers=config.layers,
+        memory=config.memory * 1e9,
+        batch_size=config.batch_size,
+        examples=config.examples,
+        recover=True,
+        announce=lambda plan: progress.console.print(str(plan), soft_wrap=True),
+        on_error=keep_measured,
+    )
+    table = inspection.table()
     save_table(table, folder)
     first = torch.cat(batches.first)[: max(1, config.examples)]
     pictures = ((first * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -68,17 +68,15 @@ def with_dtypes(config: SpeedConfig) -> tuple[SpeedConfig, str]:
         return config, ""
     if native_bfloat16(config.device):
         return replace(config, dtypes=("float32", "bfloat16")), ""
-    left_out = (
-        f" bfloat16 is skipped: {processor(config.device)} lacks it natively (--dtypes bfloat16 times it)."
-    )
-    return replace(config, dtypes=("float32",)), left_out
+    note = f" bfloat16 is skipped: {processor(config.device)} lacks it natively (--dtypes bfloat16 times it)."
+    return replace(config, dtypes=("float32",)), note
 
 
 def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every cell is a unit that a resumed run does not repeat."""
-    config, left_out = with_dtypes(config)
-    if left_out:
-        progress.console.print(f"posattn:{left_out}", soft_wrap=True, highlight=False)
+    config, note = with_dtypes(config)
+    if note:
+        progress.console.print(f"posattn:{note}", soft_wrap=True, highlight=False)
     cells: dict[str, Any] = {}
     with own_compiler_cache():
         for cell in progress.track(config.cells, description="speed: comparisons"):
@@ -87,7 +85,7 @@ def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, An
     numbers = {"threads": torch.get_num_threads(), "cells": cells, "ratios": ratios(config, cells)}
     return {
         "title": "Speed of positional attention",
-        "summary": f"Side by side, interleaved in one run: {config.rounds} rounds on {device_name()}.{left_out}",
+        "summary": f"Side by side, interleaved in one run: {config.rounds} rounds on {device_name()}.{note}",
         "timing": numbers,
         "page": to_plain(speed_sections(config, numbers)),
     }

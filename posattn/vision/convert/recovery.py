@@ -21,7 +21,7 @@ from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.data.augment import augment, derived_seed
 from posattn.vision.models.attention import FrozenMaps, PositionalAttention
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
-from posattn.vision.training.resume import flatten_optimizer, load_optimizer, under
+from posattn.vision.training.resume import flatten_optimizer, load_optimizer, without_prefix
 from posattn.vision.training.signals import StopSignal
 from posattn.vision.training.state import memory_advice
 
@@ -189,10 +189,12 @@ class Recovery:
                 f"the checkpoint in {folder} is of {checkpoint.meta['run']}, this run of {asdict(self.config)}"
             )
         try:
-            self.model.load_state_dict(under("model.", checkpoint.tensors))
+            self.model.load_state_dict(without_prefix("model.", checkpoint.tensors))
         except RuntimeError as error:
             raise ValueError(f"the checkpoint in {folder} is of another model: {error}") from error
-        load_optimizer(self.optimizer, under("optimizer.", checkpoint.tensors), checkpoint.meta["optimizer"])
+        load_optimizer(
+            self.optimizer, without_prefix("optimizer.", checkpoint.tensors), checkpoint.meta["optimizer"]
+        )
         self.step = checkpoint.step
         self.scheduler.step_update(self.step)
 

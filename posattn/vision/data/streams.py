@@ -79,7 +79,7 @@ class ImageStream:
     def batches(self, parts: Iterable[Int[Tensor, " _"]], seed: int = 0) -> Iterator[Batch]:
         """The pictures at each of ``parts``; the crop of one depends on ``seed`` and the picture alone."""
         loader = DataLoader(
-            Pictures(self, seed),
+            StreamedPictures(self, seed),
             batch_sampler=[part.tolist() for part in parts],
             num_workers=self.workers,
             pin_memory=torch.device(self.device).type == "cuda",
@@ -111,7 +111,7 @@ def become_decoder(parent: int, worker: int) -> None:
     signal.signal(signal.SIGTERM, give_in_next_time)
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class StreamedPictures(Dataset[tuple[Tensor, int]]):
     """The pictures of a stream one by one, for worker processes."""
 
     def __init__(self, stream: ImageStream, seed: int) -> None:

@@ -98,6 +98,7 @@ def inspect_model(
     examples: int = 0,
     recover: bool = False,
     announce: Callable[[Plan], None] = lambda plan: None,
+    on_error: Callable[[BaseException, Inspection], None] = lambda error, measured: None,
 ) -> Inspection:
     """The inspection behind ``inspect_attention``.
 
@@ -105,6 +106,7 @@ def inspect_model(
         examples: keep the maps of so many images.
         recover: recover sets from the average maps.
         announce: called with the plan before the pass over the images.
+        on_error: called with an error that ends the pass, and what was measured on the images before it.
 
     Other arguments and errors are those of ``inspect_attention``.
     """
@@ -140,8 +142,7 @@ def inspect_model(
             collector.finish()
     except BaseException as error:
         if collector.finish_early():
-            error.table = inspection.table()  # type: ignore[attr-defined]
-            error.add_note(f"(the table of the first {inspection.images} images is finished)")
+            on_error(error, inspection)
         raise
     return replace(inspection, digest=collector.digest.hexdigest())
 

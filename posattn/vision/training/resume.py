@@ -51,10 +51,10 @@ def restore(training: Training, folder: Path) -> None:
             raise ValueError(
                 f"the checkpoint in {folder} is of {key}={theirs.get(key)!r}, this run of {value!r}"
             )
-    load_weights(training.model, under("model.", tensors), f"the checkpoint in {folder}")
+    load_weights(training.model, without_prefix("model.", tensors), f"the checkpoint in {folder}")
     if training.ema is not None:
-        training.ema.module.load_state_dict(under("ema.", tensors))
-    load_optimizer(training.optimizer, under("optimizer.", tensors), meta["optimizer"])
+        training.ema.module.load_state_dict(without_prefix("ema.", tensors))
+    load_optimizer(training.optimizer, without_prefix("optimizer.", tensors), meta["optimizer"])
     training.step, training.seconds = checkpoint.step, meta["seconds"]
     training.cpu_seconds = meta.get("cpu_seconds", training.seconds)  # older ones have none
     training.losses = list(tensors["losses"].to(training.device))
@@ -69,7 +69,7 @@ def identity(training: Training) -> dict[str, Any]:
     return asdict(training.config) | decided
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
