@@ -85,8 +85,7 @@ def phases(smoke: bool = False) -> PhasesConfig:
 
     Claim: the loss stays at the lowest that v alone reaches until γ has grown, then falls; SGD follows the flow. The
     plateau lasts longer with larger D, q and ν and shorter with larger C and σ_A. Only the time against C looks like a
-    power law; κ matters only if it is so small that A waits for v, whose clock runs κ² times as fast
-    as A's. All losses and accuracies are the population's, on samples that the flow does not descend on.
+    power law; κ matters only where it is so small that A waits for v.
     Command: posattn run phases
     Time: 131 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work).
     On CPUs with AVX2 only: unknown

@@ -41,10 +41,9 @@ class SolutionsConfig(Seeds):
 def solutions(smoke: bool = False) -> SolutionsConfig:
     """Many solutions generalise, some without the structure; gradient descent stays near those that do.
 
-    Claim: the associated, the permuted and the delegates' solution generalise, with association 1, 0, little over 1/C;
-    uniform attention and delegates with the others on themselves do not. Plain gradient descent from noise 1 around
-    one of the first three ends nearer to it and keeps its association. The other two it leaves: from uniform attention
-    it learns to generalise without the structure, from rows on themselves the association grows.
+    Claim: the associated, the permuted and the delegates' solution generalise, with association 1, 0 and little over
+    1/C; uniform attention and delegates with the others on themselves do not. Plain gradient descent from noise around
+    one of the first three keeps its association, and leaves the other two.
     Command: posattn run solutions
     Time: 190 s of CPU time (2 CPU cores shared with much other work; 15 minutes there with --jobs 2).
     On CPUs with AVX2 only: unknown

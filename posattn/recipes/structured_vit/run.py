@@ -1,6 +1,5 @@
 """timm's ViT and the positional ViT trained on the structured data, and where in them the sets show."""
 
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from posattn.theory.descent import descend
 from posattn.theory.simplified import logistic_loss
 from posattn.theory.task import Batch
 from posattn.theory.tracking import association_of_others, by_set, evenly, rounded, track
+from posattn.vision.convert.maps import average_maps
 from posattn.vision.inspect.average import profile_association
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
 
@@ -77,17 +77,8 @@ class TokenViT(nn.Module):
         """The mean over samples of the attention of every layer and head: (layers, h, D, D)."""
         if isinstance(self.vit, VisionTransformerPosAttn):
             return self.vit.attention_maps()
-        seen: list[Tensor] = []
-        with ExitStack() as hooks:
-            for block in self.vit.blocks:
-                block.attn.fused_attn = False  # so that the maps pass through attn_drop
-                hook = block.attn.attn_drop.register_forward_hook(
-                    lambda module, inputs, output: seen.append(inputs[0].mean(0))
-                )
-                hooks.callback(hook.remove)
-                hooks.callback(setattr, block.attn, "fused_attn", True)
-            self(patches)
-        return torch.stack(seen)
+        maps = average_maps(self.vit, patches.mT.unsqueeze(2), range(len(self.vit.blocks)))
+        return torch.stack(list(maps.values()))
 
 
 def train_one(config: StructuredVitConfig, name: str, seed: int) -> dict[str, Any]:

@@ -63,9 +63,8 @@ def structured_vit(smoke: bool = False) -> StructuredVitConfig:
     """A full Transformer on the structured data: does its position embedding, or its attention, find the sets?
 
     Claim: of one block each, the positional ViT passes the accuracy of the sum over all patches (0.90) and the ViT does
-    not. The sets show in the positional ViT's P Pᵀ and in its score profiles, but not in the largest entries of its
-    attention, which fall below chance: a patch has itself through the residual stream, and attends to other sets. They
-    show in the ViT's average attention although not in its P: patches of the informative set share their sign.
+    not. The sets show in the positional ViT's P Pᵀ and score profiles but not in its attention, and in the ViT's
+    average attention but not in its P (docs/theory.md says why).
     Command: posattn run structured-vit
     Time: 115 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work).
     Expected, seeds 0 to 2, same machine, association off the diagonal (chance 0.200): positional ViT: accuracy

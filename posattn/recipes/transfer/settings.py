@@ -82,11 +82,10 @@ class TransferStudyConfig:
 def transfer(smoke: bool = False) -> TransferStudyConfig:
     """With the learned attention a sample or a few teach another feature; from scratch it takes hundreds.
 
-    Claim: with the learned attention, frozen or fine-tuned by plain gradient descent at one rate, a few samples of
-    another task are enough. From scratch it takes hundreds to thousands, more with larger D; with attention held
-    uniform or at its start, 256 samples do no better than 16; sets permuted by hand need as few as the learned ones.
-    A single sample misleads every attention where the sum of its patches opposes its label (7% of them at D = 128).
-    Training from scratch, upstream too, has unit-norm gradients: plain descent waits on the plateau (recipe phases).
+    Claim: with the learned attention, frozen or fine-tuned, a few samples of another task are enough; from scratch it
+    takes hundreds to thousands, more with larger D. With attention held uniform or at its start 256 samples do no
+    better than 16; sets permuted by hand need as few as the learned ones. Training from scratch has unit-norm
+    gradients: plain descent waits on the plateau (recipe phases).
     Command: posattn run transfer
     Time: about 130 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work; in three parts).
     Expected, same machine, seeds 0 to 9, D = 128, accuracy at N = 1, 4, 16, 64 and 256:
