@@ -267,17 +267,6 @@ def test_a_start_that_only_saw_its_data_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "line", [{"x": 1}, {"event": "unit"}, {"event": "file", "name": 3, "sha256": "a"}, {"event": ["unit"]}]
-)
-def test_lines_that_posattn_does_not_write_are_dropped(line: dict[str, Any], tmp_path: Path) -> None:
-    run = finished(tmp_path / "run")
-    append_line(run.path / records.METRICS, line)
-    assert RunFolder.reading(run.path).files().keys() == {records.CONFIG, records.RESULT}
-    with open_run(run.path, "toy", Config(), resume=True) as again:
-        assert again.finished_units() == set()
-
-
 def test_a_link_in_the_place_of_the_owners_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("keep")
     (tmp_path / "run").mkdir()

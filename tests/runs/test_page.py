@@ -2,7 +2,17 @@
 
 import pytest
 
-from posattn.runs.page import HeatMaps, Lines, Section, Table, lookup, mean_lines, mean_table, printable, to_plain
+from posattn.runs.page import (
+    HeatMaps,
+    Lines,
+    Section,
+    Table,
+    lookup,
+    mean_lines,
+    mean_table,
+    printable,
+    to_plain,
+)
 from posattn.runs.seeds import over_seeds
 
 

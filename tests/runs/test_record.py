@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,3 +117,14 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     lines, _ = RunFolder(tmp_path).added()
     for writer in range(2):
         assert [line["number"] for line in lines if line["writer"] == writer] == list(range(200))
+
+
+@pytest.mark.parametrize(
+    "line", [{"x": 1}, {"event": "unit"}, {"event": "file", "name": 3, "sha256": "a"}, {"event": ["unit"]}]
+)
+def test_lines_that_posattn_does_not_write_are_dropped(line: dict[str, Any], tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    append_line(run.path / records.METRICS, line)
+    assert RunFolder.reading(run.path).files().keys() == {records.CONFIG, records.RESULT}
+    with open_run(run.path, "toy", Config(), resume=True) as again:
+        assert again.finished_units() == set()
