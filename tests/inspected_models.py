@@ -20,8 +20,9 @@ Made by `tests/inspected_models.py`, which runs a small random model of each fam
 Layers that are left out are named in `table.attrs["left_out"]`. A grid is that of the first
 and, where it differs, of the last layer; of windows, that of a window. `+ 1`: tokens before the patches.
 
-Maps are those that the model mixes its values by, with two exceptions: talking heads (CaiT) are reported before heads
-are mixed after the softmax, differential attention as two softmaxes per head, the second of all heads after the first.
+Maps are those that the model mixes its values by, with two exceptions: talking heads (CaiT, EfficientFormerV2) are
+reported before heads are mixed after the softmax, differential attention as two softmaxes per head, the second of all
+heads after the first.
 
 | library | family | model | layers | grid | not measured, and why |
 |---|---|---|---|---|---|

@@ -127,7 +127,7 @@ def prisma_names(held: dict[str, Tensor]) -> dict[str, Tensor]:
     """timm's weights under the names of vit-prisma, LayerScale multiplied into the projections."""
     found = {"cls_token": held["cls_token"], "pos_embed.W_pos": held["pos_embed"][0]}
     for end in ("weight", "bias"):
-        found[f"embed.embed.{end}"] = held[f"patch_embed.proj.{end}"]
+        found[f"embed.proj.{end}"] = held[f"patch_embed.proj.{end}"]
         found[f"ln_final.{end[0]}"] = held[f"norm.{end}"]
     for i in range(DEPTH):
         block = {name.removeprefix(f"blocks.{i}."): value for name, value in held.items()}

@@ -88,6 +88,84 @@ def test_pictures_are_resized_by_the_models_own_data_config(pictures: Path, tmp_
     )
 
 
+def table_of(model: str, pictures: Path, out: Path, *options: str) -> pd.DataFrame:
+    cli.main(["inspect", model, "--images", str(pictures), *options, "--out", str(out)])
+    return pd.read_parquet(out / "table.parquet")
+
+
+@pytest.mark.parametrize("prefix", ["local-dir:", ""])
+def test_a_folder_that_timm_saved_is_loaded(prefix: str, pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = timm.create_model("test_vit", num_classes=7).eval()
+    timm.models.save_for_hf(model, tmp_path / "saved")
+    found = table_of(f"{prefix}{tmp_path / 'saved'}", pictures, tmp_path / "out")
+    transform = create_transform(**resolve_model_data_config(model))
+    batch = torch.stack([transform(Image.open(path)) for path in sorted(pictures.iterdir())])
+    pd.testing.assert_frame_equal(found, inspect_attention(model, batch))
+
+
+@pytest.mark.parametrize("prefix", ["transformers:", ""])
+def test_a_folder_that_transformers_saved_is_loaded(prefix: str, pictures: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is an optional library")
+    torch.manual_seed(5)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=8)).eval()
+    processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+    for each in (model, processor):
+        each.save_pretrained(tmp_path / "saved")
+    found = table_of(f"{prefix}{tmp_path / 'saved'}", pictures, tmp_path / "out")
+    held = [Image.open(path) for path in sorted(pictures.iterdir())]
+    batch = processor(held, return_tensors="pt")
+    expected = inspect_attention(model, batch)
+    pd.testing.assert_frame_equal(
+        found, expected, rtol=1e-4
+    )  # the processor in use may resize by other kernels
+    assert found.attrs["grid"] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("model", "repository"),
+    [
+        ("hf-hub:someone/her-vit", "someone/her-vit"),
+        ("hf-hub:someone/her-vit@main", "someone/her-vit"),
+        ("transformers:someone/her-vit", "someone/her-vit"),
+        ("vit_tiny_patch16_224.augreg_in21k", "timm/vit_tiny_patch16_224.augreg_in21k"),
+    ],
+)
+def test_without_a_network_a_hub_name_fails_at_once(
+    model: str,
+    repository: str,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def unreachable(self: object, repo_id: str, *, timeout: float) -> None:
+        asked.append((repo_id, timeout))
+        raise OSError("the network is down")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    said = fails(["inspect", model, "--images", str(pictures), "--out", str(tmp_path / "out")], capsys)
+    assert f"{repository} is not cached, and the hub does not give it: the network is down" in said
+    ((name, timeout),) = asked
+    assert name == repository
+    assert timeout <= 5
+
+
+def test_memory_and_layers_are_flags(pictures: Path, tmp_path: Path) -> None:
+    whole = table_of("test_vit", pictures, tmp_path / "whole")
+    small = table_of("test_vit", pictures, tmp_path / "small", "--memory", "1e-6", "--batch-size", "1")
+    pd.testing.assert_frame_equal(
+        small, whole, rtol=1e-4, atol=3e-5
+    )  # errors of maps that are nearly uniform
+    some = table_of("test_vit", pictures, tmp_path / "some", "--layers", "1", "4")
+    expected = whole[whole.layer.isin([1, 4, -1])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, expected, rtol=1e-5, atol=1e-6)
+    assert (tmp_path / "some" / "report.html").exists()
+
+
 def test_bad_input_is_one_line(
     trained: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

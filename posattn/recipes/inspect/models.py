@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ def of_timm(name: str, config: InspectConfig) -> Loaded:
     return Loaded(model, Channels(create_transform(**settings), channels), mean, std, notes)
 
 
-def matching(values: tuple[float, ...], channels: int) -> list[float]:
+def matching(values: Sequence[float], channels: int) -> list[float]:
     """Means (or deviations) of so many channels: the model's own, or their average for each."""
     return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
 

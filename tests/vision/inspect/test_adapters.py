@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from inspected_models import SMALL, TRANSFORMERS
+from inspected_models import SMALL, TIMM, TRANSFORMERS
 from torch import Tensor, nn
 
 from posattn.vision.inspect.adapters.find import find_attention
@@ -31,7 +31,7 @@ def images(n: int = 3, *size: int) -> Tensor:
 
 
 def seen(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
-    """All maps of a pass, by layer."""
+    """All maps of a pass, by layer; without layers that are refused."""
     tower, maps = find_attention(model), {}
     layers = {layer.path: layer for layer in tower.layers}
     observe(
@@ -40,6 +40,7 @@ def seen(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
         pictures,
         layers,
         lambda path, each, layout, batch: maps.update({path: each.whole()}),
+        refuse=lambda path, error: None,
     )
     return maps
 
@@ -133,9 +134,9 @@ def test_open_clip(kind: str) -> None:
     text = {"context_length": 8, "vocab_size": 30, "width": 16, "heads": 2, "layers": 1}
     vision: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
     torch.manual_seed(0)
+    expected: list[Tensor] = []
     if kind == "own":
         model = disturbed(open_clip.CLIP(16, vision, text))
-        expected: list[Tensor] = []
         plain = copy.deepcopy(model)
         for block in plain.visual.transformer.resblocks:
             block.attn.register_forward_pre_hook(
@@ -152,7 +153,15 @@ def test_open_clip(kind: str) -> None:
     else:
         named = {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160}
         model = disturbed(open_clip.CustomTextCLIP(16, named, text))
-        assert [path.split(".")[:2] for path in seen(model, images(2, 160, 160))] == [["visual", "trunk"]] * 6
+        found = seen(model, images(2, 160, 160))
+        assert [path.split(".")[:2] for path in found] == [["visual", "trunk"]] * 6
+        plain = copy.deepcopy(model.visual)
+        for block in plain.trunk.blocks:
+            block.attn.fused_attn = False
+            block.attn.attn_drop.register_forward_pre_hook(lambda module, inputs: expected.append(inputs[0]))
+        with torch.no_grad():
+            plain(images(2, 160, 160))
+        same_maps(found, expected)
     for seen_model in (model, model.visual):
         pictures = images() if kind == "own" else images(3, 160, 160)
         inspection = inspect_model(seen_model, pictures)
@@ -160,56 +169,59 @@ def test_open_clip(kind: str) -> None:
         assert (inspection.table().measure == "pos_embed_similarity").any()
 
 
-WRITTEN_OUT: dict[str, tuple[str, dict[str, Any], int]] = {  # timm's attention without fused kernels
+FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {  # of timm, beside those of test_watch
     "LeViT": ("levit_128s", {}, 224),
     "CaiT": ("cait_xxs24_224", {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 4}, 64),
     "EfficientFormer": ("efficientformer_l1", {}, 224),
     "differential": ("vit_tiny_patch16_224", {"img_size": 64, "depth": 2, "attn_layer": "diff"}, 64),
+    **{
+        name: TIMM[name]
+        for name in ("MViTv2", "GCViT", "DaViT", "EfficientFormerV2", "VOLO", "PVTv2", "CrossViT")
+    },
 }
 
 
-@pytest.mark.parametrize("name", WRITTEN_OUT)
-def test_written_out_attention_of_timm(name: str) -> None:
-    """Each layer's softmax, as the module itself computes it when called again on its own input."""
-    kind, options, size = WRITTEN_OUT[name]
-    torch.manual_seed(0)
-    model = disturbed(timm.create_model(kind, **options), 0.05)
-    found, again = seen(model, images(2, size, size)), {}
+def softmaxes(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
+    """By layer, what the attention modules compute as softmax themselves when fused attention is off."""
+    found: dict[str, list[Tensor]] = {}
+    inside: list[str] = []
     plain = torch.Tensor.softmax
-    layers = {layer.path: layer for layer in find_attention(model).layers}
-    handles = []
-    for path, layer in layers.items():
-        if hasattr(layer.module, "fused_attn"):
-            layer.module.fused_attn = False
 
-        def begin(module: nn.Module, inputs: Any, path: str = path) -> None:
-            def recorded(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                output = plain(tensor, *args, **kwargs)
-                again.setdefault(path, []).append(output.clone())
-                return output
+    def recorded(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output = plain(tensor, *args, **kwargs)
+        if inside:
+            found.setdefault(inside[-1], []).append(output.clone())
+        return output
 
-            torch.Tensor.softmax = recorded  # type: ignore[method-assign, assignment]
-
-        def end(module: nn.Module, inputs: Any, output: Any) -> None:
-            torch.Tensor.softmax = plain  # type: ignore[method-assign]
-
-        handles += [layer.module.register_forward_pre_hook(begin), layer.module.register_forward_hook(end)]
+    for layer in find_attention(model).layers:
+        for module in layer.module.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # type: ignore[assignment]
+        layer.module.register_forward_pre_hook(lambda module, inputs, path=layer.path: inside.append(path))
+        layer.module.register_forward_hook(lambda module, inputs, output: inside.clear())
+    torch.Tensor.softmax = recorded  # type: ignore[method-assign, assignment]
     try:
         with torch.no_grad():
-            model(images(2, size, size))
+            model(pictures)
     finally:
         torch.Tensor.softmax = plain  # type: ignore[method-assign]
-        for handle in handles:
-            handle.remove()
-    assert list(found) == list(again)
+    return {path: torch.cat(maps, 1) for path, maps in found.items()}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_softmaxes_of_timm(name: str) -> None:
+    """Each layer's maps, attention fused where the model does so, against the softmax of the module itself."""
+    kind, options, size = FAMILIES[name]
+    torch.manual_seed(0)
+    model = disturbed(timm.create_model(kind, **options), 0.05)
+    found, truth = seen(model, images(2, size, size)), softmaxes(model, images(2, size, size))
+    assert found
     for path, maps in found.items():
-        truth = torch.cat(again[path], 1)
+        expected = truth[path]
         if name == "differential":  # both maps of a head are interleaved there, one after the other here
-            truth = torch.cat([truth[:, ::2], truth[:, 1::2]], 1)
-        assert truth.std() > 1e-4
-        torch.testing.assert_close(maps, truth, atol=1e-5, rtol=0)
-    table = inspect_attention(model, images(2, size, size))
-    assert table[table.measure == "entropy"].value.gt(0).all()
+            expected = torch.cat([expected[:, ::2], expected[:, 1::2]], 1)
+        assert expected.std() > 1e-4
+        torch.testing.assert_close(maps, expected.view(maps.shape), atol=1e-5, rtol=0)
 
 
 def test_grids_of_each_stage_and_of_pooled_layers() -> None:
