@@ -106,7 +106,7 @@ def flags(config: Any) -> dict[tuple[str, ...], str]:
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         tyro.cli(type(config), default=config, args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
-    known = set(re.findall(r"^│ (--[\w.-]+)", shown.getvalue(), re.MULTILINE))
+    known = set(re.findall(r"^[│ ]*(--[\w.-]+)", shown.getvalue(), re.MULTILINE))
     found = {}
     for leaf in leaves(config):
         parts = [name.replace("_", "-") for name in leaf.names]
