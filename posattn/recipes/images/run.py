@@ -68,7 +68,9 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
         "accuracy": over_seeds(accuracy),
         "final_accuracy": {name: [one[name][-1] for one in accuracy] for name in config.models},
         "precision": seeds[0][any_model]["precision"],
-        "clock": " and ".join(sorted({one[name]["clock"] for one in seeds for name in config.models})),
+        "clock": " and ".join(
+            sorted({one[name].get("clock", "wall") for one in seeds for name in config.models})
+        ),
         "gaps": gaps(seeds),
         "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},

@@ -40,13 +40,12 @@ def random_crop_flip(images: Images, padding: int, flip: bool) -> Images:
     """Shift each image by up to ``padding`` pixels each way (black comes in); with ``flip``, mirror it at random."""
     n, _, H, W = images.shape
     device = images.device
-    padded = F.pad(images, (padding,) * 4)
-    top, left = torch.randint(2 * padding + 1, (2, n, 1), device=device)
-    rows, columns = top + torch.arange(H, device=device), left + torch.arange(W, device=device)
-    if flip:
-        columns = torch.where(torch.rand(n, 1, device=device) < 0.5, columns.flip(-1), columns)
-    sample = torch.arange(n, device=device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    windows = F.pad(images, (padding,) * 4).unfold(2, H, 1).unfold(3, W, 1)  # views: [n, c, top, left, H, W]
+    top, left = torch.randint(2 * padding + 1, (2, n, 1), device=device)[..., 0]
+    moved = windows[torch.arange(n, device=device), :, top, left]
+    if not flip:
+        return moved
+    return torch.where(torch.rand(n, 1, 1, 1, device=device) < 0.5, moved.flip(-1), moved)
 
 
 def make_mixer(mixup: float, cutmix: float, num_classes: int) -> Mixer | None:

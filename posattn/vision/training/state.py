@@ -85,9 +85,7 @@ class Training:
         check_fits(model, train_set)
         refuse_wrong_convolutions(model, self.device.type, self.dtype)
         self.mixer = make_mixer(config.mixup, config.cutmix, train_set.num_classes)
-        self.optimizer = create_optimizer_v2(
-            model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay
-        )
+        self.optimizer = make_optimizer(model, config)
         self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)
         self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
         self.compiled = config.compile and bool(compiler_of(self.device.type))
@@ -230,6 +228,14 @@ def prepare(
     """A training batch: augmented, as floats, and mixed if there is a mixer."""
     pixels = to_float(augment(images, config.padding, config.flip, config.policy))
     return (pixels, labels) if mixer is None else mixer(pixels, labels)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """timm's optimizer; AdamW as one fused kernel, which takes a third of the time on a CPU."""
+    fused = {"fused": True} if config.optimizer == "adamw" else {}
+    return create_optimizer_v2(
+        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **fused
+    )
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
