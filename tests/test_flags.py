@@ -185,30 +185,36 @@ def test_every_flag_is_read(recipe: Any, pictures: Path, tmp_path: Path) -> None
     assert left == []
 
 
-def command_settings(folder: Path) -> dict[type, Any]:
-    """Small settings of every top-level command, over varied pictures in ``folder``."""
+def finished(settings: Any, recipe: str, path: Path) -> Path:
+    """The folder of a finished run."""
+    job = (RECIPES.get(recipe) or COMMANDS[type(settings)]).job
+    with open_run(path, recipe, settings) as run:
+        run.finish(job(settings, run, Progress(disable=True)))
+    return path
+
+
+def command_settings(kind: type, folder: Path) -> Any:
+    """Small settings of a top-level command, over varied pictures in ``folder``."""
+    if kind is MergeConfig:
+        one = shrunk(replace(teachers(True), seeds=1))
+        return MergeConfig((finished(one, "teachers", folder),))
     shades = {f"{i}.png": encoded((noise(3, 24, 24).int() * i % 256).to(torch.uint8)) for i in range(20)}
     write_folder(folder, shades)
-    torch.manual_seed(0)
-    torch.save(timm.create_model("test_vit").state_dict(), weights := folder.with_suffix(".pth"))
-    few = {"calibration": 2, "ranking": 6, "measured": 6, "nearest": 2, "points": 2, "width": 2, "steps": 2}
-    one = shrunk(replace(teachers(True), seeds=1))
-    with open_run(folder.with_suffix(".run"), "teachers", one) as run:
-        run.finish(RECIPES["teachers"].job(one, run, Progress(disable=True)))
-    once = {"random_orders": 1, "recover": 1, "rounds": 2, "batch": 1, "batch_size": 2}
-    for seed, name in enumerate("ab"):
-        inspect = InspectConfig("test_vit", str(folder), limit=2, seed=seed)
-        with open_run(folder.with_name(name), "inspect", inspect) as run:
-            run.finish(COMMANDS[InspectConfig].job(inspect, run, Progress(disable=True)))
-    return {
-        InspectConfig: InspectConfig("test_vit", str(folder), limit=2),
-        CompareConfig: CompareConfig(folder.with_name("a"), folder.with_name("b")),
-        ConvertConfig: ConvertConfig("test_vit", str(folder), weights, **few, **once),
-        MergeConfig: MergeConfig((folder.with_suffix(".run"),)),
-    }
+    inspect = InspectConfig("test_vit", str(folder), limit=2)
+    if kind is CompareConfig:
+        runs = {"a": inspect, "b": replace(inspect, seed=1)}
+        return CompareConfig(*(finished(runs[name], "inspect", folder.with_name(name)) for name in runs))
+    if kind is ConvertConfig:
+        torch.manual_seed(0)
+        torch.save(timm.create_model("test_vit").state_dict(), weights := folder.with_suffix(".pth"))
+        few = {"calibration": 2, "ranking": 6, "measured": 6, "nearest": 2, "points": 2, "width": 2, "steps": 2}
+        once = {"random_orders": 1, "recover": 1, "rounds": 2, "batch": 1, "batch_size": 2}
+        return ConvertConfig("test_vit", str(folder), weights, **few, **once)
+    assert kind is InspectConfig
+    return inspect
 
 
 @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)
 def test_every_flag_of_a_command_is_read(kind: type, tmp_path: Path) -> None:
-    settings = command_settings(tmp_path / "shades")[kind]
+    settings = command_settings(kind, tmp_path / "shades")
     assert unread(COMMANDS[kind].job, settings, tmp_path / "run") == []

@@ -35,7 +35,7 @@ def killed_once(arguments: list[str], journal: Path, reached: Callable[[str], bo
 
 def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = ["run", "teachers", "--smoke", "--jobs", "1", "--out"]
+    arguments = ["run", "teachers", "--smoke", "--steps", "60", "--jobs", "1", "--out"]
     journal = killed / "metrics.jsonl"
     killed_once([*arguments, str(killed)], journal, lambda text: text.count('"unit"') >= 2)
     assert not (killed / "result.json").exists()

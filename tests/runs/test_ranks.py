@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from posattn import cli
+
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [
     sys.executable,
@@ -51,11 +53,11 @@ def losses(folder: Path) -> dict[tuple[str, int], float]:
     return found
 
 
-def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
-    for name, launcher in (("one", [sys.executable, "-m", "posattn"]), ("two", TORCHRUN)):
-        done = launch(launcher, "--out", str(tmp_path / name))
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("report:") == 1
+def test_two_ranks_give_the_losses_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([*SMOKE, "--jobs", "1", "--out", str(tmp_path / "one")])
+    done = launch(TORCHRUN, "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert capsys.readouterr().out.count("report:") == done.stdout.count("report:") == 1
     one, two = (losses(tmp_path / name) for name in ("one", "two"))
     assert len(one) == 2 * 2 * 4  # models, epochs, steps
     assert two == pytest.approx(one, abs=1e-5)
@@ -71,11 +73,16 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
     assert losses(tmp_path / "two") == two  # nothing was trained again
 
 
-def test_a_world_size_that_does_not_divide_the_batch(tmp_path: Path) -> None:
-    done = launch(TORCHRUN, "--train.batch-size", "33", "--out", str(tmp_path / "run"))
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("posattn:")]
-    assert said == [
-        "posattn: processes x accumulation must divide batch_size, got processes x accumulation=2, batch_size=33"
-    ]
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_world_size_that_does_not_divide_the_batch(
+    rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rank 0 says so for all, before the ranks are joined."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*SMOKE, "--train.batch-size", "33", "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    line = "processes x accumulation must divide batch_size, got processes x accumulation=2, batch_size=33"
+    assert capsys.readouterr().err == (f"posattn: {line}\n" if rank == "0" else "")
     assert not (tmp_path / "run").exists()

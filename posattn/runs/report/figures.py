@@ -16,6 +16,7 @@ from posattn.runs.page import printable
 INK = "#010203"  # drawn in this, then replaced by the page's own text colour
 COLOURS = ["#3b7dd8", "#e07b39", "#2a9d6f", "#b5529c", "#8a8f98", "#c9a227"]  # legible on light and dark
 COLOUR_MAP = "viridis"
+PLAIN = "{x:.4g}"  # ticks of logarithmic axes: matplotlib's own, 10 to a power, are formulas that take long to draw
 FEW = 14  # points up to which a curve shows each of them, and its std as bars instead of a band
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -38,7 +39,7 @@ def literal(text: str) -> str:
 def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> str:
     """An SVG of curves. ``series``: "x", "y" and "std" by label."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 3.4), layout="constrained")
+        figure = Figure(figsize=(6.2, 3.4), layout="tight")  # measures the text once, "constrained" twice
         axes = figure.subplots()
         for label, y in series["y"].items():
             x, std = series["x"][label], series["std"].get(label)
@@ -51,12 +52,14 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
         axes.set(xlabel=literal(spec["x_label"]), ylabel=literal(spec["y_label"]))
         if spec["x_log"]:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(PLAIN)
             ticks = sorted({place for of in series["x"].values() for place in of})
             if len(ticks) <= FEW:
                 axes.set_xticks(ticks, [f"{x:.4g}" for x in ticks])
                 axes.minorticks_off()
         if spec["y_log"]:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(PLAIN)
         axes.grid(alpha=0.25)
         if len(series["y"]) > 1:
             axes.legend(frameon=False)
