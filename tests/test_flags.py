@@ -207,7 +207,15 @@ def command_settings(kind: type, folder: Path) -> Any:
     if kind is ConvertConfig:
         torch.manual_seed(0)
         torch.save(timm.create_model("test_vit").state_dict(), weights := folder.with_suffix(".pth"))
-        few = {"calibration": 2, "ranking": 6, "measured": 6, "nearest": 2, "points": 2, "width": 2, "steps": 2}
+        few = {
+            "calibration": 2,
+            "ranking": 6,
+            "measured": 6,
+            "nearest": 2,
+            "points": 2,
+            "width": 2,
+            "steps": 2,
+        }
         once = {"random_orders": 1, "recover": 1, "rounds": 2, "batch": 1, "batch_size": 2}
         return ConvertConfig("test_vit", str(folder), weights, **few, **once)
     assert kind is InspectConfig
