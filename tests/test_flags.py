@@ -133,8 +133,10 @@ LIMITS = {
     "calibration": 32,
     "rounds": 2,
     "speed_rounds": 2,
+    "samples": 300,
+    "flow_samples": 50,
 }
-SMALL = {"after": (1,), "train_images": 256}
+SMALL = {"after": (1,), "train_images": 256, "flow_times": (10.0,)}
 
 
 def shrunk(settings: Any) -> Any:

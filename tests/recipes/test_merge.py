@@ -61,7 +61,7 @@ def started(path: Path, config: Any = None, recipe: str = "teachers", **units: A
     ("recipe", "options"),
     [
         ("teachers", ["--steps", "20"]),
-        ("boundaries", ["--steps", "5"]),
+        ("boundaries", ["--steps", "5", "--flow-samples", "50", "--flow-times", "10"]),
         ("pruned-maps", ["--train.epochs", "1", "--train-images", "128"]),
         ("jigsaw", ["--train.epochs", "1", "--train-images", "128", "--plain-seeds", "2"]),
     ],

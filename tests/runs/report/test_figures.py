@@ -92,7 +92,7 @@ def test_many_points_have_a_band_for_their_spread_and_few_have_bars() -> None:
     for count in (figures.FEW, figures.FEW + 1):
         numbers = list(range(1, count + 1))
         svgs.append(figures.lines(spec, {"x": {"a": numbers}, "y": {"a": numbers}, "std": {"a": numbers}}))
-    assert ["FillBetweenPolyCollection" in svg for svg in svgs] == [False, True]
+    assert ["PolyCollection" in svg for svg in svgs] == [False, True]
 
 
 def test_heat_maps_draw_a_cell_a_value_and_the_line_between_its_columns() -> None:
