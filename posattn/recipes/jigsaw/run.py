@@ -13,15 +13,7 @@ from torch import Generator, Tensor
 from posattn.recipes.jigsaw.page import PLAIN, SHUFFLED, puzzle_section, scores_section
 from posattn.recipes.jigsaw.puzzle import patch_brightness, piece_together, puzzle_tensors
 from posattn.recipes.jigsaw.settings import JigsawConfig
-from posattn.recipes.kit.classifiers import (
-    build,
-    fit,
-    load_split,
-    load_splits,
-    patch_permutation,
-    rearranged,
-    train_grid,
-)
+from posattn.recipes.kit import classifiers
 from posattn.recipes.kit.settings import TABLE
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
@@ -41,12 +33,12 @@ Numbers = dict[str, Any]
 
 def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Train every seed and put its positions together, then solve the puzzle without training."""
-    test_set = load_split(config, "test")
-    model: Any = build(config.size, TABLE, config.seed, test_set, **OPTIONS)
+    test_set = classifiers.load_split(config, "test")
+    model: Any = classifiers.build(config.size, TABLE, config.seed, test_set, **OPTIONS)
     grid = model.patch_embed.grid_size
     cells = [(SHUFFLED, seed) for seed in config.all_seeds]
     cells += [(PLAIN, config.seed + i) for i in range(config.plain_seeds)]
-    done = train_grid("jigsaw", train_and_solve, config, cells, run, progress)
+    done = classifiers.train_grid("jigsaw", train_and_solve, config, cells, run, progress)
     solved = {f"{order}/{seed}": one for (order, seed), one in done.items()}
     seconds = {key: one.pop("seconds") for key, one in solved.items()}
     first = run.load_tensors(maps_name(SHUFFLED, config.seed))
@@ -68,14 +60,18 @@ def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> Numbers:
 
 def train_and_solve(config: JigsawConfig, order: str, seed: int, folder: Path) -> Numbers:
     """Train one model, save its maps and put its positions together."""
-    train_set, test_set = load_splits(config)
+    train_set, test_set = classifiers.load_splits(config)
     size, unit = config.size.patch_size, f"jigsaw-{order}-{seed}"
-    permutation = patch_permutation(test_set, size, seed)
+    permutation = classifiers.patch_permutation(test_set, size, seed)
     if order == PLAIN:
         permutation = permutation.sort().values
-    train_set, test_set = (rearranged(images, size, permutation) for images in (train_set, test_set))
-    model: Any = build(config.size, TABLE, seed, test_set, **OPTIONS)
-    done = fit(model, train_set, test_set, config.train, seed, folder, unit, after=[config.train.epochs])
+    train_set, test_set = (
+        classifiers.rearranged(images, size, permutation) for images in (train_set, test_set)
+    )
+    model: Any = classifiers.build(config.size, TABLE, seed, test_set, **OPTIONS)
+    done = classifiers.fit(
+        model, train_set, test_set, config.train, seed, folder, unit, after=[config.train.epochs]
+    )
     kept = {"maps": model.attention_maps().detach(), "permutation": permutation}
     RunFolder(folder).save_tensors(maps_name(order, seed), kept)
     return {
@@ -92,7 +88,9 @@ def maps_name(order: str, seed: int) -> str:
 
 def solve_untrained(config: JigsawConfig, grid: tuple[int, int]) -> dict[str, Numbers]:
     """The same puzzle solved from the training images themselves, and from scores that are noise."""
-    pixels = patch_brightness(to_float(load_split(config, "train").images), config.size.patch_size)
+    pixels = patch_brightness(
+        to_float(classifiers.load_split(config, "train").images), config.size.patch_size
+    )
     count = grid[0] * grid[1]
     draws = torch.randn(config.seeds, 8, count, count, generator=Generator().manual_seed(config.seed))
     similarities = {

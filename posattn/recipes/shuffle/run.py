@@ -6,16 +6,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from posattn.recipes.kit.classifiers import (
-    build,
-    check_models,
-    fit,
-    load_split,
-    patch_permutation,
-    rearranged,
-    train_grid,
-    weights_name,
-)
+from posattn.recipes.kit import classifiers
 from posattn.recipes.shuffle.settings import ShuffleConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, mean_table, to_plain
@@ -29,10 +20,10 @@ Accuracies = dict[str, dict[str, list[float]]]  # of every seed, by arrangement 
 
 def run(config: ShuffleConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Train every model on every arrangement with every seed."""
-    check_models(config, config.models)
+    classifiers.check_models(config, config.models)
     arranged(config, "test", PATCHES)
     cells = product(ARRANGEMENTS, config.models, config.all_seeds)
-    done = train_grid("shuffle", train_arranged, config, cells, run, progress)
+    done = classifiers.train_grid("shuffle", train_arranged, config, cells, run, progress)
     final = {
         kind: {name: [done[kind, name, seed] for seed in config.all_seeds] for name in config.models}
         for kind in ARRANGEMENTS
@@ -48,18 +39,25 @@ def run(config: ShuffleConfig, run: RunFolder, progress: Progress) -> dict[str, 
 
 def arranged(config: ShuffleConfig, split: str, kind: str) -> ImageSet:
     """The images of a split in an arrangement."""
-    images = load_split(config, split)
+    images = classifiers.load_split(config, split)
     if kind == PLAIN:
         return images
     size = config.size.patch_size if kind == PATCHES else 1
-    return rearranged(images, size, patch_permutation(images, size, config.shuffle_seed))
+    return classifiers.rearranged(
+        images, size, classifiers.patch_permutation(images, size, config.shuffle_seed)
+    )
 
 
 def train_arranged(config: ShuffleConfig, kind: str, name: str, seed: int, folder: Path) -> float:
     """Train one model on one arrangement; its final test accuracy."""
     train_set, test_set = (arranged(config, split, kind) for split in ("train", "test"))
-    model, unit = build(config.size, name, seed, test_set), f"{kind}-{weights_name(name, seed)}"
-    done = fit(model, train_set, test_set, config.train, seed, folder, unit, after=[config.train.epochs])
+    model, unit = (
+        classifiers.build(config.size, name, seed, test_set),
+        f"{kind}-{classifiers.weights_name(name, seed)}",
+    )
+    done = classifiers.fit(
+        model, train_set, test_set, config.train, seed, folder, unit, after=[config.train.epochs]
+    )
     return done["accuracy"][-1]
 
 
