@@ -5,6 +5,7 @@ from typing import Any
 from torch.nn.utils import parametrize
 
 from posattn.theory.flow import PopulationFlow
+from posattn.theory.requirements import check_shapes, refuse_overrides
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 
@@ -35,8 +36,8 @@ def population_flow(
     Raises:
         TypeError, ValueError: descent on them does not stay in (α, β, γ, ρ); the message names the reason.
     """
-    refuse_overrides(model, SimplifiedViT)
-    refuse_overrides(task, StructuredTask)
+    for given, kind in ((model, SimplifiedViT), (task, StructuredTask)):
+        refuse_overrides("the population flow", given, kind, FIXED[kind])
     refuse_options(model)
     partition = task.partition.as_partition("the population flow")
     sizes = partition.sizes.tolist()
@@ -45,9 +46,7 @@ def population_flow(
     if sum(sizes) < partition.num_patches:
         left = partition.num_patches - sum(sizes)
         raise ValueError(f"the population flow needs every patch in a set, got {left} in none")
-    shape = (partition.num_patches, task.dim)
-    if (model.num_patches, model.dim) != shape:
-        raise ValueError(f"the task has (D, d) = {shape}, the model {(model.num_patches, model.dim)}")
+    check_shapes(model, task)
     return PopulationFlow(
         num_patches=model.num_patches,
         set_size=sizes[0],
@@ -61,16 +60,6 @@ def population_flow(
         seed=seed,
         importance=importance,
     )
-
-
-def refuse_overrides(given: Any, kind: type) -> None:
-    """Raise TypeError for another class, or a subclass that overrides an assumption of the flow."""
-    name = type(given).__name__
-    if not isinstance(given, kind):
-        raise TypeError(f"the population flow needs a {kind.__name__}, got {name}")
-    for method in FIXED[kind]:
-        if getattr(getattr(given, method), "__func__", None) is not getattr(kind, method):
-            raise TypeError(f"the population flow does not close for {name}, which overrides {method}")
 
 
 def refuse_options(model: SimplifiedViT) -> None:

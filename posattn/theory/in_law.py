@@ -11,6 +11,7 @@ law of labels, sets and signal, as long as the noise is independent and Gaussian
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,9 @@ from torch.optim import Optimizer
 from posattn import checks
 from posattn.shapes import Feature, Labels, Signal
 from posattn.theory.descent import Step, train
+from posattn.theory.requirements import check_shapes, refuse_overrides
 from posattn.theory.simplified import SimplifiedViT, logistic_loss
+from posattn.theory.softmax_gradient import SoftmaxGradient, has_closed_form
 from posattn.theory.task import StructuredTask
 
 
@@ -47,41 +50,42 @@ def check_in_law(model: Any, task: Any) -> None:
         TypeError: model or task is of another kind, or overrides what the law is derived from.
         ValueError: they differ in D or d, or v is not one vector.
     """
-    kinds = ((model, SimplifiedViT, ("forward",)), (task, StructuredTask, ("sample", "draw_noise")))
-    for given, kind, fixed in kinds:
-        name = type(given).__name__
-        if not isinstance(given, kind):
-            raise TypeError(f"in law needs a {kind.__name__}, got {name}: train on its patches with descend")
-        for method in fixed:
-            if getattr(getattr(given, method), "__func__", None) is not getattr(kind, method):
-                raise TypeError(
-                    f"in law does not hold for {name}, which overrides {method}: train on its patches with descend"
-                )
+    for given, kind, fixed in (
+        (model, SimplifiedViT, ("forward",)),
+        (task, StructuredTask, ("sample", "draw_noise")),
+    ):
+        refuse_overrides("in law", given, kind, fixed, ": train on its patches with descend")
     if model.value.ndim != 1:
         raise ValueError(f"in law needs one vector v, got value of shape {tuple(model.value.shape)}")
-    shape = (task.partition.num_patches, task.dim)
-    if (model.num_patches, model.dim) != shape:
-        raise ValueError(f"the task has (D, d) = {shape}, the model {(model.num_patches, model.dim)}")
+    check_shapes(model, task)
 
 
-def backward_in_law(model: SimplifiedViT, task: StructuredTask, batch: Draw) -> float:
+def backward_in_law(
+    model: SimplifiedViT, task: StructuredTask, batch: Draw, closed_form: SoftmaxGradient | None = None
+) -> float:
     """The loss of a batch; its gradient, equal in law to that of patches, is added to ``.grad`` of the parameters.
 
     Args:
         model: at (A, v).
         task: w* and σ.
         batch: drawn from the task.
+        closed_form: of the model, in place of autograd; the gradient of A stays valid until its next use.
     """
     direction, projections = project(model, task, batch)
-    loss = logistic_loss(model.logits(projections.requires_grad_()), batch.labels)
-    loss.backward()
-    c = projections.grad
-    if model.value.requires_grad and c is not None:
+    loss, c = (closed_form.backward if closed_form else partial(_backward, model))(projections, batch.labels)
+    if model.value.requires_grad:
         sigma, across = task.noise_std, batch.across
         by_value = (c * batch.signal).sum() * task.feature + sigma * (c * batch.along).sum() * direction
         rest = across - (across @ task.feature) * task.feature - (across @ direction) * direction
         model.value.backward(by_value + sigma * c.norm() * rest)
     return loss.item()
+
+
+def _backward(model: SimplifiedViT, projections: Signal, labels: Labels) -> tuple[Tensor, Signal]:
+    """The loss and its gradient in the projections, by autograd; that of A is added to ``.grad``."""
+    loss = logistic_loss(model.logits(projections.requires_grad_()), labels)
+    loss.backward()
+    return loss.detach(), torch.zeros_like(projections) if projections.grad is None else projections.grad
 
 
 @torch.no_grad()
@@ -129,9 +133,10 @@ def descend_in_law(
     """
     batch_size = checks.positive_int("batch_size", batch_size)
     check_in_law(model, task)
+    closed_form = SoftmaxGradient(model) if has_closed_form(model) else None
 
     def gradient() -> float:
-        return backward_in_law(model, task, draw(task, batch_size, generator=generator))
+        return backward_in_law(model, task, draw(task, batch_size, generator=generator), closed_form)
 
     return train(
         model,

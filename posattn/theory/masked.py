@@ -44,8 +44,13 @@ def masked_error(outputs: Patches, labels: Patches) -> Float[Tensor, ""]:
     return errors / hidden[..., 0].sum().clamp(min=1)
 
 
-def reconstructor(task: Task, *, generator: Generator | None = None) -> PositionStudent:
-    """A student that reconstructs every patch, S X V with V (d, d); train it with ``masked_error``."""
+def reconstructor(
+    task: Task, *, init_std: float = 1e-2, generator: Generator | None = None
+) -> PositionStudent:
+    """A student that reconstructs every patch, S X V with V (d, d); train it with ``masked_error``.
+
+    ``init_std`` and errors are those of ``PositionStudent``.
+    """
     patches = task.sample(1, generator=generator).patches
     _, D, d = patches.shape
-    return PositionStudent(D, D, d, d, "linear", generator=generator).to(patches)
+    return PositionStudent(D, D, d, d, "linear", init_std=init_std, generator=generator).to(patches)

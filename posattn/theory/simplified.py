@@ -5,6 +5,7 @@ Source: arXiv 2210.09221, the simplified model and its positional attention.
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from torch.nn.utils import parametrize
 from posattn import checks
 from posattn.shapes import Patches, Scores
 from posattn.theory.task import StructuredTask
+
+Scored = TypeVar("Scored", bound=nn.Module)  # with a parameter ``scores``
 
 
 def logistic_loss(logits: Float[Tensor, "..."], labels: Tensor) -> Float[Tensor, ""]:
@@ -173,30 +176,33 @@ class GramScores(nn.Module):
 
 
 def encode_positions(
-    model: SimplifiedViT, dim: int, *, init_std: float = 1e-3, generator: Generator | None = None
-) -> SimplifiedViT:
+    model: Scored, dim: int, *, init_std: float = 1e-3, generator: Generator | None = None
+) -> Scored:
     """The model with its scores parametrised as A = P Pᵀ by trained positional encodings P (D, m), in place.
 
     ``model.scores`` stays (D, D); P is ``model.parametrizations.scores.original``.
 
     Args:
-        model: its scores are replaced.
+        model: its ``scores``, (D, D), are replaced.
         dim: m; below D the scores have rank at most m.
         init_std: standard deviation of the entries of A off the diagonal at the start, above 0: P = 0 is a
             stationary point.
         generator: draws P, whose entries are Gaussian.
 
     Raises:
-        TypeError, ValueError: ``dim`` or ``init_std`` is out of range, or the scores are parametrised.
+        TypeError, ValueError: ``dim`` or ``init_std`` is out of range, or the scores are parametrised or not square.
     """
     dim, init_std = checks.positive_int("dim", dim), checks.finite("init_std", init_std, 0.0)
     if init_std == 0:
         raise ValueError(f"init_std must be above 0, got {init_std}")
     if parametrize.is_parametrized(model, "scores"):
         raise ValueError("the scores of the model are parametrised already")
-    gram, encodings = GramScores(init_std), model.scores.new_empty(model.num_patches, dim)
+    scores = model.get_parameter("scores")
+    if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
+        raise ValueError(f"P Pᵀ is square, the scores of the model are {tuple(scores.shape)}")
+    gram, encodings = GramScores(init_std), scores.new_empty(len(scores), dim)
     gram.reset(encodings, generator)
-    model.scores = nn.Parameter(encodings)
+    model.register_parameter("scores", nn.Parameter(encodings))
     parametrize.register_parametrization(model, "scores", gram, unsafe=True)
     return model
 

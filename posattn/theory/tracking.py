@@ -129,5 +129,6 @@ def rounded(map_: Tensor) -> list[list[float]]:
 
 
 def first_full(history: dict[str, Any], measure: str = "exact") -> float | None:
-    """The first measured step at which ``measure`` is 1, None if it never is."""
-    return next((s for s, value in zip(history["step"], history[measure], strict=True) if value == 1.0), None)
+    """The first measured step at which ``measure`` is 1, up to rounding; None if it never is."""
+    steps = zip(history["step"], history[measure], strict=True)
+    return next((step for step, value in steps if abs(value - 1) < 1e-9), None)

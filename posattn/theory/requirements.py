@@ -1,0 +1,28 @@
+"""What a result needs of a model or a task, checked with one clear line."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def overridden(given: Any, kind: type, methods: Sequence[str]) -> str | None:
+    """The first of ``methods`` of ``kind`` that ``given`` or its class overrides; None if it overrides none."""
+    for method in methods:
+        if getattr(getattr(given, method), "__func__", None) is not getattr(kind, method):
+            return method
+    return None
+
+
+def refuse_overrides(what: str, given: Any, kind: type, methods: Sequence[str], instead: str = "") -> None:
+    """Raise TypeError if ``given`` is not a ``kind`` or overrides one of ``methods``, on which ``what`` depends."""
+    name = type(given).__name__
+    if not isinstance(given, kind):
+        raise TypeError(f"{what} needs a {kind.__name__}, got {name}{instead}")
+    if method := overridden(given, kind, methods):
+        raise TypeError(f"{what} does not hold for {name}, which overrides {method}{instead}")
+
+
+def check_shapes(model: Any, task: Any) -> None:
+    """Raise ValueError if model and task differ in D or d."""
+    shape = (task.partition.num_patches, task.dim)
+    if (model.num_patches, model.dim) != shape:
+        raise ValueError(f"the task has (D, d) = {shape}, the model {(model.num_patches, model.dim)}")
