@@ -10,6 +10,7 @@ from rich.progress import Progress
 from torch import nn
 
 import posattn.vision.models.vision_transformer_posattn  # noqa: F401  (registers its models)
+from posattn.bench.inspection import cost_section, in_a_process
 from posattn.bench.models import DTYPES, TRAINING, own_compiler_cache, side_by_side
 from posattn.recipes.speed.page import ratios, speed_sections
 from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig, patch_size
@@ -82,10 +83,19 @@ def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, An
         for cell in progress.track(config.cells, description="speed: comparisons"):
             name = " ".join(map(str, cell))
             cells[name] = run.unit(name, partial(time_cell, config, *cell))
+        inspections = [
+            run.unit(
+                f"inspection {size}",
+                partial(in_a_process, size, config.rounds, config.depth, torch.get_num_threads()),
+            )
+            for size in config.inspection or ()
+        ]
     numbers = {"threads": torch.get_num_threads(), "cells": cells, "ratios": ratios(config, cells)}
+    sections = [*speed_sections(config, numbers), *([cost_section(inspections)] if inspections else [])]
     return {
         "title": "Speed of positional attention",
         "summary": f"Side by side, interleaved in one run: {config.rounds} rounds on {device_name()}.{note}",
         "timing": numbers,
-        "page": to_plain(speed_sections(config, numbers)),
+        "inspection": inspections,
+        "page": to_plain(sections),
     }

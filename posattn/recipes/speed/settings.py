@@ -64,6 +64,8 @@ class SpeedConfig:
     """A torch device"""
     seed: Seed = 0
     """Seed of the weights"""
+    inspection: Several[Pixels] | None = None
+    """Also time inspections of timm's ViT-S/14 on the CPU at these sizes, multiples of 14, such as 224 518"""
 
     def validate(self) -> None:
         """Models must be known, and patches must fit the sizes."""
@@ -72,6 +74,9 @@ class SpeedConfig:
         for size in self.sizes:
             if size % patch_size(size):
                 raise ValueError(f"sizes must be multiples of the patch size, {patch_size(size)}, got {size}")
+
+        if wrong := [size for size in self.inspection or () if size % 14]:
+            raise ValueError(f"inspection must be of multiples of 14, got {wrong[0]}")
 
     @property
     def cells(self) -> list[tuple[str, int, str]]:
