@@ -65,6 +65,12 @@ def divides(part_name: str, part: object, whole_name: str, whole: object) -> int
     return whole // part
 
 
+def of_type(name: str, value: object, kind: type) -> None:
+    """Raise TypeError naming ``value`` if it is not of this type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
 def known(kind: str, name: str, names: object) -> str:
     """``name`` if it is among ``names``, else ValueError listing what is known."""
     if name not in (listed := sorted(names)):  # type: ignore[call-overload]

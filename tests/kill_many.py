@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-RECIPES = ["demo", "images", "shuffle", "transplant", "jigsaw", "score-init", "pruned-maps", "content-heads"]
+RECIPES = ["demo", "images", "shuffle", "transplant", "jigsaw", "score-init", "pruned-maps"]
+RECIPES += ["content-heads", "structured-vit"]
 MEASURED = {"timing", "page"}  # timings, and the page that quotes them
 
 

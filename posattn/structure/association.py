@@ -43,6 +43,7 @@ def patch_association(scores_or_map: Maps, partition: Cover) -> PatchAssociation
     Raises:
         ValueError: the maps are not square, not finite, or of another D than the partition, or sets overlap.
     """
+    checks.of_type("partition", partition, Cover)
     partition = partition.as_partition("patch association")
     maps = _checked(scores_or_map, partition.num_patches)
     own, rows = partition.same.to(maps.device), (partition.labels >= 0).to(maps.device)
@@ -93,7 +94,13 @@ def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> I
 
 
 def _checked(scores_or_map: Maps, num_patches: int) -> Maps:
-    """The maps in float64. Raises ValueError if they are not square of that size, or not finite."""
+    """The maps in float64.
+
+    Raises TypeError if they are no real tensor, ValueError if they are not square of that size, or not finite.
+    """
+    checks.of_type("maps", scores_or_map, Tensor)
+    if scores_or_map.is_complex():
+        raise TypeError(f"maps must be real, got {scores_or_map.dtype}")
     expected, shape = (num_patches, num_patches), tuple(scores_or_map.shape)
     if shape[-2:] != expected:
         raise ValueError(f"maps must be (..., {num_patches}, {num_patches}), got {shape}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from torch import Generator, Tensor
 
 from posattn import checks
@@ -81,12 +81,13 @@ class Partition(Cover):
         ValueError: labels are not one-dimensional, or one of 0..L-1 is missing.
     """
 
-    def __init__(self, labels: Int[Tensor, " D"] | Sequence[int]) -> None:
+    def __init__(self, labels: Integer[Tensor, " D"] | Sequence[int]) -> None:
         labels = torch.as_tensor(labels)
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"partition labels must be integers, got {labels.dtype}")
         if labels.ndim != 1 or labels.numel() == 0:
             raise ValueError(f"partition labels must have shape (D,), got {tuple(labels.shape)}")
+        labels = labels.long()  # unsigned integers have no -1
         if labels.min() < -1 or labels.max() < 0:
             raise ValueError(
                 f"partition labels must be 0..L-1, or -1 for no set, got {int(labels.min())}..{int(labels.max())}"
@@ -95,7 +96,7 @@ class Partition(Cover):
         if int(used[-1]) >= len(used):
             missing = int((used != torch.arange(len(used), device=used.device)).int().argmax())
             raise ValueError(f"every set must hold a patch, set {missing} is empty")
-        self.labels = labels.long()
+        self.labels = labels
         super().__init__(self.labels == torch.arange(int(labels.max()) + 1, device=labels.device)[:, None])
 
     @classmethod
@@ -113,6 +114,9 @@ class Partition(Cover):
     @classmethod
     def tiles(cls, grid: tuple[int, int], tile: tuple[int, int]) -> "Partition":
         """Tiles of (h, w) patches on an (H, W) grid, in row-major order. Raises ValueError if they do not fit."""
+        for name, sides in (("grid", grid), ("tile", tile)):
+            if not isinstance(sides, Sequence) or len(sides) != 2:
+                raise ValueError(f"{name} must be a pair (height, width), got {sides!r}")
         rows = checks.divides("tile height", tile[0], "grid height", grid[0])
         columns = checks.divides("tile width", tile[1], "grid width", grid[1])
         sets = torch.arange(rows * columns).reshape(rows, columns)

@@ -48,7 +48,7 @@ class PopulationFlow:
         power: p, odd and at least 3.
         linear: ν, at least 0.
         diagonal: σ_A.
-        scale: κ; default: D.
+        scale: κ, above 0; default: D.
         noise_std: σ. If it is above 0, each sample is used with its noise and with the opposite noise, so
             that β = 0 stays 0 as it does in the population.
         samples: size of the sample, drawn once, on first use: O(min(L, C²)) per sample for β = 0, else O(D).
@@ -80,7 +80,7 @@ class PopulationFlow:
         self.power = checks.odd_power("power", power)
         self.linear = checks.finite("linear", linear, 0.0)
         self.diagonal = checks.finite("diagonal", diagonal)
-        self.scale = float(num_patches) if scale is None else checks.finite("scale", scale)
+        self.scale = float(num_patches) if scale is None else checks.positive("scale", scale)
         self.noise_std = checks.finite("noise_std", noise_std, 0.0)
         self.samples = checks.positive_int("samples", samples)
         self.seed = checks.natural("seed", seed)

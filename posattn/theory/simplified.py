@@ -43,7 +43,7 @@ class SimplifiedViT(nn.Module):
         power: p, odd and at least 3.
         linear: ν, at least 0.
         diagonal: σ_A.
-        scale: κ; default: D.
+        scale: κ, above 0; default: D.
         activation: φ, any elementwise function; default: z^p + ν z.
         normalize: the map S of the scores A, (D, D) to (D, D); default: the softmax of each row.
         hold_diagonal: hold A_ii at σ_A; otherwise σ_A is its start, and each A_ii is trained.
@@ -79,7 +79,7 @@ class SimplifiedViT(nn.Module):
                 f"power {power} and linear {linear} belong to z^p + ν z, not to the activation given"
             )
         self.diagonal = checks.finite("diagonal", diagonal)
-        self.scale = float(num_patches) if scale is None else checks.finite("scale", scale)
+        self.scale = float(num_patches) if scale is None else checks.positive("scale", scale)
         self.given_activation, self.given_normalize = activation, normalize
         self.hold_diagonal = hold_diagonal
         self.init_std = checks.finite("init_std", init_std, 0.0)

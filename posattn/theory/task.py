@@ -71,6 +71,7 @@ class StructuredTask:
     ) -> None:
         if checks.positive_int("dim", dim) < 2:
             raise ValueError(f"dim must be at least 2, got {dim}")
+        checks.of_type("partition", partition, Cover)
         self.partition, self.dim = partition, dim
         self.noise_rate = checks.probability("noise_rate", noise_rate)
         noise_std = 1 / math.sqrt(dim) if noise_std is None else noise_std
@@ -132,10 +133,12 @@ class StructuredTask:
         """The sign of f*(X) = Σ_ℓ T(Σ_{j in S_ℓ} <w*, X_j>), where T(z) = z if ``|z| >= 0.9 C``, else 0.
 
         C is the size of S_ℓ. The label is 0 if no set reaches its threshold, or if those that do cancel.
-        Raises ValueError if the patches are not (n, D, d).
+        Raises TypeError if the patches are not floats, ValueError if they are not (n, D, d) or not finite.
         """
-        sums = set_sums(self._checked(patches) @ self.feature, self.partition)
-        total = counted(sums, self.partition).sum(-1)
+        signal = self._checked(patches).to(self.feature.dtype) @ self.feature
+        if not signal.isfinite().all():
+            raise ValueError("patches must be finite, got NaN or infinity")
+        total = counted(set_sums(signal, self.partition), self.partition).sum(-1)
         return torch.where(total.abs() > self.rounding, total, 0.0).sign()
 
     def downstream(self, *, generator: Generator | None = None) -> "StructuredTask":
@@ -151,6 +154,9 @@ class StructuredTask:
         return ROUNDING * int(self.partition.sizes.max())
 
     def _checked(self, patches: Patches) -> Patches:
+        checks.of_type("patches", patches, Tensor)
+        if not patches.is_floating_point():
+            raise TypeError(f"patches must be floats, got {patches.dtype}")
         expected = (self.partition.num_patches, self.dim)
         if patches.ndim != 3 or tuple(patches.shape[1:]) != expected:
             raise ValueError(f"patches must be (n, {expected[0]}, {expected[1]}), got {tuple(patches.shape)}")

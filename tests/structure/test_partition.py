@@ -99,3 +99,7 @@ def test_covers_hold_what_they_are_told() -> None:
         Cover(torch.ones(2, 2))
     with pytest.raises(ValueError, match=r"\(L, D\), got \(3,\)"):
         Cover(torch.ones(3).bool())
+
+
+def test_unsigned_labels_are_labels() -> None:
+    assert Partition(torch.tensor([0, 1, 1, 0], dtype=torch.uint8)).labels.tolist() == [0, 1, 1, 0]

@@ -122,6 +122,8 @@ def test_bad_models(generator: Generator) -> None:
         ({"power": 4}, "power"),
         ({"linear": -0.1}, "linear"),
         ({"diagonal": math.inf}, "diagonal"),
+        ({"scale": 0.0}, "scale must be above 0, got 0"),
+        ({"scale": -1.0}, "scale must be above 0, got -1"),
     ):
         with pytest.raises(ValueError, match=message):
             SimplifiedViT(4, 3, **bad)  # type: ignore[arg-type]

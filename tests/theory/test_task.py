@@ -128,3 +128,12 @@ def test_bad_samples(generator: Generator) -> None:
         task.sample(0)
     with pytest.raises(ValueError, match=r"\(n, 32, 16\), got \(2, 31, 16\)"):
         task.label(torch.zeros(2, 31, 16).double())
+
+
+def test_labels_of_patches_that_are_not_finite_are_refused(generator: Generator) -> None:
+    task = StructuredTask(Partition.contiguous(16, 4), dim=8, noise_rate=0.2, generator=generator)
+    batch = task.sample(5, generator=generator)
+    assert torch.equal(task.label(batch.patches.double()), batch.labels)
+    batch.patches[3, 2, 1] = torch.nan
+    with pytest.raises(ValueError, match="patches must be finite"):
+        task.label(batch.patches)

@@ -263,7 +263,7 @@ def heads_of(
     layers: Mapping[int, Any], number: int, heads: Heads | Kinds | Sequence[int] | None, kind: str
 ) -> dict[int, str]:
     """The heads to convert of block ``number``, checked, each with how it is kept."""
-    if number not in layers:
+    if checks.natural("block", number) not in layers:
         raise ValueError(
             f"block {number} has no attention to convert; content-based are blocks: {listed(layers)}"
         )

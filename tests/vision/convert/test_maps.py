@@ -219,6 +219,7 @@ def test_another_image_size_is_refused() -> None:
             ValueError,
             "block 3 has no attention to convert; content-based are blocks: 0, 1, 2",
         ),
+        ({"blocks": [True]}, TypeError, "block must be an integer, got True"),
         ({"heads": [3]}, ValueError, r"block 0 has heads 0..2, got 3"),
         ({"heads": {1: [-1]}}, ValueError, r"block 1 has heads 0..2, got -1"),
         ({"heads": {1: [0]}, "blocks": [0]}, ValueError, r"heads names its blocks already, got blocks=\[0\]"),
