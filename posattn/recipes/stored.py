@@ -28,7 +28,7 @@ def read_stored(path: Path) -> Stored:
         recipe = find(content["recipe"])
         default = recipe.config(False)
         return Stored(recipe.name, with_values(default, content.get("config") or {}))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -83,7 +83,7 @@ def of_timm(name: str, config: ConvertConfig) -> nn.Module:
         model = timm.create_model(name, dynamic_img_size=False, **options)
     if config.checkpoint is not None:
         try:
-            timm.models.load_checkpoint(model, str(config.checkpoint))
+            timm.models.load_checkpoint(model, str(config.checkpoint), weights_only=True)
         except Exception as error:
             raise misfit(config, error) from error
     return model
@@ -99,7 +99,7 @@ def hub_of(name: str) -> str:
 
 def misfit(config: ConvertConfig, error: Exception) -> ValueError:
     """The error of a checkpoint of another model, in one line."""
-    reason = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ValueError(f"{config.checkpoint} does not fit {config.model}: {reason}")
 
 

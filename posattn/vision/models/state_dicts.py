@@ -13,6 +13,7 @@ from torch import Tensor, nn
 State = dict[str, Tensor]
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "module")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.", "teacher.", "student.", "vit.")
+SHOWN = 200  # characters of the error of a library
 HEADS = ("head", "head_dist", "fc", "classifier", "fc_norm", "norm", "attn_pool", "head_drop")
 
 
@@ -25,12 +26,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is no checkpoint of weights that can be read: {error}") from error
+        said = f"{type(error).__name__} {' '.join(str(error).split())[:SHOWN]}".strip()
+        raise ValueError(f"{path} is no checkpoint of weights that can be read: {said}") from error
     if not isinstance(held, Mapping):
         raise ValueError(f"{path} holds a {type(held).__name__}, not a mapping of weights")
     return dict(held)

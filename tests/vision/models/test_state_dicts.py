@@ -94,3 +94,20 @@ def test_what_does_not_belong_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.pth").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"broken\.pth is no checkpoint"):
         read_checkpoint(tmp_path / "broken.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", r"weights\.pth is empty$"),
+        (b"no weights\n" * 100, r"weights\.pth is no checkpoint of weights that can be read: \w+ "),
+        (b"PK\3\4 cut short", r"weights\.pth is no checkpoint of weights that can be read: \w+ "),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_checkpoint(path)
+    assert len(str(caught.value)) < len(str(path)) + 300
+    assert "\n" not in str(caught.value)
