@@ -17,7 +17,7 @@ from posattn import cli
         ("images --num-heads 3", "--num-heads must divide embed_dim, got num_heads=3, embed_dim=16"),
         ("demo --depth 0", "--depth must be at least 1, got 0"),
         ("demo --structure.rate 0", "--structure.rate must be above 0, got 0.0"),
-        ("shuffle --models ViT VGG", "unknown model 'VGG'; known: ResNet, ViT, hybrid"),
+        ("shuffle --models ViT VGG", "unknown model 'VGG'; known: ConViT, ResNet, ViT, hybrid"),
         ("score-init --after 5", "--after must increase and be at most --train.epochs 2, got (5,)"),
         ("score-init --starts", "--starts must have at least 1 value, got ()"),
         ("transplant --sizes 0", "--sizes must be at least 1, got 0"),
