@@ -9,7 +9,16 @@ from safetensors.torch import load_file
 from torch import Generator
 
 from posattn import cli
-from posattn.recipes.masked.page import ADAM, ENCODED, FORMS, LABELS, OBJECTIVES, OPTIMIZERS, RECONSTRUCTION, arm
+from posattn.recipes.masked.page import (
+    ADAM,
+    ENCODED,
+    FORMS,
+    LABELS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    RECONSTRUCTION,
+    arm,
+)
 from posattn.recipes.masked.run import describe
 from posattn.structure.partition import Partition
 from posattn.theory.masked import MaskedBatch

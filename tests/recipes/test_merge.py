@@ -183,7 +183,7 @@ def test_names_of_units() -> None:
 
 
 def test_a_training_goes_on_in_a_folder_that_was_moved(tmp_path: Path) -> None:
-    """An interrupted run is copied, as to another machine, and resumed there with its data in another place."""
+    """An interrupted run is copied, as to another machine, and resumed there."""
     options = ["--models", "ViT", "--seeds", "1", "--train.epochs", "3", "--train-images", "128"]
     whole = run("images", tmp_path / "whole", *options, "--train.checkpoint-every", "1")
     stopped = tmp_path / "stopped"
@@ -200,9 +200,7 @@ def test_a_training_goes_on_in_a_folder_that_was_moved(tmp_path: Path) -> None:
     (stopped / "metrics.jsonl").write_text("".join(lines[:ends]))
     moved = tmp_path / "elsewhere" / "run"
     shutil.move(stopped, moved)
-    resumed = run(
-        "images", moved, *options, "--train.checkpoint-every", "1", "--data-dir", str(tmp_path), "--resume"
-    )
+    resumed = run("images", moved, *options, "--train.checkpoint-every", "1", "--resume")
     assert resumed["images"] == whole["images"]
     assert (moved / "images-ViT-0.safetensors").read_bytes() == (
         tmp_path / "whole" / "images-ViT-0.safetensors"

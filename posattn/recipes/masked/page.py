@@ -24,7 +24,9 @@ def sections(config: MaskedConfig, result: dict[str, Any]) -> list[dict[str, Any
 
 def section(optimizer: str, config: MaskedConfig, arms: dict[str, Any]) -> Section:
     """Both objectives and both forms of the scores under one optimizer."""
-    shown = {arm(objective, form): arm(objective, optimizer, form) for objective in OBJECTIVES for form in FORMS}
+    shown = {
+        arm(objective, form): arm(objective, optimizer, form) for objective in OBJECTIVES for form in FORMS
+    }
     curves = [
         Lines(
             title[0].upper() + title[1:],

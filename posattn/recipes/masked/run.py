@@ -92,7 +92,9 @@ def learner(
     return encode_positions(model, config.encoding_dim, **start) if form == ENCODED else model
 
 
-def draw(config: MaskedConfig, objective: str, task: StructuredTask, n: int, generator: Generator) -> Labelled:
+def draw(
+    config: MaskedConfig, objective: str, task: StructuredTask, n: int, generator: Generator
+) -> Labelled:
     """Labelled samples, or samples with hidden patches."""
     if objective == LABELS:
         return task.sample(n, generator=generator)
