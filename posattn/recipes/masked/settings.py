@@ -3,21 +3,19 @@
 from dataclasses import dataclass, field
 
 from posattn.recipes import recipe
-from posattn.settings import Count, NonNegative, Positive, Probability, Seed
+from posattn.recipes.kit import terms
+from posattn.recipes.kit.settings import Seeds
+from posattn.settings import Count, NonNegative, Positive, Probability
 
 
 @dataclass(frozen=True)
 class Task:
     """The structured distribution."""
 
-    num_patches: Count = 64
-    """D"""
-    set_size: Count = 4
-    """C"""
-    dim: Count = 16
-    """d"""
-    noise_rate: Probability = 0.4
-    """q"""
+    num_patches: terms.NumPatches = 64
+    set_size: terms.SetSize = 4
+    dim: terms.Dim = 16
+    noise_rate: terms.NoiseRate = 0.4
     mask_rate: Probability = 0.3
     """The probability that a patch is hidden"""
 
@@ -33,7 +31,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class MaskedConfig:
+class MaskedConfig(Seeds):
     """Each objective by plain gradient descent and by Adam, from random A and from P Pᵀ."""
 
     task: Task = field(default_factory=Task)
@@ -41,16 +39,14 @@ class MaskedConfig:
     """Of the Gaussian start of A off the diagonal, and of V and v"""
     encoding_dim: Count = 64
     """m, where A = P Pᵀ"""
-    steps: Count = 600
-    batch_size: Count = 128
+    steps: terms.Steps = 600
+    batch_size: terms.BatchSize = 128
     reconstruction: Rates = field(default_factory=lambda: Rates(300.0, 1.0))
     labels: Rates = field(default_factory=lambda: Rates(10.0, 1e-4))
     lr: Positive = 0.01
     """Learning rate of Adam, the same for both objectives"""
-    measurements: Count = 24
-    test_samples: Count = 1024
-    seeds: Count = 3
-    seed: Seed = 0
+    measurements: terms.Measurements = 24
+    test_samples: terms.TestSamples = 1024
 
 
 @recipe
