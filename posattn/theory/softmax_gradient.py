@@ -1,8 +1,8 @@
 """The gradient of the logistic loss through the softmax of the scores, in closed form.
 
 With z_i = κ Σ_j S_ij p_j, p_j = <v, X_j> and ζ_i = ∂L/∂z_i, summed over samples where an index is missing:
-∂L/∂A = S ∘ (κ ζᵀ p - Σ_n ζ z), zero on a held diagonal, and ∂L/∂p = κ ζ S. Autograd gives the same, but passes over (D, D)
-tensors more often and in fresh memory, which costs more than the arithmetic. φ is differentiated by autograd.
+∂L/∂A = S ∘ (κ ζᵀ p - Σ_n ζ z), zero on a held diagonal, and ∂L/∂p = κ ζ S. Autograd gives the same, but passes over
+(D, D) tensors more often and in fresh memory. φ is differentiated by autograd.
 """
 
 import torch

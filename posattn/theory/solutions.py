@@ -34,6 +34,8 @@ def permuted(
 ) -> SimplifiedViT:
     """A solution without the structure: queries of set ℓ read set π(ℓ), patches in no set attend uniformly.
 
+    Between sets of different sizes accuracy falls: a set is read by as many queries as the set that π maps to it has.
+
     Args:
         partition: the sets.
         task: its feature becomes v.

@@ -51,7 +51,21 @@ class MaskedConfig(Seeds):
 
 @recipe
 def masked(smoke: bool = False) -> MaskedConfig:
-    """Masked reconstruction on the structured data: the sets are found without labels."""
+    """Masked reconstruction on the structured data: gradient descent finds the sets without labels.
+
+    Claim: from random A and from P Pᵀ alike, descent on the reconstruction of hidden patches orders the scores by the
+    sets, in fewer steps than descent on the labels of as many samples, although only 1 % of the variance of a hidden
+    patch can be explained. Plain gradient descent has rates of its own for each objective, near the largest that do not
+    diverge (at rate 30 labels take 275 ± 50 steps with A free, but diverge with A = P Pᵀ); Adam has one for both.
+    Command: posattn run masked
+    Time: about 60 s of CPU time on an AMD EPYC (2 cores shared with much other work).
+    Expected, seeds 0 to 2, same machine, association off the diagonal at the end (chance 0.048), first measured step at
+    which it is complete, attention inside the sets off the diagonal. Reconstruction, gradient descent, A free: 1.000,
+    step 117 ± 14, 0.461 ± 0.006; A = P Pᵀ: 1.000, 150 ± 0, 0.703 ± 0.023. Reconstruction, Adam, A free: 1.000, 83 ± 14,
+    0.425 ± 0.003; A = P Pᵀ: 1.000, 50 ± 0, 0.695 ± 0.017. Labels, gradient descent, A free: 1.000, 383 ± 38,
+    0.070 ± 0.001; A = P Pᵀ: 0.734 ± 0.055, complete in 1 seed at step 425 and not at the end, 0.266 ± 0.224. Labels,
+    Adam, A free: 1.000, 308 ± 14, 0.302 ± 0.013; A = P Pᵀ: 1.000, 275 ± 66, 0.739 ± 0.217.
+    """
     if not smoke:
         return MaskedConfig()
     return MaskedConfig(
