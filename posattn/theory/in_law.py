@@ -69,7 +69,7 @@ def backward_in_law(
         model: at (A, v).
         task: w* and σ.
         batch: drawn from the task.
-        closed_form: of the model, in place of autograd; the gradient of A stays valid until its next use.
+        closed_form: of the model, in place of autograd; a reference to ``.grad`` of A is valid until its next use.
     """
     direction, projections = project(model, task, batch)
     loss, c = (closed_form.backward if closed_form else partial(_backward, model))(projections, batch.labels)

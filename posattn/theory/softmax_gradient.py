@@ -29,33 +29,38 @@ class SoftmaxGradient:
 
     def backward(self, projections: Signal, labels: Labels) -> tuple[Tensor, Signal]:
         """The loss and ∂L/∂p; ∂L/∂A, and the gradients of parameters of φ, are added to ``.grad``."""
-        model = self.model
-        S, z = self._read(projections)
+        model, scores = self.model, self.model.scores  # with its graph, where A = P Pᵀ
+        if scores.is_leaf and scores.grad is not None and scores.grad.data_ptr() == self.by_scores.data_ptr():
+            scores.grad = scores.grad.clone()  # of the call before, to be added to
+        S, z = self._read(scores, projections)
         loss = logistic_loss(model.activation(z).sum(-1), labels)
         loss.backward()
         by_z = torch.zeros_like(z) if z.grad is None else z.grad
         with torch.no_grad():
-            if model.scores.requires_grad:
-                self._add_to_scores(S, by_z, (by_z * z).sum(0), projections)
+            if scores.requires_grad:
+                _add_gradient(scores, self._by_scores(S, by_z, (by_z * z).sum(0), projections))
             return loss.detach(), (by_z @ S).mul_(model.scale)
 
     @torch.no_grad()
-    def _read(self, projections: Signal) -> tuple[Scores, Signal]:
+    def _read(self, scores: Scores, projections: Signal) -> tuple[Scores, Signal]:
         """S and z."""
-        model, scores = self.model, self.by_scores.copy_(self.model.scores)
-        if model.hold_diagonal:
-            scores.fill_diagonal_(model.diagonal)
-        S = torch.softmax(scores, -1, out=self.map)
-        return S, (projections @ S.T).mul_(model.scale).requires_grad_()
+        held = self.by_scores.copy_(scores)
+        if self.model.hold_diagonal:
+            held.fill_diagonal_(self.model.diagonal)
+        S = torch.softmax(held, -1, out=self.map)
+        return S, (projections @ S.T).mul_(self.model.scale).requires_grad_()
 
-    def _add_to_scores(self, S: Scores, by_z: Signal, pull: Tensor, projections: Signal) -> None:
+    def _by_scores(self, S: Scores, by_z: Signal, pull: Tensor, projections: Signal) -> Scores:
+        """∂L/∂A."""
         gradient = torch.addmm(
             pull[:, None], by_z.T, projections, beta=-1, alpha=self.model.scale, out=self.by_scores
         ).mul_(S)
-        if self.model.hold_diagonal:
-            gradient.fill_diagonal_(0.0)
-        scores = self.model.scores
-        if scores.is_leaf and scores.grad is None:
-            scores.grad = gradient
-        else:
-            scores.backward(gradient)
+        return gradient.fill_diagonal_(0.0) if self.model.hold_diagonal else gradient
+
+
+def _add_gradient(scores: Scores, gradient: Scores) -> None:
+    """Add to ``.grad``, without a copy if it is empty."""
+    if scores.is_leaf and scores.grad is None:
+        scores.grad = gradient
+    else:
+        scores.backward(gradient)
