@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from posattn.theory.task import StructuredTask
     from posattn.vision.convert.maps import to_positional
     from posattn.vision.convert.saving import load, save
-    from posattn.vision.inspect.inspection import inspect_attention
+    from posattn.vision.inspect.compare import compare
+    from posattn.vision.inspect.inspection import inspect_attention, inspect_model
     from posattn.vision.models.attention import PositionalAttention
     from posattn.vision.models.freeze import freeze_attention
 
@@ -34,6 +35,8 @@ _HOMES = {
     "save": "vision.convert.saving",
     "to_positional": "vision.convert.maps",
     "inspect_attention": "vision.inspect.inspection",
+    "inspect_model": "vision.inspect.inspection",
+    "compare": "vision.inspect.compare",
 }
 
 __all__ = [
@@ -42,8 +45,10 @@ __all__ = [
     "PositionalAttention",
     "SimplifiedViT",
     "StructuredTask",
+    "compare",
     "freeze_attention",
     "inspect_attention",
+    "inspect_model",
     "load",
     "patch_association",
     "save",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from posattn.vision.grid import Layout
 
-HIGH = 3.0  # a patch counts as high-norm above so many times the median of its image; the paper's are 2 to 10 times
+HIGH = 3.0  # times the median of its image: above, a patch counts as high-norm; the paper's artefacts have about 10
 NORM_MEASURES = ("high_norm_share", "largest_norm")
 
 
