@@ -38,9 +38,9 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
     model = vit.model
     check_sizes(config, vit)
     material = load_material(config, vit, progress)
-    require_refit(config, model, material.calibration)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(config, model.to(device), material, device)
+    require_refit(config, model, material.calibration.to(device))
     alone: dict[str, list[Losses]] = {
         kind: measured_alone(config, plan, kind, run, progress) for kind in config.kinds
     }

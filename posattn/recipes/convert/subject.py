@@ -78,6 +78,8 @@ def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
     )
     if test.shape[0] != channels:
         raise ValueError(f"{config.images} has {test.shape[0]} channels, {config.model} takes {channels}")
+    if train.num_classes < 2:
+        raise ValueError(f"{config.images} has one class only, {train.classes[0]}: an accuracy needs two")
     require(config, len(test), config.measured, "test pictures")
     generator = Generator().manual_seed(config.seed)
     train = train.select(torch.randperm(len(train), generator=generator)[: config.limit])

@@ -85,7 +85,7 @@ class ConvolutionHeads(nn.Module):
         size, prefix = self.place.size(), self.maps.own_grid.prefix
         if values.shape[1] != prefix + size[0] * size[1]:
             raise ValueError(f"attention maps are for a grid of {size}, got {values.shape[1]} tokens")
-        kernel, rows, shares = (part.to(values.dtype) for part in self.maps.on(size))
+        kernel, rows, shares = self.maps.on(size)  # logarithms: in their own type until they are weights
         heads = values.unflatten(2, (kernel.shape[0], -1))  # (B, N, p, d)
         patches = values[:, prefix:]
         weight = self.attn_drop((kernel - kernel.amax((1, 2), keepdim=True)).exp())
@@ -93,7 +93,8 @@ class ConvolutionHeads(nn.Module):
         total = F.conv2d(
             weight.new_ones(1, len(weight), *size), weight[:, None], padding=pad, groups=len(weight)
         )
-        scale = shares[..., -1] / total.flatten(2)[0]  # (p, D)
+        scale = (shares[..., -1] / total.flatten(2)[0]).to(values.dtype)  # (p, D)
+        weight, rows, shares = (part.to(values.dtype) for part in (weight, rows, shares))
         image = patches.transpose(1, 2).unflatten(2, size)
         filters = weight.repeat_interleave(heads.shape[3], 0)[:, None]
         near = F.conv2d(image, filters, padding=pad, groups=patches.shape[2])

@@ -155,6 +155,11 @@ def test_models_that_cannot_be_converted(config_of: Configure, place: Path, tmp_
     timm.models.save_for_hf(vit, tmp_path / "blind", safe_serialization=True)
     with pytest.raises(ValueError, match="features are constant over the 10 images"):
         convert(config_of(model=f"local-dir:{tmp_path / 'blind'}"), tmp_path / "c")
+    with torch.no_grad():
+        vit.blocks[1].attn.qkv.weight.fill_(torch.nan)
+    timm.models.save_for_hf(vit, tmp_path / "nan", safe_serialization=True)
+    with pytest.raises(ValueError, match="the average attention of block 1 is not finite"):
+        convert(config_of(model=f"local-dir:{tmp_path / 'nan'}"), tmp_path / "e")
     norms = timm.create_model(
         "vit_relpos_small_patch16_rpn_224", img_size=32, embed_dim=24, depth=1, num_heads=3
     )

@@ -1,6 +1,7 @@
 """Which models `posattn convert` takes, and what it says of the others."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -180,3 +181,12 @@ def test_folders_without_a_model(config_of: Configure, transformers_folder: Path
         TypeError, match=r"layers.0.self_attn \(CLIPAttention\) of CLIPVisionModel is not supported"
     ):
         load_model(config_of(model=str(tmp_path / "clip")))
+
+
+def test_one_class_has_no_accuracy(config_of: Configure, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    for split in ("train", "test"):
+        shutil.copytree(place / "labelled" / split / "class0", tmp_path / "pictures" / split / "class0")
+    config = config_of(images=str(tmp_path / "pictures"), labels=True)
+    with Progress(disable=True) as progress, pytest.raises(ValueError, match="has one class only, class0"):
+        load_material(config, load_model(config), progress)

@@ -8,6 +8,7 @@ import torch
 from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
+from posattn.bench.cost import multiply_adds
 from posattn.vision.convert.attention import ConvertedAttention
 from posattn.vision.convert.maps import KINDS, average_maps, to_positional
 from posattn.vision.inspect.inspection import inspect_attention
@@ -118,6 +119,26 @@ def test_q_and_k_of_converted_heads_are_gone() -> None:
     assert part.blocks[1].attn.content.qk.weight.shape == (2 * 2 * 8, 24)
 
 
+def test_a_convolution_costs_in_proportion_to_the_tokens() -> None:
+    """Executed as one, frozen: four times the patches, four times the multiply-adds; sixteen times for a table."""
+    costs: dict[str, list[float]] = {}
+    for kind in ("convolution", "table"):
+        for size in (32, 64):
+            options = {**SMALL, "img_size": size, "num_classes": 0, "depth": 1}
+            vit = timm.create_model("vit_base_patch16_siglip_224", **options).eval()
+            x = torch.randn(1, 3, size, size)
+            layer = freeze_attention(to_positional(vit, x, kind=kind, window=3)).blocks[0].attn
+            tokens = torch.randn(1, (size // 4) ** 2, 24)
+            linear = 2 * tokens.shape[1] * 24 * 24  # values and output projection: Q and K are gone
+            costs.setdefault(kind, []).append(multiply_adds(layer, tokens) - linear)
+    assert costs["table"] == [64 * 64 * 24, 256 * 256 * 24]
+    small, large = costs["convolution"]
+    assert large == pytest.approx(4 * small, rel=0.02)
+    assert (
+        9 * 64 * 24 <= small <= 1.5 * 9 * 64 * 24
+    )  # 3 x 3 weights for each channel, and what is spread evenly
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_uniform_heads_convert_exactly(kind: str) -> None:
     vit = make("registers")
@@ -165,6 +186,25 @@ def test_freezing_keeps_the_outputs() -> None:
         frozen = freeze_attention(model)
         torch.testing.assert_close(frozen(images()), model(images()))
     assert not any("scores.table" in name for name, _ in frozen.named_parameters())
+
+
+def test_bfloat16_agrees_with_float32() -> None:
+    """Under autocast and as a whole; copies and modes keep what they compute."""
+    vit = make("registers").float()
+    model = freeze_attention(to_positional(vit, images().float(), heads=CHOICES["all"], window=3))
+    x = images(8).float()
+    with torch.no_grad():
+        expected = model(x)
+        half = copy.deepcopy(model).bfloat16()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = model(x).float()
+        plain, reference = half(x.bfloat16()).float(), vit.bfloat16()(x.bfloat16()).float()
+        noise = (reference - vit.float()(x)).norm()  # of the original, all in bfloat16
+        for found in (cast, plain):
+            assert (found - expected).norm() < 3 * noise
+        assert torch.equal(copy.deepcopy(model)(x), expected)
+        assert torch.equal(model.train().eval()(x), expected)
+        assert model.to("meta")(x.to("meta")).shape == expected.shape
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -190,6 +190,28 @@ def test_greedy_is_not_dearer_than_one_at_a_time() -> None:
     assert ours.losses["cosine"].mean <= theirs.losses["cosine"].mean + 1e-9
 
 
+def test_greedy_against_models_converted_one_by_one() -> None:
+    """All heads that remain are tried at each step; each is a model of its own here."""
+    subject, quality = prepare()
+    units = units_of(subject, "head")
+    kept = {(unit.block, head): TABLE for unit in units for head in unit.heads}
+    alone = losses_alone(subject, units, kept, quality, BATCHES)
+    averages = {n: one.mean for n, one in map_statistics(subject.model, IMAGES[:8], range(3)).items()}
+    with torch.no_grad():
+        original = outputs(subject.model, IMAGES).features
+
+    def loss(chosen: list[Unit]) -> float:
+        model = replace_heads(subject.model, averages, choice_of(chosen, kept)).eval()
+        with torch.no_grad():
+            found = outputs(model, IMAGES).features
+        return 1 - nn.functional.cosine_similarity(found, original).mean().item()
+
+    order: list[Unit] = []
+    while len(order) < len(units):
+        order.append(min((u for u in units if u not in order), key=lambda unit: loss([*order, unit])))
+    assert greedy(subject, units, alone, kept, quality, width=6)[-1] == order
+
+
 def test_statistics_against_the_definition() -> None:
     vit = make()
     found = map_statistics(vit, IMAGES, [1])[1]
