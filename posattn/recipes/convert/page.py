@@ -5,7 +5,10 @@ from typing import Any
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.timing import CONVERTED, ORIGINAL
 from posattn.runs.page import GridMaps, HeatMaps, Lines, Section, Table
+from posattn.vision.convert.attention import KINDS
+from posattn.vision.convert.orders import RANDOM
 
+CONTENT = "by content"
 NAMES = {
     "cosine": "cosine of the features",
     "neighbours": "overlap of the nearest neighbours",
@@ -15,12 +18,12 @@ NAMES = {
 
 
 def sections(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, int]) -> list[Section]:
-    """The conversion, its curves, the heads, and the speed."""
+    """The conversion, its curves, the speed, and the heads."""
     return [
         conversion(config, numbers),
         curves(config, numbers),
-        head_map(config, numbers, grid),
         speed(numbers),
+        head_map(config, numbers, grid),
     ]
 
 
@@ -50,18 +53,26 @@ def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     ]
     names = list(last["kept"])
     columns = ["", *names, *(f"loss of {name}" for name in names)]
-    caption = (
-        f"On {config.measured} pictures used for nothing else; ± standard error over them. "
-        f"Accuracy is a share of the original's{accuracy_text(numbers)}."
-    )
-    kinds: dict[str, int] = {}
-    for of_block in chosen["kinds"].values():
-        for kind in of_block.values():
-            kinds[kind] = kinds.get(kind, 0) + 1
-    kept = Table(
-        "How the converted heads are kept", ["kind", "heads"], [[k, str(n)] for k, n in kinds.items()]
-    )
+    measured = f"On {config.measured} pictures used for nothing else; ± standard error over them."
+    caption = measured + accuracy_text(numbers)
+    kept = kinds_by_block(numbers)
     return Section("Conversion", claim, [Table("What is left", columns, rows, caption), kept])
+
+
+def kinds_by_block(numbers: dict[str, Any]) -> Table:
+    """The heads of each block by how they are kept."""
+    found: dict[int, dict[str, list[int]]] = {}
+    for unit in numbers["heads"]:
+        for head in unit["heads"]:
+            kind = unit["kind"] if unit["converted"] else CONTENT
+            found.setdefault(unit["block"], {}).setdefault(kind, []).append(head)
+    columns = [kind for kind in (*KINDS, CONTENT) if any(kind in of_block for of_block in found.values())]
+    rows = [
+        [f"{block}", *(" ".join(map(str, sorted(of_block.get(kind, [])))) for kind in columns)]
+        for block, of_block in sorted(found.items())
+    ]
+    caption = "Numbers of heads. A block without heads by content has no Q and K."
+    return Table("How the heads of each block are kept", ["block", *columns], rows, caption)
 
 
 def accuracy_text(numbers: dict[str, Any]) -> str:
@@ -69,15 +80,14 @@ def accuracy_text(numbers: dict[str, Any]) -> str:
     if "accuracy" not in numbers["original"]:
         return ""
     way = "its classifier" if numbers["original"]["classifier"] else "its nearest neighbours"
-    return f", which is {100 * numbers['original']['accuracy']:.1f} % by {way}"
+    return f" Accuracy is a share of the original's, {100 * numbers['original']['accuracy']:.1f} % by {way}."
 
 
 def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     """The loss over the share of converted heads."""
-    found, metric = numbers["curves"], numbers["metric"]
-    half = {
-        name: nearest_to_half(one, metric) for name, one in found.items() if not name.startswith("random")
-    }
+    metric = numbers["metric"]
+    found = {name: one for name, one in numbers["curves"].items() if not name.startswith(f"{RANDOM} ")}
+    half = {name: nearest_to_half(one, metric) for name, one in found.items()}
     claim = f"At half of the heads, loss of {NAMES[metric]}: " + ", ".join(
         f"{value:.3f} by {name}" for name, value in half.items()
     )
@@ -89,7 +99,8 @@ def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
             {order: f"curves.{order}.{name}.stderr" for order in found},
             x_label="share of converted heads",
             y_label="loss",
-            caption="Before recovery; bands: standard error over the measured pictures.",
+            caption="Before recovery; bands: standard error over the measured pictures. Random: the mean over "
+            f"{config.random_orders} orders. Variation over images approximates the criterion of arXiv 2605.22132.",
         )
         for name in next(iter(found.values()))
         if name in NAMES
@@ -114,7 +125,7 @@ def head_map(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, in
     rows = [
         [
             f"{one['block']}, {' '.join(map(str, one['heads']))}",
-            one["kind"] if one["converted"] else "by content",
+            one["kind"] if one["converted"] else CONTENT,
             *(f"{value[0]:.4f} ± {value[1]:.4f}" for value in one["losses"].values()),
             f"{one['positionality']:.3f}",
             f"{one['variation']:.3f}",

@@ -9,7 +9,7 @@ from posattn.recipes.convert.settings import ConvertConfig
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.needs import Kept, Losses, Unit, losses
-from posattn.vision.convert.orders import GREEDY, Point
+from posattn.vision.convert.orders import GREEDY, RANDOM, Point
 from posattn.vision.convert.quality import ACCURACY, features_of
 
 
@@ -86,7 +86,29 @@ def curves_for(curves: dict[str, list[Point]]) -> dict[str, Any]:
                 for metric in points[0].losses
             },
         }
-    return columns
+    return {**columns, **mean_of_random(columns)}
+
+
+def mean_of_random(columns: dict[str, Any]) -> dict[str, Any]:
+    """The mean of the curves of random orders; its error is that over images, plus that over the orders."""
+    drawn = [one for name, one in columns.items() if name.startswith(f"{RANDOM} ")]
+    if not drawn:
+        return {}
+    mean: dict[str, Any] = {name: drawn[0][name] for name in ("share", "heads")}
+    for metric in [name for name in drawn[0] if name not in mean]:
+        parts = {
+            part: torch.tensor([one[metric][part] for one in drawn], dtype=torch.double)
+            for part in ("loss", "stderr", "kept")
+        }
+        variance = parts["stderr"].square().mean(0)
+        if len(drawn) > 1:
+            variance = variance + parts["loss"].var(0) / len(drawn)
+        mean[metric] = {
+            "loss": parts["loss"].mean(0).tolist(),
+            "stderr": variance.sqrt().tolist(),
+            "kept": parts["kept"].mean(0).tolist(),
+        }
+    return {RANDOM: mean}
 
 
 def examples(plan: Plan, best: list[Losses], kept: Kept) -> dict[str, torch.Tensor]:

@@ -42,7 +42,8 @@ def by_cost(units: Sequence[Unit], alone: Sequence[Losses], metric: str) -> list
 def by_statistic(units: Sequence[Unit], found: Mapping[int, MapStatistics], name: str) -> list[Unit]:
     """The most positional first, or those whose maps vary least over images (the mean over the heads of a unit).
 
-    Source of the latter criterion: arXiv 2605.22132, which converts the heads of least variation over images.
+    The latter approximates the criterion of arXiv 2605.22132, which converts the heads of least variation over images,
+    as its abstract says; the variation here is the variance, summed over the entries of a map.
     """
     sign = -1 if name == POSITIONALITY else 1
 

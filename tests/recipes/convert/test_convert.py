@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 import posattn
 from posattn.cli import main
+from posattn.recipes.convert.results import mean_of_random
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.runs.folder import RunFolder, open_run
@@ -37,7 +38,14 @@ def test_a_whole_conversion(config_of: Configure, place: Path, tmp_path: Path) -
     assert len(found["heads"]) == 4
     assert sum(one["converted"] for one in found["heads"]) == 2
     curves = found["curves"]
-    assert set(curves) == {"one at a time", "greedy", "positionality", "variation over images", "random 1"}
+    assert set(curves) == {
+        "one at a time",
+        "greedy",
+        "positionality",
+        "variation over images",
+        "random 1",
+        "random",
+    }
     for one in curves.values():
         assert one["share"] == [0.0, 0.25, 0.75, 1.0]
         assert one["cosine"]["loss"][0] == pytest.approx(0, abs=1e-6)
@@ -50,6 +58,7 @@ def test_a_whole_conversion(config_of: Configure, place: Path, tmp_path: Path) -
     assert timed["converted"]["parameters"] < timed["original"]["parameters"]
     assert len(found["recovery"]) == 1
     page = build_report(tmp_path / "run").read_text()
+    assert curves["random"]["cosine"]["loss"] == pytest.approx(curves["random 1"]["cosine"]["loss"])
     for text in ("6 of 12 heads use constant maps", "Each block alone", "greedy"):
         assert text in page
     model = posattn.load(tmp_path / "run" / "model")
@@ -209,3 +218,21 @@ def test_the_command(
             main(["convert", model, "--images", pictures, "--out", str(tmp_path / "other"), *wrong])
         assert message in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_random_orders_are_averaged() -> None:
+    """Means over two orders; the error has a part over images and one over orders."""
+    one, other = (
+        {
+            "share": [0, 1],
+            "heads": [0, 2],
+            "cosine": {"loss": [0.0, a], "stderr": [0.0, b], "kept": [1.0, 1 - a]},
+        }
+        for a, b in ((0.2, 0.03), (0.4, 0.04))
+    )
+    found = mean_of_random({"greedy": {}, "random 1": one, "random 2": other})["random"]
+    assert found["heads"] == [0, 2]
+    assert found["cosine"]["loss"] == pytest.approx([0, 0.3])
+    assert found["cosine"]["kept"] == pytest.approx([1, 0.7])
+    assert found["cosine"]["stderr"] == pytest.approx([0, ((0.03**2 + 0.04**2) / 2 + 0.02 / 2) ** 0.5])
+    assert mean_of_random({"greedy": {}}) == {}
