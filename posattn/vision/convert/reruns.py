@@ -65,9 +65,10 @@ def outputs_of_choices(
     try:
         with swapped(model, {n: layer_of(subject, n, kinds) for n, kinds in (base or {}).items() if kinds}):
             for batch in batches:
-                inputs = block_inputs(model, batch)
+                inputs, unchanged = whole_run(model, batch)
                 for own, choice in zip(parts, choices, strict=True):
-                    own.append(rerun(subject, batch, inputs, choice))
+                    changes = any(choice.values())
+                    own.append(rerun(subject, batch, inputs, choice) if changes else unchanged)
                     advance(1)
     finally:
         model.train(mode)
@@ -75,11 +76,9 @@ def outputs_of_choices(
 
 
 def rerun(subject: Subject, batch: Tensor, inputs: Mapping[int, Tensor], choice: Kinds) -> Outputs:
-    """The outputs on a batch, from the first changed block on."""
+    """The outputs on a batch, from the first changed block on; the choice changes one."""
     model: Any = subject.model
     changed = {number: kinds for number, kinds in choice.items() if kinds}
-    if not changed:
-        return outputs(model, batch)
     layers = {number: layer_of(subject, number, kinds) for number, kinds in changed.items()}
     first = min(layers)
     with swapped(model, layers), resumed(model, first, inputs[first]):
@@ -97,6 +96,11 @@ def layer_of(subject: Subject, number: int, kinds: Mapping[int, str]) -> nn.Modu
 
 def block_inputs(model: Any, batch: Tensor) -> dict[int, Tensor]:
     """The input of each block."""
+    return whole_run(model, batch)[0]
+
+
+def whole_run(model: Any, batch: Tensor) -> tuple[dict[int, Tensor], Outputs]:
+    """The input of each block, and the outputs."""
     found: dict[int, Tensor] = {}
 
     def keep(number: int) -> Any:
@@ -105,8 +109,7 @@ def block_inputs(model: Any, batch: Tensor) -> dict[int, Tensor]:
     with ExitStack() as stack:
         for number, block in enumerate(adapter_of(model).blocks):
             stack.callback(block.register_forward_pre_hook(keep(number)).remove)
-        outputs(model, batch)
-    return found
+        return found, outputs(model, batch)
 
 
 @contextmanager

@@ -114,6 +114,9 @@ def test_only_later_blocks_run_again() -> None:
         block.mlp.register_forward_hook(lambda *_, n=number: ran.append(n))
     outputs_of_choices(subject, [{2: {0: TABLE}}, {1: {1: TABLE}}], BATCHES[:1])
     assert ran == [0, 1, 2, 2, 1, 2]
+    ran.clear()
+    outputs_of_choices(subject, [{}, {2: {0: TABLE}}, {0: {}}], BATCHES[:1])
+    assert ran == [0, 1, 2, 2]  # what changes nothing is run once
 
 
 def test_losses_are_paired_means_over_images() -> None:
