@@ -1,11 +1,12 @@
 """Speed of models side by side: inference and training steps, eager and compiled, relative to a matrix product."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch._inductor.config
@@ -21,6 +22,7 @@ INFERENCE, TRAINING = "inference", "training"
 EAGER, COMPILED = "eager", "compiled"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 PRODUCT = 2048  # size of the square matrix product that measures the machine's peak
+SLOWEST = 60  # seconds of a call; one that takes longer is not timed
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Work = Callable[[], Any]
 
@@ -50,10 +52,12 @@ def side_by_side(
 
     Returns:
         ``peak``: seconds of each matrix product; by model ``multiply_adds`` of a batch and ``parameters``; by model
-        and execution ``seconds`` of each round and ``memory``, bytes at the peak beyond weights and images.
+        and execution ``seconds`` of each round and ``memory``, bytes at the peak beyond weights and images; ``failed``,
+        the reason by execution where a model could not be called, or a call takes more than ``SLOWEST`` seconds.
 
     Raises:
         ValueError: an unknown mode, type or execution, or ``rounds`` below 2.
+        RuntimeError: all models failed.
     """
     checks.known("mode", mode, (INFERENCE, TRAINING))
     checks.known("dtype", dtype, DTYPES)
@@ -62,33 +66,75 @@ def side_by_side(
     if checks.positive_int("rounds", rounds) < 2:
         raise ValueError(f"rounds must be at least 2 for quartiles, got {rounds}")
     torch.compiler.reset()
-    make = inference if mode == INFERENCE else training_step
-    works = {
-        (name, execution): make(executed(model, execution, mode), images, DTYPES[dtype])
-        for name, model in models.items()
-        for execution in executions
-    }
     with torch._inductor.config.patch(
         freezing=mode == INFERENCE
     ):  # torch.compile's option alone does not reach dynamo
-        memory = {key: _settled_memory(work, images.device) for key, work in works.items()}
-    named = {" ".join(key): work for key, work in works.items()}
-    seconds = interleaved({**named, "peak": product(images.device, DTYPES[dtype])}, rounds)
-    torch.compiler.reset()
-    return {
-        "peak": seconds["peak"],
-        **{
-            name: {
-                "multiply_adds": multiply_adds(model, images.to(next(model.parameters()).dtype)),
-                "parameters": sum(p.numel() for p in model.parameters()),
-                **{
-                    how: {"seconds": seconds[f"{name} {how}"], "memory": memory[name, how]}
-                    for how in executions
-                },
-            }
-            for name, model in models.items()
-        },
+        entries = {name: prepared(model, images, mode, dtype, executions) for name, model in models.items()}
+    works = {
+        f"{name} {how}": made.work
+        for name, entry in entries.items()
+        for how, made in entry.items()
+        if isinstance(made, Prepared)
     }
+    if not works:
+        raise RuntimeError(f"no model can be timed: {entries}")
+    seconds = interleaved({**works, "peak": product(images.device, DTYPES[dtype])}, rounds)
+    torch.compiler.reset()
+    return {"peak": seconds["peak"], **{name: timed(name, entry, seconds) for name, entry in entries.items()}}
+
+
+class Prepared(NamedTuple):
+    """A call that runs."""
+
+    work: Work
+    memory: int  # bytes
+
+
+Entry = dict[str, Any]  # a Prepared or the reason why there is none by execution, and the size of the model
+
+
+def prepared(model: nn.Module, images: Tensor, mode: str, dtype: str, executions: Sequence[str]) -> Entry:
+    """The calls of a model to time, called once or twice already."""
+    make = inference if mode == INFERENCE else training_step
+    entry: Entry = {"parameters": sum(p.numel() for p in model.parameters())}
+    try:
+        entry["multiply_adds"] = multiply_adds(model, images.to(next(model.parameters()).dtype))
+    except Exception as error:
+        return dict.fromkeys(executions, reason(error))
+    for how in executions:
+        try:
+            entry[how] = settled(make(executed(model, how, mode), images, DTYPES[dtype]), images.device)
+        except Exception as error:  # a model of others that cannot be compiled must not end a comparison
+            entry[how] = reason(error)
+    return entry
+
+
+def settled(work: Work, device: torch.device) -> Prepared:
+    """A call with its peak memory, after a first one that compiles and creates the optimizer state.
+
+    Raises TimeoutError if it takes more than ``SLOWEST`` seconds.
+    """
+    work()
+    start = time.perf_counter()
+    memory = peak_memory(work, device)
+    if (seconds := time.perf_counter() - start) > SLOWEST:
+        raise TimeoutError(f"a call takes {seconds:.0f} s, more than {SLOWEST}")
+    return Prepared(work, memory)
+
+
+def timed(name: str, entry: Entry, seconds: Mapping[str, list[float]]) -> dict[str, Any]:
+    """The entry of a model in the result."""
+    done = {how: made for how, made in entry.items() if isinstance(made, Prepared)}
+    return {
+        **{key: value for key, value in entry.items() if isinstance(value, int)},
+        **{how: {"seconds": seconds[f"{name} {how}"], "memory": made.memory} for how, made in done.items()},
+        "failed": {how: why for how, why in entry.items() if isinstance(why, str)},
+    }
+
+
+def reason(error: Exception) -> str:
+    """An error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @contextmanager
@@ -156,12 +202,6 @@ def product(device: torch.device, dtype: torch.dtype) -> Work:
         synchronize(device)
 
     return work
-
-
-def _settled_memory(work: Work, device: torch.device) -> int:
-    """Peak memory, measured after a first call that compiles and creates the optimizer state."""
-    work()
-    return peak_memory(work, device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -95,6 +95,32 @@ def test_a_training_step_trains() -> None:
     assert all(p.grad is None and p.dtype == torch.float32 for p in toy.parameters())
 
 
+def test_a_model_that_fails_is_a_reason_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot run, one that cannot be compiled, and one that is too slow; the others are timed."""
+
+    class Broken(Toy):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no kernel\nfor this")
+
+    def compile_no_slow_ones(model: nn.Module, execution: str, mode: str) -> nn.Module:
+        if execution == COMPILED:
+            raise NotImplementedError("a graph break")
+        return model
+
+    monkeypatch.setattr(models, "executed", compile_no_slow_ones)
+    rivals, images = {"broken": Broken(), "fine": Toy()}, torch.randn(4, 3, 4, 4)
+    found = side_by_side(rivals, images, "training", "float32", 2)
+    assert found["broken"] == {"failed": dict.fromkeys((EAGER, COMPILED), "RuntimeError: no kernel for this")}
+    assert found["fine"]["failed"] == {COMPILED: "NotImplementedError: a graph break"}
+    assert len(found["fine"][EAGER]["seconds"]) == 2
+    assert COMPILED not in found["fine"]
+    with pytest.raises(RuntimeError, match=r"no model can be timed: .*no kernel"):
+        side_by_side({"broken": Broken()}, images, "inference", "float32", 2)
+    monkeypatch.setattr(models, "SLOWEST", 0)
+    with pytest.raises(RuntimeError, match="TimeoutError: a call takes 0 s, more than 0"):
+        side_by_side({"fine": Toy()}, images, "inference", "float32", 2, (EAGER,))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -8,9 +8,9 @@ import pytest
 from posattn import cli
 from posattn.bench import models
 from posattn.recipes.speed import run as speed
-from posattn.recipes.speed.page import better, ratios, share_of_peak
-from posattn.recipes.speed.run import batch_of, build, entered, with_dtypes
-from posattn.recipes.speed.settings import CONTENDERS, SpeedConfig
+from posattn.recipes.speed.page import better, cell_section, ratios, share_of_peak
+from posattn.recipes.speed.run import batch_of, build, entered, weight, with_dtypes
+from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig
 from posattn.runs.page import lookup
 
 
@@ -38,6 +38,48 @@ def test_ratios_take_each_side_at_its_better_turn_by_turn() -> None:
         "counted": [1.5],
     }
     assert share_of_peak(ours, 100.0, 3) == 2 * 3 * 20 / 2.0 / 100.0
+
+
+def test_models_that_failed_are_named_and_have_no_ratio() -> None:
+    vit, ours = timed([4.0, 6.0], [3.0, 4.0], 30), timed([2.0, 2.0], [9.0, 1.0], 20)
+    for entry in (vit, ours):
+        entry |= {"parameters": 10, "failed": {}}
+        for how in ("eager", "compiled"):
+            entry[how]["memory"] = 2**20
+    del ours["compiled"]
+    ours["failed"] = {"compiled": "no compiler"}
+    rival = {"failed": {"eager": "too slow", "compiled": "too slow"}}
+    cell = {"batch": 2, "peak": [1.0, 1.0], "vit": vit, "positional": ours, "relative": rival}
+    section = cell_section("training", 32, "float32", cell)
+    (table,) = section.items
+    assert [row[:3] for row in table.rows] == [
+        ["vit", "0.4 (0.4 to 0.5)", "0.6 (0.5 to 0.6)"],
+        ["positional", "1.0 (1.0 to 1.0)", "–"],
+    ]
+    expected = (
+        " Not timed: positional compiled: no compiler; relative eager: too slow; relative compiled: too slow."
+    )
+    assert table.caption.endswith(expected)
+    config = SpeedConfig(sizes=(32,), modes=("training",), dtypes=("float32",))
+    found = ratios(config, {"training 32 float32": cell})["training, float32"]
+    assert list(found) == ["positional"]
+    assert ratios(config, {"training 32 float32": {**cell, "vit": rival}}) == {"training, float32": {}}
+
+
+def test_the_time_left_counts_models_and_modes() -> None:
+    config = SpeedConfig(dtypes=("float32",))
+    cells = {cell: weight(config, cell) for cell in config.cells}
+    assert cells["training", 224, "float32"] == 2 * len(entered(config, "training", 224, "float32"))
+    assert cells["inference", 32, "float32"] == 4
+
+
+def test_a_model_that_cannot_be_built_does_not_end_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "PRODUCT", 64)
+    monkeypatch.setitem(CONTENDERS, "convit", Contender("convit_tiny", {"embed_dim": "wide"}))
+    config = SpeedConfig(("vit", "convit"), depth=1, executions=("eager",), batch=1, rounds=2)
+    cell = speed.time_cell(config, "inference", 32, "float32")
+    assert cell["convit"]["failed"]["eager"].startswith("TypeError")
+    assert len(cell["vit"]["eager"]["seconds"]) == 2
 
 
 def test_what_enters_where() -> None:

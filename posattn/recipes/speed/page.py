@@ -20,6 +20,18 @@ def executions(entry: dict[str, Any]) -> list[str]:
     return [how for how in (EAGER, COMPILED) if how in entry]
 
 
+def timed(cell: dict[str, Any], name: str) -> bool:
+    """Whether a model of a cell was timed."""
+    return bool(executions(cell.get(name, {})))
+
+
+def failures(cell: dict[str, Any]) -> str:
+    """What was not timed and why, as a sentence; empty if all was."""
+    models = {name: entry.get("failed", {}) for name, entry in cell.items() if isinstance(entry, dict)}
+    said = [f"{name} {how}: {why}" for name, failed in models.items() for how, why in failed.items()]
+    return f" Not timed: {'; '.join(said)}." if said else ""
+
+
 def ratios(config: Any, cells: dict[str, Any]) -> dict[str, Any]:
     """By mode and type, for each of our models over the sizes: how many times the reference's throughput it has.
 
@@ -29,7 +41,7 @@ def ratios(config: Any, cells: dict[str, Any]) -> dict[str, Any]:
     for mode, size, dtype in config.cells:
         cell = cells[f"{mode} {size} {dtype}"]
         lines = found.setdefault(f"{mode}, {dtype}", {})
-        for name in [n for n in OURS if n in cell and REFERENCE in cell]:
+        for name in [n for n in OURS if timed(cell, n) and timed(cell, REFERENCE)]:
             line = lines.setdefault(
                 name, {"size": [], "ratio": [], "low": [], "high": [], "half": [], "counted": []}
             )
@@ -101,16 +113,18 @@ def best(lines: tuple[str, dict[str, Any]]) -> str:
 def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Section:
     """All models at one mode, size and type."""
     peak = 2 * PRODUCT**3 / quartiles(cell["peak"]).median
-    models = {name: entry for name, entry in cell.items() if isinstance(entry, dict)}
-    hows = executions(next(iter(models.values())))
+    models = {
+        name: cell[name] for name, entry in cell.items() if isinstance(entry, dict) and timed(cell, name)
+    }
+    hows = [how for how in (EAGER, COMPILED) if any(how in entry for entry in models.values())]
     passes = 3 if mode == "training" else 1
     rows = [
         [
             name,
-            *(per_second(entry[how]["seconds"], cell["batch"]) for how in hows),
+            *(per_second(entry[how]["seconds"], cell["batch"]) if how in entry else "–" for how in hows),
             f"{entry['multiply_adds'] / cell['batch'] / 1e6:,.0f}",
             f"{100 * share_of_peak(entry, peak, passes):.0f} %",
-            *(f"{entry[how]['memory'] / 2**20:,.0f}" for how in hows),
+            *(f"{entry[how]['memory'] / 2**20:,.0f}" if how in entry else "–" for how in hows),
             f"{entry['parameters'] / 1e6:.1f}",
         ]
         for name, entry in models.items()
@@ -125,7 +139,7 @@ def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Sect
     caption = (
         "Median (quartiles) over rounds. MMAC: 10⁶ multiply-adds of an image's forward. Share of peak: of the "
         f"matrix product, at the better execution{backward}. MiB: the most that torch held during the call beyond "
-        "weights, optimizer and images."
+        f"weights, optimizer and images.{failures(cell)}"
     )
     title = f"{mode.capitalize()}, {size} px, {dtype}"
     return Section(title, claim, [Table(title, columns, rows, caption)])

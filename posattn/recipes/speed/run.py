@@ -1,5 +1,6 @@
 """The speed of positional attention, side by side with the models it would replace."""
 
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,8 +12,8 @@ from torch import nn
 
 import posattn.vision.models.vision_transformer_posattn  # noqa: F401  (registers its models)
 from posattn.bench.inspection import cost_section, in_a_process
-from posattn.bench.models import DTYPES, TRAINING, own_compiler_cache, side_by_side
-from posattn.recipes.speed.page import ratios, speed_sections
+from posattn.bench.models import DTYPES, TRAINING, own_compiler_cache, reason, side_by_side
+from posattn.recipes.speed.page import failures, ratios, speed_sections
 from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig, patch_size
 from posattn.runs.device import device_name, native_bfloat16, processor
 from posattn.runs.folder import RunFolder
@@ -53,14 +54,44 @@ def build(config: SpeedConfig, name: str, mode: str, size: int, dtype: str) -> n
 
 
 def time_cell(config: SpeedConfig, mode: str, size: int, dtype: str) -> dict[str, Any]:
-    """All models at one mode, size and type, side by side."""
-    names = entered(config, mode, size, dtype)
-    models = {name: build(config, name, mode, size, dtype) for name in names}
+    """All models at one mode, size and type, side by side; one that cannot be built or called has the reason."""
+    models, failed = {}, {}
+    for name in entered(config, mode, size, dtype):
+        try:
+            models[name] = build(config, name, mode, size, dtype)
+        except Exception as error:
+            failed[name] = {"failed": dict.fromkeys(config.executions, reason(error))}
     images = torch.randn(batch_of(config, size), 3, size, size, device=config.device)
     return {
         "batch": len(images),
         **side_by_side(models, images, mode, dtype, config.rounds, config.executions),
+        **failed,
     }
+
+
+def time_all(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Every cell by its name; each is a unit that a resumed run does not repeat. A line is printed after each."""
+    cells: dict[str, Any] = {}
+    start, done, left = time.perf_counter(), 0, sum(weight(config, cell) for cell in config.cells)
+    for cell in progress.track(config.cells, description="speed: comparisons"):
+        name, repeated = " ".join(map(str, cell)), run.finished_units()
+        cells[name] = run.unit(name, partial(time_cell, config, *cell))
+        left -= weight(config, cell)
+        if name not in repeated:
+            done += weight(config, cell)
+            minutes = (time.perf_counter() - start) / done * left / 60
+            say(progress, f"{name} is done; about {minutes:.0f} minutes left{failures(cells[name])}")
+    return cells
+
+
+def weight(config: SpeedConfig, cell: tuple[str, int, str]) -> int:
+    """About how long a cell takes, compared with others: by models and modes."""
+    return len(entered(config, *cell)) * (2 if cell[0] == TRAINING else 1)
+
+
+def say(progress: Progress, text: str) -> None:
+    """Print a line above the progress bar."""
+    progress.console.print(f"posattn: {text}", soft_wrap=True, highlight=False, markup=False)
 
 
 def with_dtypes(config: SpeedConfig) -> tuple[SpeedConfig, str]:
@@ -74,15 +105,12 @@ def with_dtypes(config: SpeedConfig) -> tuple[SpeedConfig, str]:
 
 
 def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
-    """Every cell is a unit that a resumed run does not repeat."""
+    """The ratios and all cells."""
     config, note = with_dtypes(config)
     if note:
-        progress.console.print(f"posattn:{note}", soft_wrap=True, highlight=False)
-    cells: dict[str, Any] = {}
+        say(progress, note.strip())
     with own_compiler_cache():
-        for cell in progress.track(config.cells, description="speed: comparisons"):
-            name = " ".join(map(str, cell))
-            cells[name] = run.unit(name, partial(time_cell, config, *cell))
+        cells = time_all(config, run, progress)
         inspections = [
             run.unit(
                 f"inspection {size}",
