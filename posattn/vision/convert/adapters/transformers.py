@@ -20,7 +20,7 @@ from posattn.vision.convert.adapters.vit import Converted, Forward, ViT
 CLASS_TOKENS = {"vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 """Tokens before the registers and the patches, by model_type."""
 LAYERS = ("layers", "encoder.layer")
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")  # since version 5 of the library
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")  # of every family since version 5.18 of the library
 RECORD, WEIGHTS, PROCESSOR = "posattn", "model.safetensors", "preprocessor_config.json"
 
 
@@ -28,7 +28,7 @@ class TransformersViT(ViT):
     """A model of the library; ``tower`` is the part of it that maps pixels to tokens."""
 
     slot, projections, required = "attention", PROJECTIONS, PROJECTIONS
-    since = "layers have in transformers 5 and later"
+    since = "layers have in transformers 5.18 and later"
 
     def __init__(self, model: nn.Module, tower: Any, prefix: str) -> None:
         super().__init__(model)
