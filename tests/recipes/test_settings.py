@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import pytest
 import tyro
+from annotated_types import Ge
 
 from posattn import cli, recipes, settings
 from posattn.cli import parsing
 from posattn.runs.folder import open_run
-from posattn.settings import Distincts, Finite, Natural, Seed
+from posattn.settings import Distincts, Finite
 
 recipes.load()
 HUGE = 10**12
@@ -82,7 +83,7 @@ def wrong(hint: Any, value: Any = None) -> Iterator[Any]:
     if get_origin(plain) in (Union, UnionType):
         yield from wrong(plain, value)
     elif plain is int:
-        yield from (-1, HUGE, 2.5) if hint in (Natural, Seed) else (-1, 0, HUGE, 2.5)
+        yield from (-1, HUGE, 2.5) if Ge(0) in extras else (-1, 0, HUGE, 2.5)
     elif plain is float:
         yield from (math.nan, math.inf, -math.inf)
         yield from () if hint == Finite else (-1.0,)
