@@ -78,7 +78,7 @@ def plateau_loss(flow: PopulationFlow) -> float:
 
     def loss(log_read: float) -> float:
         with np.errstate(all="ignore"):  # not finite where it overflows
-            return flow.score(np.exp(log_read) / (flow.scale or 1.0), 0.0, 0.0, 0.0).loss
+            return flow.score(np.exp(log_read) / flow.scale, 0.0, 0.0, 0.0).loss
 
     # the best κ α varies by orders of magnitude with D, p and ν
     coarse = np.log(10.0) * np.arange(-8.0, 9.0, 0.5)

@@ -25,7 +25,7 @@ def task_of(labels: list[int], generator: Generator) -> StructuredTask:
 @given(
     st.sampled_from([[0], [0, 1, 1], [0, 1, 1, -1, 2, 2, 2], [0] * 6 + [1] * 5]),
     st.sampled_from([None, torch.tanh, nn.PReLU(), lambda z: z.abs()]),
-    st.floats(-3, 3),
+    st.floats(0.01, 3),
     st.floats(-2, 4),
     st.booleans(),
     st.booleans(),
