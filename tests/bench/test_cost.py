@@ -219,3 +219,8 @@ def test_peak_memory_of_training_holds_what_the_backward_needs() -> None:
     one = 4 * 1000 * 64
     assert forward == 2 * one
     assert training >= 4 * one
+
+
+def test_work_that_allocates_nothing_is_an_error_and_not_a_zero() -> None:
+    with pytest.raises(RuntimeError, match="recorded no allocation"):
+        peak_memory(lambda: None)
