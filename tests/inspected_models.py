@@ -17,7 +17,7 @@ from posattn.vision.inspect.inspection import inspect_model
 HEADER = """# Models that can be inspected
 
 Made by `tests/inspected_models.py`, which runs a small random model of each family; a test holds this page to it.
-Layers that are left out are named in `table.attrs["left_out"]`. A grid is that of the first
+Layers that are not observed are named in `table.attrs["unobserved"]`. A grid is that of the first
 and, where it differs, of the last layer; of windows, that of a window. `+ 1`: tokens before the patches.
 
 Maps are those that the model mixes its values by, with two exceptions: talking heads (CaiT, EfficientFormerV2) are
@@ -109,7 +109,7 @@ def row(library: str, family: str, make: Callable[[], nn.Module], size: int) -> 
         return line(*columns, "none", "", plain(str(error)))
     layouts = inspection.layouts
     grids = dict.fromkeys(describe(layouts[i]) for i in (0, -1))
-    reasons = dict.fromkeys(plain(reason) for reason in inspection.table().attrs["left_out"].values())
+    reasons = dict.fromkeys(plain(reason) for reason in inspection.table().attrs["unobserved"].values())
     return line(*columns, str(len(layouts)), " … ".join(grids), "; ".join(reasons))
 
 

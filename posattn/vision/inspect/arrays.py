@@ -74,8 +74,8 @@ def rollout(inspection: "Inspection", image: int | None) -> NDArray[np.float64]:
     numbers = [number for path, number in inspection.numbers.items() if path in inspection.results]
     if numbers != list(range(len(numbers))):
         raise ValueError(f"rollout needs every layer from the first on, the inspection has layers {numbers}")
-    if left_out := [*inspection.tower.left_out, *inspection.plan.left_out]:
-        raise ValueError(f"rollout needs every layer, but {', '.join(left_out)} cannot be observed")
+    if unobserved := [*inspection.tower.unobserved, *inspection.plan.unobserved]:
+        raise ValueError(f"rollout needs every layer, but {', '.join(unobserved)} cannot be observed")
     layers = {layer.path: layer for layer in inspection.tower.layers}
     unfit = [
         path

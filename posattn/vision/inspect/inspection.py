@@ -70,8 +70,8 @@ def inspect_attention(
     Returns:
         A row for each layer, head and measure: columns layer, head, measure, value, stderr. Standard errors
         are over images; those of what is measured on the average map are a jackknife over groups of images.
-        ``table.attrs`` holds ``images`` (how many), ``layers`` (their paths), ``numbers``, ``left_out`` (paths of
-        other attention, and why it is left out), ``grids`` (rows and columns of each layer's patches), ``grid``
+        ``table.attrs`` holds ``images`` (how many), ``layers`` (their paths), ``numbers``, ``unobserved`` (paths of
+        other attention, and why it is not observed), ``grids`` (rows and columns of each layer's patches), ``grid``
         (of the first), and ``references`` (by layer, what a uniform map scores by each measure, and a random
         order in the associations), ``reference`` (of the first).
 
@@ -113,7 +113,7 @@ def inspect_model(
     radius = checks.finite("radius", radius, 0.0)
     tower = find_attention(model)
     numbers = chosen_layers(tower, layers)
-    chosen = Tower(tower.run, [tower.layers[n] for n in numbers.values()], tower.left_out, tower.positions)
+    chosen = Tower(tower.run, [tower.layers[n] for n in numbers.values()], tower.unobserved, tower.positions)
     first, images = peek(images)
     planned = plan(model, chosen, first, checks.positive("memory", memory), batch_size, examples)
     check_partition(partition, planned.layouts.values())

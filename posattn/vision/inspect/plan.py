@@ -30,7 +30,7 @@ class Plan:
     turns: tuple[tuple[str, ...], ...]
     groups: int
     batch_size: int
-    left_out: Mapping[str, str]
+    unobserved: Mapping[str, str]
     memory: int
 
     def __str__(self) -> str:

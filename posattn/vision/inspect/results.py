@@ -89,7 +89,7 @@ class Inspection:
         table = make_table(results, closeness)
         table.attrs.update(attributes(results, self.radius, self.partition))
         table.attrs["layers"] = [path for path in self.numbers if path in self.results]
-        table.attrs["left_out"] = {**self.tower.left_out, **self.plan.left_out}
+        table.attrs["unobserved"] = {**self.tower.unobserved, **self.plan.unobserved}
         return table
 
     def maps(self, layer: int, image: int | None = None) -> NDArray[Any]:

@@ -57,7 +57,9 @@ def watch_attention(
     """
     tower = find_attention(model)
     known = {id(layer.module): layer for layer in tower.layers}
-    reasons = {id(model.get_submodule(path)): f"{path}: {reason}" for path, reason in tower.left_out.items()}
+    reasons = {
+        id(model.get_submodule(path)): f"{path}: {reason}" for path, reason in tower.unobserved.items()
+    }
     if unknown := [module for module in layers.values() if id(module) not in known]:
         raise TypeError(
             reasons.get(id(unknown[0]), f"{type(unknown[0]).__name__} is no attention layer of the model")

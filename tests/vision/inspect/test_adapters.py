@@ -260,11 +260,11 @@ def test_windows_are_measured_within_themselves() -> None:
     assert chosen.value.tolist() == pytest.approx(entropy.tolist(), abs=1e-5)
 
 
-def test_what_is_left_out_is_told() -> None:
+def test_what_is_unobserved_is_told() -> None:
     model = timm.create_model("cait_xxs24_224", img_size=64, depth=1, embed_dim=48, num_heads=4).eval()
     table = inspect_attention(model, images(2, 64, 64))
     assert table.attrs["layers"] == ["blocks.0.attn"]
-    assert "attends from the class token alone" in table.attrs["left_out"]["blocks_token_only.0.attn"]
+    assert "attends from the class token alone" in table.attrs["unobserved"]["blocks_token_only.0.attn"]
 
 
 def test_folded_heads_and_windows_of_timms_sam() -> None:
@@ -292,6 +292,6 @@ def test_attention_from_one_token_is_no_grid() -> None:
     model = timm.models.VOLO(**options, mlp_ratio=1, downsamples=(True, False, False, False)).eval()
     inspection = inspect_model(model, images(2, 64, 64))
     assert {layout.queries.size for layout in inspection.layouts} == {(4, 4)}
-    reasons = inspection.table().attrs["left_out"]
+    reasons = inspection.table().attrs["unobserved"]
     assert any("from a single token" in reason for reason in reasons.values())
     assert any("OutlookAttention predicts weights" in reason for reason in reasons.values())

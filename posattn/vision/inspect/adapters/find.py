@@ -30,7 +30,7 @@ def find_attention(model: nn.Module) -> Tower:
     if tower is None:
         raise ValueError(f"{type(inner).__name__} has no attention that is known: no module has num_heads")
     if not tower.layers:
-        reasons = "; ".join(dict.fromkeys(tower.left_out.values()))
+        reasons = "; ".join(dict.fromkeys(tower.unobserved.values()))
         raise ValueError(f"no attention of {type(inner).__name__} can be observed: {reasons}")
     return replace(tower, layers=with_blocks(model, tower.layers))
 

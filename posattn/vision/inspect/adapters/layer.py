@@ -96,13 +96,13 @@ def square_side(number: int) -> int | None:
 class Tower:
     """A vision model as an adapter sees it.
 
-    ``run`` computes it on a batch of images. ``left_out`` gives the reason for each layer that is not observed.
+    ``run`` computes it on a batch of images. ``unobserved`` gives the reason for each layer that is not observed.
     ``positions`` gives the embedding that a forward pass adds to the patches of a grid, as (D, d), or None.
     """
 
     run: Callable[[Tensor], Any]
     layers: list[AttentionLayer]
-    left_out: dict[str, str] = field(default_factory=dict)
+    unobserved: dict[str, str] = field(default_factory=dict)
     positions: Callable[[Grid, ImageSize], Float[Tensor, "D d"] | None] = lambda grid, image: None
 
 

@@ -24,7 +24,7 @@ def find(model: nn.Module, prefix: str) -> Tower | None:
                 return own_tower(module, inside, run)
             case "TimmModel":
                 found = timm.find(module.trunk, f"{inside}trunk.")  # type: ignore[arg-type]
-                return found and Tower(run, found.layers, found.left_out, found.positions)
+                return found and Tower(run, found.layers, found.unobserved, found.positions)
             case "ModifiedResNet":
                 return Tower(run, [], {f"{inside}attnpool": f"the last layer of a ResNet {POOLS}"})
     return None
@@ -39,8 +39,8 @@ def own_tower(visual: Any, prefix: str, run: nn.Module) -> Tower:
         for path, module in found
     ]
     pools = outermost_with(visual.attn_pool, "num_heads") if visual.attn_pool is not None else []
-    left_out = {f"{prefix}attn_pool.{path}": POOLS for path, _ in pools}
-    return Tower(run, layers, left_out, partial(positions, visual))
+    unobserved = {f"{prefix}attn_pool.{path}": POOLS for path, _ in pools}
+    return Tower(run, layers, unobserved, partial(positions, visual))
 
 
 def grid_of(visual: Any, image: ImageSize) -> GridSize:

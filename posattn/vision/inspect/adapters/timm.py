@@ -55,7 +55,7 @@ def find(model: nn.Module, prefix: str) -> Tower | None:
         for path, module in outermost_with(model, "num_heads")
         if not isinstance(module, NO_LAYERS)
     }
-    left_out = {
+    unobserved = {
         prefix + path: f"{type(module).__name__} {reason}"
         for path, module in [*found.items(), *model.named_modules()]
         if (reason := reason_against(module, path in found))
@@ -63,13 +63,13 @@ def find(model: nn.Module, prefix: str) -> Tower | None:
     layers = [
         layer_of(model, path, module, prefix)
         for path, module in found.items()
-        if prefix + path not in left_out
+        if prefix + path not in unobserved
     ]
-    if not layers and not left_out:
+    if not layers and not unobserved:
         return None
     owner = owner_of(model, next(iter(found), ""), *OWNER)
     run: Any = getattr(model, "forward_features", model)
-    return Tower(run, layers, left_out, partial(positions, owner))
+    return Tower(run, layers, unobserved, partial(positions, owner))
 
 
 def reason_against(module: nn.Module, has_heads: bool) -> str | None:

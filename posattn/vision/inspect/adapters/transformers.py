@@ -58,10 +58,10 @@ def entry_of(module: Any) -> Any:
 def tower(owner: Any, prefix: str, run: nn.Module) -> Tower:
     """The layers of a vision transformer."""
     config, entry, layers = owner.config, entry_of(owner), []
-    left_out = {}
+    unobserved = {}
     for path, module in outermost_with(owner, *HEADS):
         if isinstance(module, nn.MultiheadAttention):
-            left_out[prefix + path] = "pools all tokens by a query of its own"
+            unobserved[prefix + path] = "pools all tokens by a query of its own"
             continue
         heads = next(int(getattr(module, name)) for name in HEADS if hasattr(module, name))
         around = owner.get_submodule(path.rpartition(".")[0])
@@ -76,7 +76,7 @@ def tower(owner: Any, prefix: str, run: nn.Module) -> Tower:
                 windowed=bool(getattr(around, "window_size", 0)),
             )
         )
-    return Tower(run, layers, left_out, partial(positions, owner))
+    return Tower(run, layers, unobserved, partial(positions, owner))
 
 
 def refused(model: nn.Module, prefix: str) -> Tower | None:
