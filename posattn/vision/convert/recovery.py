@@ -121,10 +121,12 @@ class Recovery:
         self.optimizer = create_optimizer_v2(
             groups_of(model, config), opt="adamw", lr=config.lr, weight_decay=config.weight_decay
         )
+        warmup = round(config.warmup * config.steps)
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer,
             num_epochs=config.steps,
-            warmup_epochs=round(config.warmup * config.steps),
+            warmup_epochs=warmup,
+            warmup_lr=config.lr / (warmup + 1),  # timm's default of 1e-5 may be more than the rate itself
             step_on_epochs=False,
             updates_per_epoch=1,
         )

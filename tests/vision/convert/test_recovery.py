@@ -1,18 +1,20 @@
 """A converted model is trained back to the features of its original."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from posattn.vision.convert.attention import ConvertedAttention
 from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.quality import outputs
-from posattn.vision.convert.recovery import Normalise, RecoveryRecord, feature_loss, recover
+from posattn.vision.convert.recovery import Normalise, Recovery, RecoveryRecord, feature_loss, recover
 from posattn.vision.models.attention import FrozenMaps
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
@@ -83,6 +85,22 @@ def test_interrupted_and_continued_to_the_same_weights(step: int, tmp_path: Path
     assert len(left) == 24 - step // 7 * 7 if step < 24 else not left
     assert second.state_dict().keys() == whole.state_dict().keys()
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_the_rate_rises_to_its_value_and_falls() -> None:
+    """Also where it is lower than timm's default for the start of a warm-up."""
+    model, vit = make()
+    config = replace(CONFIG, steps=20, lr=1e-6, maps_lr=1e-4, warmup=0.2)
+    state = Recovery(model, vit, pictures(), HALF, config, Accelerator())
+    rates = []
+    for step in range(21):
+        state.scheduler.step_update(step)
+        rates.append([group["lr"] for group in state.optimizer.param_groups])
+    weights, maps = (torch.tensor(each) for each in zip(*rates, strict=True))
+    torch.testing.assert_close(weights[:5], 1e-6 * torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]), rtol=0.1, atol=0)
+    assert weights.max() <= 1.0001e-6
+    assert weights[-1] < 1e-8
+    torch.testing.assert_close(maps, 100 * weights)
 
 
 def test_the_loss_is_two_cosines() -> None:
