@@ -49,7 +49,7 @@ def test_a_corrupt_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "test.parquet").write_bytes(b"PAR1 and then nothing")
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and then nothing")
     said = fails(tmp_path / "run", ["--data", "cifar10", "--data-dir", str(tmp_path)], capsys)
-    assert "test.parquet" in said
+    assert "train.parquet is not a whole parquet file" in said
 
 
 def test_a_divergence_names_the_step_and_keeps_the_last_good(

@@ -60,13 +60,8 @@ def test_a_start_without_noise_is_the_solution_with_softer_scores(
 ) -> None:
     built = by_hand.associated(task.partition, task, diagonal=1.5)
     test = task.sample(50, generator=generator)
-    near = start_near(
-        by_hand.associated(task.partition, task, diagonal=1.5),
-        0.0,
-        SolutionsConfig(sharpness=0.25),
-        test,
-        generator,
-    )
+    near = by_hand.associated(task.partition, task, diagonal=1.5)
+    start_near(near, 0.0, SolutionsConfig(sharpness=0.25), test, generator)
     assert torch.allclose(near.scores, 1.5 + 0.25 * (built.scores - 1.5), atol=1e-6)
     assert torch.allclose(near.value / near.value.norm(), task.feature, atol=1e-6)
 

@@ -78,8 +78,8 @@ def inspect_attention(
     Raises:
         TypeError, ValueError: a model without attention or with one that is not supported (its path is
             named), images of another size than the model's or of several grids, fewer than two of them, a
-            partition of another length, attention that is not finite. What goes wrong after two images has the
-            table of what was finished as its ``table``.
+            partition of another length, attention that is not finite. ``inspect_model(on_error=...)`` hands over
+            what was measured before.
     """
     return inspect_model(
         model, images, partition, radius=radius, layers=layers, memory=memory, batch_size=batch_size

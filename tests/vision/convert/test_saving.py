@@ -174,11 +174,13 @@ def test_a_layer_says_which_heads_are_which() -> None:
     assert layer.order == [2, 0, 1]  # tables, convolutions, content
 
 
-def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path(__file__).parents[3] / "docs" / "convert.md"
-    (body,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    conversion, refit = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(body, "convert.md", "exec"), names)
+    exec(compile(conversion, "convert.md", "exec"), names)
     with torch.no_grad():
         assert torch.equal(names["again"](names["pictures"]), names["model"].eval()(names["pictures"]))
+    exec(compile(refit, "convert.md", "exec"), names)
+    assert names["changed"].blocks[0].attn.kinds == {0: "table", 1: "table"}
