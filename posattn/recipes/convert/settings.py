@@ -87,8 +87,8 @@ class ConvertConfig:
     """Pictures, none of them measured, that the converted model's linear layers are refitted on by least squares; all
     that there are if fewer, 0 for no refit."""
     recover: Natural = 0
-    """Steps of recovery: training to match the original's features on all pictures but the measured ones. After a refit,
-    few steps make the model worse (see docs/convert.md)."""
+    """Steps of recovery: training to match the original's features on all pictures but the measured ones. A few steps
+    after a refit make the model worse (see docs/convert.md)."""
     batch_size: Count = 32
     """Pictures of a step of recovery."""
     lr: Positive = 2e-5
