@@ -279,12 +279,9 @@ def test_half_precision_overflow_is_named_and_what_was_finished_kept() -> None:
         yield images(6)
 
     kept: list[Inspection] = []
-    with pytest.raises(
-        ValueError, match=r"blocks\.1\.attn: attention is not finite.* half precision"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn: attention is not finite.* half precision"):
         inspect_model(model, stream(), on_error=lambda error, measured: kept.append(measured))
     assert kept[0].table().attrs["images"] == 6
-    assert "first 6 images" in caught.value.__notes__[0]
 
 
 def test_a_failure_halfway_keeps_the_table_of_what_was_finished() -> None:
