@@ -135,7 +135,7 @@ class Stubborn:
     """An object whose end is when the signal comes: Python drops what is raised there."""
 
     def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def stopped_while_an_object_ends() -> None:
@@ -147,7 +147,7 @@ def stopped_while_an_object_ends() -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_stop_that_python_drops_is_raised_again() -> None:
     hook = sys.unraisablehook
-    with pytest.raises(Stopped, match="stopped by SIGHUP"):
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
         stopped_while_an_object_ends()
     assert sys.unraisablehook is hook
 
