@@ -1,7 +1,5 @@
 """The model to convert: of timm, transformers or torchvision, by name or folder, or one that a run has trained."""
 
-import importlib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +8,20 @@ import torchvision
 from torch import nn
 
 from posattn.recipes.convert.settings import ConvertConfig
-from posattn.recipes.inspect.models import HUB, LOCAL, TRANSFORMERS, folder_config, reach
-from posattn.recipes.kit.classifiers import build, weights_name
-from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
-from posattn.runs.folder import RunFolder
+from posattn.recipes.kit.sources import (
+    HUB,
+    LOCAL,
+    TRANSFORMERS,
+    TrainedModels,
+    folder_config,
+    reach,
+    transformers_for,
+)
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.layers import attention_of
 from posattn.vision.convert.saving import MODEL
-from posattn.vision.data.config import MemoryDataConfig
-from posattn.vision.models.state_dicts import read_checkpoint, unwrap_checkpoint
-from posattn.vision.training.weights import load_weights
+from posattn.vision.models.state_dicts import adapted, read_checkpoint, unwrap_checkpoint
 
 TORCHVISION = "torchvision:"
 
@@ -81,12 +82,7 @@ def of_timm(name: str, config: ConvertConfig) -> nn.Module:
     model = timm.create_model(name, **options)
     if getattr(model, "dynamic_img_size", False):
         model = timm.create_model(name, dynamic_img_size=False, **options)
-    if config.checkpoint is not None:
-        try:
-            timm.models.load_checkpoint(model, str(config.checkpoint), weights_only=True)
-        except Exception as error:
-            raise misfit(config, error) from error
-    return model
+    return model if config.checkpoint is None else loaded(model, config.checkpoint, config)
 
 
 def hub_of(name: str) -> str:
@@ -97,10 +93,15 @@ def hub_of(name: str) -> str:
     return found.hf_hub_id or f"timm/{name}"
 
 
-def misfit(config: ConvertConfig, error: Exception) -> ValueError:
-    """The error of a checkpoint of another model, in one line."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ValueError(f"{config.checkpoint} does not fit {config.model}: {reason}")
+def loaded(model: nn.Module, checkpoint: Path, config: ConvertConfig) -> nn.Module:
+    """The model with the weights of a checkpoint, wrapped or not. Raises ValueError unless it holds all of them."""
+    weights, _ = unwrap_checkpoint(read_checkpoint(checkpoint), set(model.state_dict()))
+    try:
+        model.load_state_dict(adapted(model, weights))
+    except Exception as error:  # of the model's own filter too, on weights of another kind
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{checkpoint} does not fit {config.model}: {reason}") from error
+    return model
 
 
 def of_transformers(name: str, config: ConvertConfig) -> nn.Module:
@@ -109,15 +110,7 @@ def of_transformers(name: str, config: ConvertConfig) -> nn.Module:
         raise ValueError(
             f"--checkpoint {config.checkpoint} is for models of timm: {name} has weights of its own"
         )
-    try:
-        transformers = importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} needs the optional library transformers: pip install transformers"
-        ) from error
-    local = Path(name).is_dir()
-    if not local:
-        reach(name)
+    transformers, local = transformers_for(name)
     settings = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
     kind = getattr(transformers, (settings.architectures or [""])[0], transformers.AutoModel)
     model: nn.Module = kind.from_pretrained(name, local_files_only=local)
@@ -131,33 +124,18 @@ def of_torchvision(name: str, config: ConvertConfig) -> nn.Module:
     if config.checkpoint is None:
         model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
         return model
-    model = torchvision.models.get_model(name)
-    try:
-        model.load_state_dict(
-            unwrap_checkpoint(read_checkpoint(config.checkpoint), set(model.state_dict()))[0]
-        )
-    except RuntimeError as error:
-        raise misfit(config, error) from error
-    return model
+    return loaded(torchvision.models.get_model(name), config.checkpoint, config)
 
 
 def of_run(folder: Path, config: ConvertConfig) -> nn.Module:
     """A model that a recipe trained on images; ``checkpoint`` names which, where there are several."""
-    run = RunFolder.reading(folder)
-    settings = run.config["config"].get("images", run.config["config"])
-    seeds = range(run.config["seed"], run.config["seed"] + settings.get("seeds", 0))
-    names = {weights_name(name, seed): (name, seed) for name in ARCHITECTURES for seed in seeds}
-    names = {file: of for file, of in names.items() if (folder / f"{file}.safetensors").is_file()}
-    if not names:
-        raise ValueError(f"{folder} holds no run that trains image models ({run.config['recipe']})")
-    wanted = str(config.checkpoint) if config.checkpoint else next(iter(names))
-    if wanted not in names or (config.checkpoint is None and len(names) > 1):
+    models = TrainedModels(folder)
+    wanted = str(config.checkpoint) if config.checkpoint else next(iter(models.names))
+    if wanted not in models.names or (config.checkpoint is None and len(models.names) > 1):
         given = config.checkpoint or "none"
-        raise ValueError(f"{folder} holds {', '.join(names)}: name one as --checkpoint, got {given}")
-    known = {field.name for field in fields(MemoryDataConfig)}
-    data = MemoryDataConfig(**{k: v for k, v in settings["data"].items() if k in known}).load("test")
-    model: Any = build(ModelSize(**settings["size"]), *names[wanted], data)
-    load_weights(model, run.load_tensors(wanted), folder / f"{wanted}.safetensors")
+        raise ValueError(f"{folder} holds {', '.join(models.names)}: name one as --checkpoint, got {given}")
+    data = models.data()
+    model = models.model(wanted, data)
     half, shape = (0.5,) * data.shape[0], data.shape
     taken = {"mean": half, "std": half, "input_size": shape, "crop_pct": 1.0}
     model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, **taken}

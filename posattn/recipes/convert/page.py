@@ -88,8 +88,8 @@ def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     metric = numbers["metric"]
     found = {name: one for name, one in numbers["curves"].items() if not name.startswith(f"{RANDOM} ")}
     half = {name: nearest_to_half(one, metric) for name, one in found.items()}
-    claim = f"At half of the heads, loss of {NAMES[metric]}: " + ", ".join(
-        f"{value:.3f} by {name}" for name, value in half.items()
+    claim = f"Loss of {NAMES[metric]} at the share nearest to half of the heads: " + ", ".join(
+        f"{loss:.3f} by {name} ({share:.0%})" for name, (share, loss) in half.items()
     )
     items = [
         Lines(
@@ -100,7 +100,7 @@ def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
             x_label="share of converted heads",
             y_label="loss",
             caption="Before recovery; bands: standard error over the measured pictures. Random: the mean over "
-            f"{config.random_orders} orders. Variation over images approximates the criterion of arXiv 2605.22132.",
+            f"{config.random_orders} order(s). Variation over images approximates the criterion of arXiv 2605.22132.",
         )
         for name in next(iter(found.values()))
         if name in NAMES
@@ -108,10 +108,9 @@ def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     return Section("Curves", claim + ".", items, at="convert")  # type: ignore[arg-type]
 
 
-def nearest_to_half(one: dict[str, Any], metric: str) -> float:
-    """The loss at the share nearest to one half."""
-    place = min(range(len(one["share"])), key=lambda i: abs(one["share"][i] - 0.5))
-    return one[metric]["loss"][place]
+def nearest_to_half(one: dict[str, Any], metric: str) -> tuple[float, float]:
+    """The measured share of heads that is nearest to one half, and the loss there."""
+    return min(zip(one["share"], one[metric]["loss"], strict=True), key=lambda point: abs(point[0] - 0.5))
 
 
 def head_map(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, int]) -> Section:

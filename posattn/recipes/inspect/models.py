@@ -1,7 +1,5 @@
 """The model of `posattn inspect` and the transform of its pictures."""
 
-import importlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +10,8 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from posattn.recipes.inspect.settings import InspectConfig
+from posattn.recipes.kit.sources import HUB, LOCAL, TRANSFORMERS, folder_config, reach, transformers_for
 from posattn.vision.models.state_dicts import load_checkpoint, read_checkpoint
-
-HUB, LOCAL, TRANSFORMERS = "hf-hub:", "local-dir:", "transformers:"
-SECONDS = 5  # to wait for the hub
 
 
 class Loaded(NamedTuple):
@@ -42,12 +38,6 @@ def load_model(config: InspectConfig) -> Loaded:
         return of_transformers(config.model.removeprefix(TRANSFORMERS))
     name = f"{LOCAL}{folder}" if "architecture" in folder_config(folder) else config.model
     return of_timm(name, config)
-
-
-def folder_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder: ``architecture`` in timm's, ``model_type`` in transformers', ``recipe`` in a run's."""
-    path = folder / "config.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def of_timm(name: str, config: InspectConfig) -> Loaded:
@@ -93,15 +83,7 @@ class Channels:
 
 def of_transformers(name: str) -> Loaded:
     """A model of Hugging Face's library, from a folder or the hub, with its own image processor."""
-    try:
-        transformers = importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} needs the optional library transformers: pip install transformers"
-        ) from error
-    local = Path(name).is_dir()
-    if not local:
-        reach(name)
+    transformers, local = transformers_for(name)
     model = transformers.AutoModel.from_pretrained(name, local_files_only=local).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local)
     mean, std = (torch.tensor(getattr(processor, key))[:, None, None] for key in ("image_mean", "image_std"))
@@ -116,16 +98,3 @@ def known_model(name: str) -> str:
         return name
     ours = ", ".join(timm.list_models("vit_posattn_*"))
     raise ValueError(f"unknown model {name!r}; known: {ours}, and every model of timm.list_models()")
-
-
-def reach(repository: str) -> None:
-    """Raise ConnectionError naming a model that is neither in the hub's cache nor reachable."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    repository = repository.partition("@")[0]
-    if isinstance(try_to_load_from_cache(repository, "config.json"), str):
-        return
-    try:
-        HfApi().model_info(repository, timeout=SECONDS)
-    except Exception as error:
-        raise ConnectionError(f"{repository} is not cached, and the hub does not give it: {error}") from error

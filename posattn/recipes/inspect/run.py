@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -13,25 +12,20 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from posattn.recipes.inspect.models import folder_config, load_model
+from posattn.recipes.inspect.models import load_model
 from posattn.recipes.inspect.settings import InspectConfig
-from posattn.recipes.kit.classifiers import build, weights_name
-from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
+from posattn.recipes.kit.sources import TrainedModels, folder_config
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import printable
-from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import to_float
 from posattn.vision.data.pictures import Pictures
 from posattn.vision.inspect.average import STABLE
 from posattn.vision.inspect.inspection import inspect_model
 from posattn.vision.inspect.positions import by_distance
 from posattn.vision.inspect.results import Inspection, LayerResult
-from posattn.vision.training.weights import load_weights
 
 BATCH = 32  # pictures decoded at once
 START = ":start"  # suffix of a model's name for the random start of its training
-
-
 TOLD = 256  # images between two lines of progress where there is no bar
 
 
@@ -101,25 +95,16 @@ def load_subject(config: InspectConfig) -> Subject:
 
 def of_run(folder: Path, config: InspectConfig) -> Subject:
     """A model trained by a recipe on images, or the start it had, on a set as that run reads it."""
-    run = RunFolder.reading(folder)
-    settings = run.config["config"].get("images", run.config["config"])
-    seeds = range(run.config["seed"], run.config["seed"] + settings.get("seeds", 0))
-    names = {weights_name(name, seed): (name, seed) for name in ARCHITECTURES for seed in seeds}
-    names = {file: of for file, of in names.items() if (folder / f"{file}.safetensors").is_file()}
-    if not names:
-        raise ValueError(f"{folder} holds no run that trains image models ({run.config['recipe']})")
+    models = TrainedModels(folder)
     wanted = config.checkpoint or ""
-    if wanted.removesuffix(START) not in names:
-        listed = ", ".join(names)
+    file = wanted.removesuffix(START)
+    if file not in models.names:
+        listed = ", ".join(models.names)
         raise ValueError(
             f"{folder} holds {listed}: name one as checkpoint, with {START} for its start; got {wanted!r}"
         )
-    known = {field.name for field in fields(MemoryDataConfig)}
-    data = {name: value for name, value in settings["data"].items() if name in known}
-    held = MemoryDataConfig(**data | {"data": config.images, "data_dir": config.data_dir}).load("test")
-    model = build(ModelSize(**settings["size"]), *names[wanted.removesuffix(START)], held)
-    if not wanted.endswith(START):
-        load_weights(model, run.load_tensors(wanted), folder / f"{wanted}.safetensors")
+    held: Any = models.data(data=config.images, data_dir=config.data_dir)
+    model = models.model(file, held, trained=not wanted.endswith(START))
     pixels = to_float(held.images[: config.limit])
     half = torch.full((pixels.shape[1], 1, 1), 0.5)
     return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, [])

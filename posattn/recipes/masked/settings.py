@@ -58,7 +58,7 @@ def masked(smoke: bool = False) -> MaskedConfig:
     patch can be explained. Plain gradient descent has rates of its own for each objective, near the largest that do not
     diverge (at rate 30 labels take 275 ± 50 steps with A free, but diverge with A = P Pᵀ); Adam has one for both.
     Command: posattn run masked
-    Time: about 60 s of CPU time on an AMD EPYC (2 cores shared with much other work).
+    Time: 52 s on an AMD EPYC (2 cores shared with one other process); 67 s of CPU time.
     Expected, seeds 0 to 2, same machine, association off the diagonal at the end (chance 0.048), first measured step at
     which it is complete, attention inside the sets off the diagonal. Reconstruction, gradient descent, A free: 1.000,
     step 117 ± 14, 0.461 ± 0.006; A = P Pᵀ: 1.000, 150 ± 0, 0.703 ± 0.023. Reconstruction, Adam, A free: 1.000, 83 ± 14,

@@ -163,7 +163,7 @@ def replacement(
 
 
 def record(vit: ViT, kinds: Kinds, window: int) -> None:
-    """Record in a converted model how each head is kept, beside what is recorded already."""
+    """Add the kinds of newly converted heads to the record in the model."""
     if not kinds:
         return
     before = (vit.converted() or {"heads": {}})["heads"]

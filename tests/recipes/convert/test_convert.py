@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 import posattn
 from posattn.cli import main
+from posattn.recipes.convert import page
 from posattn.recipes.convert.results import mean_of_random
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
@@ -236,3 +237,10 @@ def test_random_orders_are_averaged() -> None:
     assert found["cosine"]["kept"] == pytest.approx([1, 0.7])
     assert found["cosine"]["stderr"] == pytest.approx([0, ((0.03**2 + 0.04**2) / 2 + 0.02 / 2) ** 0.5])
     assert mean_of_random({"greedy": {}}) == {}
+
+
+def test_the_claim_of_the_curves_names_the_share_that_was_measured(config_of: Configure) -> None:
+    curve = {"share": [0.0, 0.3, 0.75, 1.0], "cosine": {"loss": [0.0, 0.1, 0.2, 0.4], "stderr": [0.0] * 4}}
+    numbers = {"metric": "cosine", "curves": {"greedy": curve}}
+    claim = page.curves(config_of(), numbers).claim
+    assert claim.endswith("nearest to half of the heads: 0.100 by greedy (30%).")

@@ -101,6 +101,18 @@ def test_folders_of_timm(config_of: Configure, place: Path) -> None:
         assert torch.equal(named(x), bare(x))
 
 
+def test_a_wrapped_checkpoint(config_of: Configure, place: Path, tmp_path: Path) -> None:
+    """As training scripts save it, with the prefix of DistributedDataParallel."""
+    original = load_model(config_of(model=str(place / "vit"))).model.state_dict()
+    halved = {name: value / 2 for name, value in original.items()}
+    wrapped = {f"module.{name}": value for name, value in halved.items()}
+    torch.save({"epoch": 3, "state_dict": wrapped}, tmp_path / "wrapped.pt")
+    config = config_of(model=str(place / "vit"), checkpoint=tmp_path / "wrapped.pt")
+    found = load_model(config).model.state_dict()
+    assert found.keys() == halved.keys()
+    assert all(torch.equal(found[name], value) for name, value in halved.items())
+
+
 def test_torchvision(config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = partial(torchvision.models.VisionTransformer, 32, 8, 2, 3, 24, 32, num_classes=5)
     small = make()
