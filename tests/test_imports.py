@@ -12,11 +12,12 @@ LEAVES = {"shapes", "checks", "settings"}
 FLOORS = [LEAVES, {"structure", "runs"}, {"theory", "vision"}, {"bench"}, {"recipes"}, {"cli"}]
 WITHIN = {  # what a room of vision may import of vision; training never imports measurement
     "grid": set(),
+    "modes": set(),
     "data": {"data"},
     "models": {"models", "grid"},
-    "training": {"training", "data", "models", "grid"},
-    "inspect": {"inspect", "data", "models", "grid"},
-    "convert": {"convert", "inspect", "training", "data", "models", "grid"},
+    "training": {"training", "data", "models", "grid", "modes"},
+    "inspect": {"inspect", "data", "models", "grid", "modes"},
+    "convert": {"convert", "inspect", "training", "data", "models", "grid", "modes"},
     "jigsaw": {"jigsaw", "inspect", "grid"},
 }
 

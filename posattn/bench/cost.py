@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from posattn.vision.modes import evaluating
+
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages at start and stop
 
 ATTENTION = re.compile(r"aten::_scaled_dot_product_\w*attention(?!\w*backward)\w*")
@@ -75,13 +77,11 @@ def multiply_adds(model: nn.Module, images: Tensor) -> int:
     Raises:
         NotImplementedError: the model calls an operator without a formula that may multiply matrices.
     """
-    training = model.training
-    model.train()  # positional attention drops its cached maps
     counter = FlopCounterMode(display=False)
     # the counter decomposes operators, so it is entered last: the outer mode gets what it did not decompose
-    with _Uncounted(counter.flop_registry) as uncounted, counter:
+    with evaluating(model), _Uncounted(counter.flop_registry) as uncounted, counter:
+        model.train()  # positional attention drops its cached maps
         model.eval()(images)
-    model.train(training)
     return counter.get_total_flops() // 2 + uncounted.total
 
 

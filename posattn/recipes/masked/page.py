@@ -3,7 +3,7 @@
 from typing import Any
 
 from posattn.recipes.masked.settings import MaskedConfig
-from posattn.runs.page import Gallery, Lines, Section, Table, to_plain
+from posattn.runs.page import Gallery, Section, Table, mean_lines, to_plain
 from posattn.runs.seeds import mean_std_text
 
 RECONSTRUCTION, LABELS = OBJECTIVES = ("masked reconstruction", "labels")
@@ -28,13 +28,12 @@ def section(optimizer: str, config: MaskedConfig, arms: dict[str, Any]) -> Secti
         arm(objective, form): arm(objective, optimizer, form) for objective in OBJECTIVES for form in FORMS
     }
     curves = [
-        Lines(
+        mean_lines(
             title[0].upper() + title[1:],
             "step",
-            {label: f"arms.{name}.mean.{measure}" for label, name in shown.items()},
-            {label: f"arms.{name}.std.{measure}" for label, name in shown.items()},
-            x_label="step",
-            y_label=title,
+            {label: f"arms.{name}.*.{measure}" for label, name in shown.items()},
+            "step",
+            title,
         )
         for measure, title in MEASURES.items()
     ]

@@ -1,17 +1,19 @@
 """Masked reconstruction on the structured data against the labelled task: does each find the sets in A?"""
 
+from itertools import product
 from typing import Any
 
 import torch
 from rich.progress import Progress
 from torch import Generator
 
+from posattn.recipes.kit.theory import read_histories
 from posattn.recipes.masked import page
 from posattn.recipes.masked.page import ADAM, ENCODED, FORMS, LABELS, OBJECTIVES, OPTIMIZERS
 from posattn.recipes.masked.settings import MaskedConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.seeds import over_seeds
-from posattn.runs.sweep import sweep
+from posattn.runs.sweep import sweep_seeds
 from posattn.structure.association import patch_association
 from posattn.structure.partition import Partition
 from posattn.theory.accuracy import accuracy
@@ -38,11 +40,8 @@ Learner = PositionStudent | SimplifiedViT
 def run(config: MaskedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every objective, optimizer, form of the scores and seed; the maps of the first seed."""
     check_sets(Partition.contiguous(config.task.num_patches, config.task.set_size))
-    arms = [(o, how, form) for o in OBJECTIVES for how in OPTIMIZERS for form in FORMS]
-    seeds = range(config.seed, config.seed + config.seeds)
-    settings = {page.arm(*arm, f"seed={seed}"): (config, *arm, seed) for arm in arms for seed in seeds}
-    found = sweep("masked", settings, train_one, run, progress)
-    runs = {page.arm(*arm): [found[page.arm(*arm, f"seed={seed}")] for seed in seeds] for arm in arms}
+    arms = {page.arm(*arm): (config, *arm) for arm in product(OBJECTIVES, OPTIMIZERS, FORMS)}
+    runs = sweep_seeds("masked", arms, config.all_seeds, train_one, run, progress)
     run.save_tensors("masked", {name: torch.tensor(each[0]["map"]) for name, each in runs.items()})
     result = {
         "step": evenly(config.steps, config.measurements),
@@ -126,7 +125,7 @@ def summarise(histories: list[dict[str, list[float]]]) -> dict[str, Any]:
     """Mean and standard deviation over seeds, along training; of every seed the ends and the step of completion."""
     return {
         **over_seeds(histories),
-        "first": {name: [history[name][0] for history in histories] for name in histories[0]},
-        "last": {name: [history[name][-1] for history in histories] for name in histories[0]},
+        "first": read_histories(histories, 0),
+        "last": read_histories(histories, -1),
         "complete": [first_full(history, "association") for history in histories],
     }

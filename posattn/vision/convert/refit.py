@@ -6,8 +6,8 @@ the converted model computes up to there. No gradients are used; the only choice
 pictures.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.quality import outputs
 from posattn.vision.convert.reruns import block_inputs, resumed
+from posattn.vision.modes import evaluating
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # relative to the mean square of the inputs
 HELD = 5  # one picture of so many is held out to choose the ridge
@@ -211,14 +212,3 @@ def second_norm(block: nn.Module, number: int) -> nn.Module:
     raise TypeError(
         f"block {number} ({type(block).__name__}) cannot be refitted: it has no norm before its MLP"
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode while it lasts."""
-    mode = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(mode)

@@ -13,6 +13,7 @@ from posattn.vision.convert.layers import attention_of
 from posattn.vision.convert.maps import Kinds, heads_module, replacement
 from posattn.vision.convert.quality import Outputs, joined, outputs
 from posattn.vision.models.attention import MapsHNN
+from posattn.vision.modes import evaluating
 
 Advance = Callable[[int], None]  # called with the number of runs over a batch that are done
 
@@ -59,19 +60,15 @@ def outputs_of_choices(
         advance: called after each run over a batch.
     """
     model: Any = subject.model
-    mode = model.training
-    model.eval()
     parts: list[list[Outputs]] = [[] for _ in choices]
-    try:
-        with swapped(model, {n: layer_of(subject, n, kinds) for n, kinds in (base or {}).items() if kinds}):
-            for batch in batches:
-                inputs, unchanged = whole_run(model, batch)
-                for own, choice in zip(parts, choices, strict=True):
-                    changes = any(choice.values())
-                    own.append(rerun(subject, batch, inputs, choice) if changes else unchanged)
-                    advance(1)
-    finally:
-        model.train(mode)
+    layers = {n: layer_of(subject, n, kinds) for n, kinds in (base or {}).items() if kinds}
+    with evaluating(model), swapped(model, layers):
+        for batch in batches:
+            inputs, unchanged = whole_run(model, batch)
+            for own, choice in zip(parts, choices, strict=True):
+                changes = any(choice.values())
+                own.append(rerun(subject, batch, inputs, choice) if changes else unchanged)
+                advance(1)
     return [joined(own) for own in parts]
 
 

@@ -21,6 +21,7 @@ from posattn.vision.inspect.adapters.layer import AttentionLayer
 from posattn.vision.inspect.batches import batches
 from posattn.vision.inspect.lazy import FromMaps, FromQueries, FromScores, Joined, LazyMaps, attention_of_mha
 from posattn.vision.models.attention import PositionalAttention
+from posattn.vision.modes import evaluating
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 See = Callable[[Any, Tensor, Tensor], None]  # key, maps, batch
@@ -285,15 +286,3 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode while it lasts, then every module as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

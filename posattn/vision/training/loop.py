@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from posattn import checks
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.data.streams import ImageStream
+from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.resume import restore, save
@@ -121,20 +122,17 @@ def evaluate(
     rank, ranks = (PartialState().process_index, PartialState().num_processes) if divide else (0, 1)
     most = min(batch_size, math.ceil(len(image_set) / ranks))
     parts = equal_parts(len(image_set), most)[rank::ranks]
-    training = model.training
-    run = compiled(model.eval()) if compile else model.eval()
+    run = compiled(model) if compile else model
     correct = torch.zeros((), dtype=torch.long, device=device)
-    try:
-        with (
-            memory_advice(f"batch_size {batch_size} in evaluation: lower batch_size"),
-            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
-        ):
-            for part, (images, labels) in zip(parts, image_set.batches(parts), strict=True):
-                pixels = to_float(images.to(device))
-                logits = run(pixels if transform is None else transform(pixels))
-                correct += (logits.argmax(-1) == labels.to(device))[: part.unique().numel()].sum()
-    finally:
-        model.train(training)
+    with (
+        evaluating(model),
+        memory_advice(f"batch_size {batch_size} in evaluation: lower batch_size"),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        for part, (images, labels) in zip(parts, image_set.batches(parts), strict=True):
+            pixels = to_float(images.to(device))
+            logits = run(pixels if transform is None else transform(pixels))
+            correct += (logits.argmax(-1) == labels.to(device))[: part.unique().numel()].sum()
     return int(reduce(correct, "sum") if divide else correct) / len(image_set)
 
 

@@ -23,6 +23,7 @@ from posattn.vision.data.augment import Mixer, augment, derived_seed, make_mixer
 from posattn.vision.data.decoding import Images
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.data.streams import ImageStream
+from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled, compiler_of
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.precision import attention_for, refuse_wrong_convolutions
@@ -269,13 +270,11 @@ def check_fits(model: nn.Module, image_set: ImageSet | ImageStream) -> None:
     for side, patch, size in zip(("height", "width"), patch_size, image_set.shape[1:], strict=True):
         checks.divides(f"patch {side}", patch, f"image {side}", size)
     device = next(model.parameters()).device
-    mode = model.training
     try:
-        outputs = model.eval()(torch.zeros(1, *image_set.shape, device=device)).shape[-1]
+        with evaluating(model):
+            outputs = model(torch.zeros(1, *image_set.shape, device=device)).shape[-1]
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"the model does not take images of shape {image_set.shape}: {error}") from error
-    finally:
-        model.train(mode)
     if outputs < image_set.num_classes:
         raise ValueError(
             f"the model has {outputs} outputs, {image_set.name} has {image_set.num_classes} classes"
