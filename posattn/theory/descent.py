@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,34 @@ class Step(NamedTuple):
 
     updates: int  # number of updates so far, including this one
     loss: float  # on the batch of this update, before it
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How gradients update a model: the arguments of ``descend`` of the same names."""
+
+    rate: float | None
+    value_rate: float | None = None
+    optimizer: Optimizer | None = None
+    normalize: bool = False
+    decay: bool = False
+
+    def optimizer_of(self, model: nn.Module) -> Optimizer:
+        """Plain gradient descent at the given rates, or the given optimizer, checked."""
+        if (self.rate is None) == (self.optimizer is None):
+            raise ValueError(
+                f"give either a rate or an optimizer, got rate={self.rate} and optimizer={self.optimizer}"
+            )
+        if self.optimizer is None:
+            rate = checks.positive("rate", self.rate)
+            return SGD(parameter_groups(model, rate, self.value_rate), lr=rate)
+        if self.value_rate is not None:
+            raise ValueError(f"value_rate goes with a rate, not with an optimizer, got {self.value_rate}")
+        own = {id(p) for p in model.parameters()}
+        held = [id(p) in own for group in self.optimizer.param_groups for p in group["params"]]
+        if not all(held):
+            raise ValueError(f"{held.count(False)} parameters of the optimizer are not the model's")
+        return self.optimizer
 
 
 def descend(
@@ -67,36 +96,16 @@ def descend(
         mean.backward()
         return mean.item()
 
-    return train(
-        model,
-        gradient,
-        steps,
-        rate,
-        value_rate=value_rate,
-        optimizer=optimizer,
-        normalize=normalize,
-        decay=decay,
-    )
+    return train(model, gradient, steps, Updates(rate, value_rate, optimizer, normalize, decay))
 
 
-def train(
-    model: nn.Module,
-    gradient: Callable[[], float],
-    steps: int,
-    rate: float | None,
-    *,
-    value_rate: float | None = None,
-    optimizer: Optimizer | None = None,
-    normalize: bool = False,
-    decay: bool = False,
-) -> Iterator[Step]:
-    """Updates of ``model`` by ``gradient``, which adds to the ``.grad`` of its parameters and returns the loss.
+def train(model: nn.Module, gradient: Callable[[], float], steps: int, updates: Updates) -> Iterator[Step]:
+    """Update ``model`` by ``gradient``, which adds to the ``.grad`` of its parameters and returns the loss.
 
     Other arguments and errors are those of ``descend``.
     """
     steps = checks.positive_int("steps", steps)
-    optimizer = optimizer_of(model, rate, value_rate, optimizer)
-    return _restoring(model, _updates(optimizer, gradient, steps, normalize, decay))
+    return _restoring(model, _steps(updates.optimizer_of(model), gradient, steps, updates))
 
 
 def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
@@ -106,23 +115,6 @@ def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
         for module in held:
             module.restore_diagonal()
         yield step
-
-
-def optimizer_of(
-    model: nn.Module, rate: float | None, value_rate: float | None, optimizer: Optimizer | None
-) -> Optimizer:
-    """Plain gradient descent at the given rates, or the given optimizer, checked."""
-    if (rate is None) == (optimizer is None):
-        raise ValueError(f"give either a rate or an optimizer, got rate={rate} and optimizer={optimizer}")
-    if optimizer is None:
-        return SGD(parameter_groups(model, rate, value_rate), lr=checks.positive("rate", rate))
-    if value_rate is not None:
-        raise ValueError(f"value_rate goes with a rate, not with an optimizer, got {value_rate}")
-    own = {id(p) for p in model.parameters()}
-    held = [id(p) in own for group in optimizer.param_groups for p in group["params"]]
-    if not all(held):
-        raise ValueError(f"{held.count(False)} parameters of the optimizer are not the model's")
-    return optimizer
 
 
 def value_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -147,10 +139,10 @@ def parameter_groups(
     return [{"params": others}, {"params": values, "lr": checks.finite("value_rate", value_rate, 0.0)}]
 
 
-def _updates(
-    optimizer: Optimizer, gradient: Callable[[], float], steps: int, normalize: bool, decay: bool
+def _steps(
+    optimizer: Optimizer, gradient: Callable[[], float], steps: int, updates: Updates
 ) -> Iterator[Step]:
-    schedule = LinearLR(optimizer, 1.0, 1 / steps, total_iters=max(1, steps - 1)) if decay else None
+    schedule = LinearLR(optimizer, 1.0, 1 / steps, total_iters=max(1, steps - 1)) if updates.decay else None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     good = [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
@@ -163,7 +155,7 @@ def _updates(
             rate = optimizer.param_groups[0]["lr"]
             raise FloatingPointError(f"loss {loss} or gradient not finite at step {step}, rate {rate:g}")
         _copy(parameters, good)
-        if normalize:
+        if updates.normalize:
             for g, peak in zip(gradients, peaks, strict=True):
                 _to_unit_norm(g, peak)
         optimizer.step()

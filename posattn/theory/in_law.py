@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from posattn import checks
 from posattn.shapes import Feature, Labels, Signal
-from posattn.theory.descent import Step, train
+from posattn.theory.descent import Step, Updates, train
 from posattn.theory.requirements import check_shapes, refuse_overrides
 from posattn.theory.simplified import SimplifiedViT, logistic_loss
 from posattn.theory.softmax_gradient import SoftmaxGradient, has_closed_form
@@ -138,13 +138,4 @@ def descend_in_law(
     def gradient() -> float:
         return backward_in_law(model, task, draw(task, batch_size, generator=generator), closed_form)
 
-    return train(
-        model,
-        gradient,
-        steps,
-        rate,
-        value_rate=value_rate,
-        optimizer=optimizer,
-        normalize=normalize,
-        decay=decay,
-    )
+    return train(model, gradient, steps, Updates(rate, value_rate, optimizer, normalize, decay))

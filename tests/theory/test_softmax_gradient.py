@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
 from posattn.structure.partition import Partition
-from posattn.theory.descent import train
+from posattn.theory.descent import Updates, train
 from posattn.theory.in_law import backward_in_law, descend_in_law, draw
 from posattn.theory.simplified import SimplifiedViT, encode_positions
 from posattn.theory.softmax_gradient import SoftmaxGradient, has_closed_form
@@ -92,7 +92,7 @@ def test_a_run_is_that_of_autograd_whatever_a_model_changes(
     first, second = (Generator().manual_seed(8) for _ in range(2))
     losses = [s.loss for s in descend_in_law(model, task, 4, 3, 0.1, generator=first)]
     step = lambda: backward_in_law(other, task, draw(task, 4, generator=second))  # noqa: E731
-    assert losses == pytest.approx([s.loss for s in train(other, step, 3, 0.1)], rel=1e-10)
+    assert losses == pytest.approx([s.loss for s in train(other, step, 3, Updates(0.1))], rel=1e-10)
     torch.testing.assert_close(model.scores, other.scores, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(model.value, other.value, rtol=1e-10, atol=1e-10)
 
