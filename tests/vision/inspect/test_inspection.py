@@ -15,14 +15,11 @@ from torch import Tensor, nn
 
 import posattn.vision.models.vision_transformer_posattn  # noqa: F401  (registers its models)
 from posattn.structure.partition import Partition
-from posattn.vision.grid import Grid, Layout, neighbourhoods
-from posattn.vision.inspect import average
+from posattn.vision.grid import Grid
 from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.inspection import Inspection, inspect_attention, inspect_model
-from posattn.vision.inspect.lazy import FromMaps
 from posattn.vision.inspect.norms import NORM_MEASURES
 from posattn.vision.inspect.positions import by_distance, closeness_correlation, similarity
-from posattn.vision.inspect.sums import LayerSums
 from posattn.vision.inspect.tables import MEASURES
 
 SMALL: dict[str, Any] = {
@@ -37,10 +34,6 @@ def make(name: str = "vit_tiny_patch16_224", noise: float = 0.3, **options: Any)
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
     return model
-
-
-def layout(side: int) -> Layout:
-    return Layout(Grid(side, side), Grid(side, side), (1.0, 1.0))
 
 
 def images(n: int = 20) -> Tensor:
@@ -115,25 +108,6 @@ def test_positionality_is_the_explained_share_without_its_noise() -> None:
     assert 0.02 < found < 0.98, "a map that is constant or pure noise tests nothing"
 
 
-def test_the_noise_correction_is_unbiased_where_the_plain_share_is_not(generator: torch.Generator) -> None:
-    n = 6
-    mean = torch.randn(1, 1, 9, 9, generator=generator)
-
-    def estimate() -> tuple[float, float]:
-        sums = LayerSums(layout(3), 1.5)
-        sums.add(FromMaps((mean + 1.5 * torch.randn(n, 1, 9, 9, generator=generator)).softmax(-1)), n)
-        total = sums.total(sums.values.groups)
-        plain = ((sums.average() - 1 / 9) ** 2).sum() / total.item()
-        return float(average.positionality(sums.average(), total, n)), float(plain)
-
-    many = LayerSums(layout(3), 1.5)
-    many.add(FromMaps((mean + 1.5 * torch.randn(20_000, 1, 9, 9, generator=generator)).softmax(-1)), 20_000)
-    truth = float(average.positionality(many.average(), many.total(many.values.groups), 20_000))
-    corrected, plain = np.mean([estimate() for _ in range(400)], axis=0)
-    assert corrected == pytest.approx(truth, abs=0.01)
-    assert plain > truth + 0.07
-
-
 @pytest.mark.parametrize("scores", ["encodings", "relative", "table"])
 def test_positional_attention_has_positionality_one(scores: str) -> None:
     table = inspect_attention(make("vit_posattn_tiny_patch16_224", scores=scores), images())
@@ -188,51 +162,6 @@ def test_structure_put_into_the_scores_is_found_and_another_is_not() -> None:
     found, agreement = recovered
     assert agreement.tolist() == [1, 1, 1]
     assert all(torch.equal(labels[:, None] == labels, tiles.same) for labels in found)
-
-
-def test_profiles_show_sets_that_attention_itself_does_not() -> None:
-    """Every set attends to the next: patches of a set have one profile, and none looks at its own set."""
-    partition = Partition.contiguous(12, 3)
-    scores = 5.0 * (partition.labels[:, None] + 1 == partition.labels) + 5.0 * (
-        (partition.labels[:, None] == 3) & (partition.labels == 0)
-    )
-    maps = scores.softmax(-1)[None]
-    assert average.association(maps, partition.same).item() == pytest.approx(0, abs=0.01)
-    assert average.profile_association(maps, partition.same).item() == pytest.approx(1)
-    shuffle = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    shuffled = Partition(partition.labels[shuffle])
-    moved = maps[:, shuffle][:, :, shuffle]
-    assert average.profile_association(moved, shuffled.same).item() == pytest.approx(1)
-
-
-def test_profile_association_ignores_what_all_rows_and_columns_share(generator: torch.Generator) -> None:
-    scores = torch.randn(2, 16, 16, generator=generator, dtype=torch.double)
-    shifted = (
-        scores + torch.randn(16, generator=generator) * 2
-    )  # a favourite column does not change a profile
-    own = neighbourhoods(Grid(4, 4))
-    plain, moved = (average.profile_association(s.softmax(-1), own) for s in (scores, shifted))
-    torch.testing.assert_close(plain, moved)
-
-
-def test_noise_has_no_stable_sets(generator: torch.Generator) -> None:
-    sums = LayerSums(layout(4), 1.5)
-    sums.add(FromMaps(torch.randn(40, 2, 16, 16, generator=generator).softmax(-1)), 40)
-    _, agreement = average.recovered_sets(sums, 4)
-    assert (agreement < average.STABLE).all()
-
-
-def test_the_jackknife_is_the_spread_over_repetitions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    own, mean = neighbourhoods(Grid(3, 3)), torch.randn(9, 9, generator=generator)
-    values, errors = [], []
-    for _ in range(100):
-        sums = LayerSums(layout(3), 1.5)
-        sums.add(FromMaps((mean + torch.randn(64, 1, 9, 9, generator=generator)).softmax(-1)), 64)
-        estimate, groups = average.estimator(sums, own), sums.values.groups
-        values.append(float(estimate(groups)[0, 0]))
-        errors.append(float(average.jackknife_error(average.without_each(estimate, groups))[0, 0]))
-    assert np.sqrt(np.square(errors).mean()) == pytest.approx(np.std(values, ddof=1), rel=0.25)
 
 
 def test_embeddings_of_a_smooth_grid_are_the_more_alike_the_nearer() -> None:
@@ -312,10 +241,3 @@ def test_memory_does_not_grow_with_the_images() -> None:
     run = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, check=True)
     few, many = map(int, run.stdout.split())
     assert many < 1.1 * few
-
-
-def test_patches_in_no_set_are_left_out_of_association(generator: torch.Generator) -> None:
-    partition = Partition([0, 1, 0, -1, 1, -1, 0, 1])
-    maps = torch.where(partition.same, 1.0, 0.1) + 0.01 * torch.rand(2, 8, 8, generator=generator)
-    assert average.association(maps, partition.same).tolist() == pytest.approx([1, 1])
-    assert average.chance(partition.same, itself=True) == pytest.approx(3 / 8)

@@ -1,0 +1,80 @@
+"""A training that is interrupted, or finished, ends as one that never was interrupted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from small_trainings import RICH, SHORT, few, losses, same_weights, tiny_vit
+from torch import nn
+
+from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.loop import train
+
+
+@pytest.mark.parametrize("config", [SHORT, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("records", [1, 4, 7])
+def test_an_interrupted_run_ends_the_same(tmp_path: Path, config: TrainConfig, records: int) -> None:
+    whole, model = tiny_vit(drop_path_rate=0.2), tiny_vit(drop_path_rate=0.2)
+    expected = {record.step: record.loss for record in train(whole, few(), config)}
+    seen: dict[int, float] = {}
+    run = train(model, few(), config, checkpoints=tmp_path)
+    for _, record in zip(range(records), run, strict=False):
+        seen[record.step] = record.loss
+    run.close()
+    model = tiny_vit(seed=9, drop_path_rate=0.2)  # other weights: all must come from the checkpoint
+    if not list(tmp_path.iterdir()):
+        model.load_state_dict(tiny_vit(drop_path_rate=0.2).state_dict())
+    seen |= {record.step: record.loss for record in train(model, few(), config, checkpoints=tmp_path)}
+    assert seen == expected
+    assert same_weights(model, whole)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_finished_run_is_only_loaded(tmp_path: Path) -> None:
+    model, again = tiny_vit(), tiny_vit(seed=1)
+    *_, last = train(model, few(), RICH, checkpoints=tmp_path)
+    (record,) = train(again, few(), RICH, checkpoints=tmp_path)
+    assert record.scalars == last.scalars
+    assert same_weights(model, again)
+    assert same_weights(model, record.model)
+
+
+def test_another_run_is_not_continued(tmp_path: Path) -> None:
+    losses(tiny_vit(), few(), SHORT, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match=r"lr=0\.001, this run of 0\.1"):
+        losses(tiny_vit(), few(), replace(SHORT, lr=0.1), checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="another model"):
+        losses(tiny_vit(embed_dim=16), few(), SHORT, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="data="):
+        losses(tiny_vit(), few(150), replace(SHORT), checkpoints=tmp_path)
+
+
+def test_batch_norm_goes_on_where_it_was(tmp_path: Path) -> None:
+    def resnet(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return timm.create_model("test_resnet", num_classes=10, in_chans=1)
+
+    config = replace(SHORT, ema_decay=0.5)
+    whole, model = resnet(0), resnet(1)
+    losses(whole, few(), config)
+    run = train(resnet(0), few(), config, checkpoints=tmp_path)
+    for _ in range(6):
+        next(run)
+    run.close()
+    losses(model, few(), config, checkpoints=tmp_path)
+    assert same_weights(model, whole)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb", "lion", "adafactor", "nadamw"])
+def test_any_optimizer_goes_on_where_it_was(tmp_path: Path, optimizer: str) -> None:
+    config = replace(SHORT, optimizer=optimizer)
+    whole, model = tiny_vit(), tiny_vit()
+    losses(whole, few(), config)
+    run = train(model, few(), config, checkpoints=tmp_path)
+    for _ in range(6):
+        next(run)
+    run.close()
+    losses(model := tiny_vit(seed=1), few(), config, checkpoints=tmp_path)
+    assert same_weights(model, whole)
