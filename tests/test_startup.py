@@ -27,16 +27,54 @@ HEAVY = {
 PROBE = """
 import json, sys
 import posattn
-sys.argv = ["posattn", *sys.argv[1:]]
-if len(sys.argv) > 1:
-    from posattn.cli import main
-    try:
-        main()
-    except SystemExit:
-        pass
+from posattn.cli import main
+try:
+    main()
+except SystemExit:
+    pass
 print()
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
+EACH = """
+import json, os, sys
+import posattn
+
+def tell(command):
+    modules = sorted({name.partition(".")[0] for name in sys.modules})
+    with open(sys.argv[1], "a") as file:
+        print(json.dumps([command, modules]), file=file)
+
+tell("")
+from posattn.cli import entry, main  # every command imports them: once here, then each runs in a fork
+for command in sys.argv[2:]:
+    if not os.fork():
+        try:
+            main(command.split())
+        except SystemExit:
+            tell(command)
+        else:
+            tell(command)
+        finally:
+            os._exit(0)
+    os.wait()
+"""
+LIGHT = [
+    "--help",
+    "--version",
+    "list",
+    "list data",
+    "run --help",
+    "run demo --help",
+    "run images-cifar10 --smoke --help",
+    "inspect --help",
+    "bench --help",
+    "completion zsh",
+    "nothing",
+    "run nothing",
+    "run demo --seed four",
+    "run demo --nothing",
+    "report nothing",
+]
 
 
 def started(code: str, *arguments: str) -> str:
@@ -45,34 +83,17 @@ def started(code: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def loaded(*arguments: str) -> set[str]:
-    """Of the heavy packages, those that a process has loaded after a command; without one after importing posattn."""
-    return HEAVY & set(json.loads(started(PROBE, *arguments).splitlines()[-1]))
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Of the heavy packages, those loaded after importing posattn (by ""), and after each command of ``LIGHT``."""
+    told = tmp_path_factory.mktemp("startup") / "told"
+    started(EACH, str(told), *LIGHT)
+    return {command: HEAVY & set(names) for command, names in map(json.loads, told.read_text().splitlines())}
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "",
-        "--help",
-        "--version",
-        "list",
-        "list data",
-        "run --help",
-        "run demo --help",
-        "run images-cifar10 --smoke --help",
-        "inspect --help",
-        "bench --help",
-        "completion zsh",
-        "nothing",
-        "run nothing",
-        "run demo --seed four",
-        "run demo --nothing",
-        "report nothing",
-    ],
-)
-def test_nothing_heavy_is_loaded_where_nothing_is_computed(command: str) -> None:
-    assert loaded(*command.split()) == set()
+@pytest.mark.parametrize("command", ["", *LIGHT])
+def test_nothing_heavy_is_loaded_where_nothing_is_computed(command: str, loaded: dict[str, set[str]]) -> None:
+    assert loaded[command] == set()
 
 
 def test_a_report_is_drawn_without_torch(tmp_path: Path) -> None:
@@ -80,7 +101,8 @@ def test_a_report_is_drawn_without_torch(tmp_path: Path) -> None:
     items = [Lines("Loss", "x", {"loss": "y"}), Table("Numbers", ["a"], [["1"]])]
     page = to_plain([Section("Title", "claim", items)])
     folder.finish({"title": "Toy", "summary": "", "page": page, "x": [1, 2], "y": [2, 1]})
-    assert loaded("report", str(folder.path)) <= DRAWING
+    *_, modules = started(PROBE, "report", str(folder.path)).splitlines()
+    assert HEAVY & set(json.loads(modules)) <= DRAWING
     assert "<svg" in (folder.path / "report.html").read_text()
 
 
