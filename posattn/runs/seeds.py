@@ -13,9 +13,10 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mean_std_text(values: Sequence[float], digits: int = 3, factor: float = 1.0) -> str:
-    """``mean ± std`` of the values times ``factor``."""
+    """``mean ± std`` of the values times ``factor``; of a single value no ``std``, which is not known."""
     mean, std = mean_std(values)
-    return f"{factor * mean:.{digits}f} ± {factor * std:.{digits}f}"
+    spread = f" ± {factor * std:.{digits}f}" if len(values) > 1 else ""
+    return f"{factor * mean:.{digits}f}{spread}"
 
 
 def collect(trees: Sequence[Any]) -> Any:

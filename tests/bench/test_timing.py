@@ -24,5 +24,6 @@ def test_mean_and_sample_deviation() -> None:
     assert mean_std([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_std([4.0]) == (4.0, 0.0)
     assert mean_std_text([0.5, 0.7], 1, 100) == "60.0 ± 14.1"
+    assert mean_std_text([0.25], 2) == "0.25"
     with pytest.raises(ValueError, match="no values"):
         mean_std([])

@@ -10,10 +10,9 @@ from torch import Generator
 from posattn.recipes.association import page
 from posattn.recipes.association.page import ENCODED, FREE, SETTINGS
 from posattn.recipes.association.settings import AssociationConfig, Setting
-from posattn.recipes.kit.theory import draw_task, read_histories
+from posattn.recipes.kit.theory import draw_task, summarise
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
-from posattn.runs.seeds import over_seeds
 from posattn.runs.sweep import sweep_seeds
 from posattn.theory import tracking
 from posattn.theory.in_law import descend_in_law
@@ -30,26 +29,20 @@ def run(config: AssociationConfig, run: RunFolder, progress: Progress) -> dict[s
     }
     runs = sweep_seeds("association", arms, config.all_seeds, train_one, run, progress)
     run.save_tensors("association", {arm: torch.tensor(ones[0]["maps"]) for arm, ones in runs.items()})
-    numbers = {arm: summarise(ones) for arm, ones in runs.items()}
+    numbers = {
+        arm: {
+            **summarise([one["history"] for one in ones]),
+            "step": ones[0]["history"]["step"],
+            "frames": ones[0]["frames"],
+            "chance": ones[0]["chance"],
+        }
+        for arm, ones in runs.items()
+    }
     return {
         "title": "Gradient descent finds the hidden sets",
         "summary": "Patch association from random initialisation, over time, in both settings of arXiv 2210.09221.",
         "association": numbers,
         "page": to_plain([page.setting_section(name, getattr(config, name), numbers) for name in SETTINGS]),
-    }
-
-
-def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The seeds of one form of the scores."""
-    histories = [one["history"] for one in runs]
-    return {
-        "step": histories[0]["step"],
-        "frames": runs[0]["frames"],
-        "chance": runs[0]["chance"],
-        **over_seeds(histories),
-        "last": read_histories(histories, -1),
-        "first": read_histories(histories, 0),
-        "complete": [tracking.first_full(history) for history in histories],
     }
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from posattn.runs.page import Gallery, HeatMaps, Section, Table
@@ -91,7 +92,7 @@ def measures(numbers: dict[str, Any]) -> list[Section]:
     return [
         Section(
             name.replace("_", " ").capitalize(),
-            f"By layer and head; mean change {mean_of(grid['difference'][0]):+.3f}.",
+            f"By layer and head; mean change {np.mean(grid['difference']):+.3f}.",
             [
                 HeatMaps("Both", f"measures.{name}.values", panels=[first, second], **AXES),
                 HeatMaps("Difference", f"measures.{name}.difference", panels=[f"{second} - {first}"], **AXES),
@@ -101,9 +102,3 @@ def measures(numbers: dict[str, Any]) -> list[Section]:
         for name, grid in numbers["measures"].items()
         if name != IN_PIXELS
     ]
-
-
-def mean_of(rows: list[list[float]]) -> float:
-    """The mean over layers and heads."""
-    values = [value for row in rows for value in row]
-    return sum(values) / len(values)

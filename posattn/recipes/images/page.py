@@ -48,7 +48,7 @@ def images_section(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> S
 def claim(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> str:
     """The two models that are compared; where one is not there, the accuracy of each that is."""
     final, speed = numbers["final_accuracy"], timing["images_per_second"]
-    percent = {name: percent_text(values) for name, values in final.items()}
+    percent = {name: mean_std_text(values, 1, 100) for name, values in final.items()}
     if not {ORIGINAL, POSITIONAL} <= final.keys():
         reached = ", ".join(f"{name} {value} %" for name, value in percent.items())
         return f"Test accuracy on {config.data.data}: {reached}."
@@ -102,14 +102,12 @@ def gap_items(config: ImagesConfig, numbers: Numbers) -> Iterator[Table | Lines]
 
 def gap_lines(when: str, x: str | dict[str, str], names: list[str], over: str, config: ImagesConfig) -> Lines:
     """A figure of gaps to the original."""
-    mean, std = ({name: f"images.gaps.{name}.{over}.{part}" for name in names} for part in ("mean", "std"))
-    return Lines(
+    return mean_lines(
         f"Accuracy minus the {ORIGINAL}'s, {when}",
         x,
-        mean,
-        std,
-        x_label="seconds" if over == "time" else "epoch",
-        y_label="points",
+        {name: f"images.gaps.{name}.{over}.*" for name in names},
+        "seconds" if over == "time" else "epoch",
+        "points",
         caption=f"{spread_text(config)} Differences are taken seed by seed.",
     )
 
@@ -120,11 +118,6 @@ def gap_text(estimate: Numbers | None) -> str:
         return "–"
     half = "" if estimate["half"] is None else f" ± {estimate['half']:.1f}"
     return f"{estimate['mean']:+.1f}{half}"
-
-
-def percent_text(values: list[float]) -> str:
-    """Mean and standard deviation over seeds in percent; of one seed, its value."""
-    return mean_std_text(values, 1, 100) if len(values) > 1 else f"{100 * values[0]:.1f}"
 
 
 def count_text(count: int, what: str) -> str:
@@ -167,10 +160,10 @@ def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Tab
     rows = [
         [
             name,
-            percent_text(final),
+            mean_std_text(final, 1, 100),
             f"{numbers['parameters'][name]:,}",
             f"{numbers['multiply_adds'][name] / 1e6:.1f}",
-            seconds_text(seconds[name]),
+            mean_std_text(seconds[name], 1),
             share_text(reached[name], original),
             median_text(*timing["images_per_second"][name]),
         ]
@@ -192,11 +185,6 @@ def share_text(seconds: float | None, original: float | None) -> str:
     if original is None:
         return f"no {ORIGINAL}"
     return "not reached" if seconds is None else f"{seconds / original:.2f}"
-
-
-def seconds_text(values: list[float]) -> str:
-    """Mean and standard deviation of seconds over seeds; of one seed, its value."""
-    return mean_std_text(values, 1) if len(values) > 1 else f"{values[0]:.1f}"
 
 
 def runs_text(config: ImagesConfig) -> str:

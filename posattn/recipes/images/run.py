@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +19,10 @@ from posattn.recipes.kit.classifiers import (
     build,
     check_models,
     first_images,
-    fit,
     load_split,
     load_trained,
     train_grid,
-    weights_name,
+    train_one,
 )
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
 from posattn.runs.folder import RunFolder
@@ -51,7 +49,8 @@ def run(config: ImagesConfig, run: RunFolder, progress: Progress) -> Numbers:
 def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> tuple[Numbers, Numbers]:
     """Train each model with each seed. Returns the numbers and, apart from them, the timings."""
     cells = [(name, seed) for seed in config.all_seeds for name in config.models]
-    done = train_grid("images", train_model, config, cells, run, progress)
+    train = partial(train_one, tensorboard=config.tensorboard)
+    done = train_grid("images", train, config, cells, run, progress)
     seeds = [{name: done[name, seed] for name in config.models} for seed in config.all_seeds]
     test_set = load_split(config, "test")
     models = {name: load_trained(config.size, name, config.seed, test_set, run) for name in config.models}
@@ -93,13 +92,6 @@ def save_maps(model: Any, run: RunFolder) -> Numbers:
     layers, heads, _, _ = maps.shape
     labels = [f"layer {i // heads + 1}, head {i % heads + 1}" for i in range(layers * heads)]
     return {"grid": list(model.patch_embed.grid_size), "heads": labels}
-
-
-def train_model(config: ImagesConfig, name: str, seed: int, folder: Path) -> Numbers:
-    """Train one model."""
-    train_set, test_set = (load_split(config, split) for split in ("train", "test"))
-    model, unit = build(config.size, name, seed, test_set), weights_name(name, seed)
-    return fit(model, train_set, test_set, config.train, seed, folder, unit, tensorboard=config.tensorboard)
 
 
 def for_inference(model: Any) -> Any:

@@ -19,12 +19,7 @@ def per_seed(numbers: Numbers, order: str, name: str) -> list[float]:
 def by_order_text(numbers: Numbers, name: str) -> str:
     """A number over the seeds, for shuffled and for plain training."""
     found = {order: per_seed(numbers, order, name) for order in (SHUFFLED, PLAIN)}
-    texts = {
-        order: mean_std_text(ones, 3) if ones[1:] else f"{ones[0]:.3f}"
-        for order, ones in found.items()
-        if ones
-    }
-    return ", ".join(f"{text} after {order} training" for order, text in texts.items())
+    return ", ".join(f"{mean_std_text(ones)} after {order} training" for order, ones in found.items() if ones)
 
 
 def puzzle_section(config: JigsawConfig, numbers: Numbers) -> Section:

@@ -121,11 +121,14 @@ def check_data(data: MemoryDataConfig, run: RunFolder) -> None:
         run.same_data(f"{split} split of {data.data}", images.digest)
 
 
-def train_one(config: ImageTraining, name: str, seed: int, folder: Path) -> dict[str, Any]:
+def train_one(
+    config: ImageTraining, name: str, seed: int, folder: Path, tensorboard: bool = False
+) -> dict[str, Any]:
     """Build and train one model: what ``fit`` returns."""
     train_set, test_set = load_splits(config)
     model = build(config.size, name, seed, test_set)
-    return fit(model, train_set, test_set, config.train, seed, folder, weights_name(name, seed))
+    unit = weights_name(name, seed)
+    return fit(model, train_set, test_set, config.train, seed, folder, unit, tensorboard=tensorboard)
 
 
 def fit(

@@ -1,12 +1,14 @@
 """What the recipes on the structured task share: drawing a task, and reading histories of several seeds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Generator
 
+from posattn.runs.seeds import over_seeds
 from posattn.structure.partition import Partition
 from posattn.theory.task import StructuredTask
-from posattn.theory.tracking import History
+from posattn.theory.tracking import History, first_full
 
 
 def draw_task(
@@ -25,3 +27,13 @@ def draw_task(
 def read_histories(histories: Sequence[History], index: int) -> History:
     """Every measure at one of the measured steps (0: the first, -1: the last), one value per seed."""
     return {name: [history[name][index] for history in histories] for name in histories[0]}
+
+
+def summarise(histories: Sequence[History], complete: str = "exact") -> dict[str, Any]:
+    """Mean and standard deviation over seeds, along training; the ends of every seed, and when ``complete`` was 1."""
+    return {
+        **over_seeds(histories),
+        "first": read_histories(histories, 0),
+        "last": read_histories(histories, -1),
+        "complete": [first_full(history, complete) for history in histories],
+    }

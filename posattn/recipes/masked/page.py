@@ -46,12 +46,9 @@ def section(optimizer: str, config: MaskedConfig, arms: dict[str, Any]) -> Secti
         for label, name in shown.items()
     ]
     table = last_table({label: arms[name] for label, name in shown.items()}, config.seeds)
-    return Section(title(optimizer), claim(optimizer, config, arms), [*curves, table, *maps])
-
-
-def title(optimizer: str) -> str:
-    """The heading."""
-    return f"The sets found without labels: {optimizer}"
+    return Section(
+        f"The sets found without labels: {optimizer}", claim(optimizer, config, arms), [*curves, table, *maps]
+    )
 
 
 def claim(optimizer: str, config: MaskedConfig, arms: dict[str, Any]) -> str:

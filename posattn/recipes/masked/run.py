@@ -7,12 +7,11 @@ import torch
 from rich.progress import Progress
 from torch import Generator
 
-from posattn.recipes.kit.theory import read_histories
+from posattn.recipes.kit.theory import draw_task, summarise
 from posattn.recipes.masked import page
 from posattn.recipes.masked.page import ADAM, ENCODED, FORMS, LABELS, OBJECTIVES, OPTIMIZERS
 from posattn.recipes.masked.settings import MaskedConfig
 from posattn.runs.folder import RunFolder
-from posattn.runs.seeds import over_seeds
 from posattn.runs.sweep import sweep_seeds
 from posattn.structure.association import patch_association
 from posattn.structure.partition import Partition
@@ -28,7 +27,6 @@ from posattn.theory.tracking import (
     by_set,
     check_sets,
     evenly,
-    first_full,
     held_scores,
     rounded,
     track,
@@ -45,7 +43,9 @@ def run(config: MaskedConfig, run: RunFolder, progress: Progress) -> dict[str, A
     run.save_tensors("masked", {name: torch.tensor(each[0]["map"]) for name, each in runs.items()})
     result = {
         "step": evenly(config.steps, config.measurements),
-        "arms": {name: summarise([one["history"] for one in each]) for name, each in runs.items()},
+        "arms": {
+            name: summarise([one["history"] for one in each], "association") for name, each in runs.items()
+        },
     }
     return {
         "title": "Masked reconstruction on the structured data",
@@ -59,8 +59,7 @@ def run(config: MaskedConfig, run: RunFolder, progress: Progress) -> dict[str, A
 def train_one(config: MaskedConfig, objective: str, optimizer: str, form: str, seed: int) -> dict[str, Any]:
     """One training, measured from its start, and its scores at the end."""
     generator, sizes = Generator().manual_seed(seed), config.task
-    partition = Partition.random(sizes.num_patches, sizes.set_size, generator=generator)
-    task = StructuredTask(partition, dim=sizes.dim, noise_rate=sizes.noise_rate, generator=generator)
+    task = draw_task(sizes.num_patches, sizes.set_size, sizes.dim, sizes.noise_rate, generator)
     model = learner(config, objective, form, task, generator)
     test = draw(config, objective, task, config.test_samples, generator)
     rates = config.labels if objective == LABELS else config.reconstruction
@@ -74,8 +73,9 @@ def train_one(config: MaskedConfig, objective: str, optimizer: str, form: str, s
         loss=logistic_loss if objective == LABELS else masked_error,
     )
     points = evenly(config.steps, config.measurements)
-    history = track(training, points, lambda step: describe(model, objective, partition, test))
-    return {"history": history, "map": rounded(by_set(scores(model).fill_diagonal_(0.0), partition))}
+    history = track(training, points, lambda step: describe(model, objective, task.partition, test))
+    map_ = by_set(scores(model).fill_diagonal_(0.0), task.partition)
+    return {"history": history, "map": rounded(map_)}
 
 
 def learner(
@@ -119,13 +119,3 @@ def describe(model: Learner, objective: str, partition: Partition, test: Labelle
 def scores(model: Learner) -> torch.Tensor:
     """A, with a held diagonal if the model has one."""
     return held_scores(model) if isinstance(model, SimplifiedViT) else model.scores.detach().clone()
-
-
-def summarise(histories: list[dict[str, list[float]]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds, along training; of every seed the ends and the step of completion."""
-    return {
-        **over_seeds(histories),
-        "first": read_histories(histories, 0),
-        "last": read_histories(histories, -1),
-        "complete": [first_full(history, "association") for history in histories],
-    }

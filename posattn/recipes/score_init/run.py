@@ -11,7 +11,7 @@ from posattn.recipes.kit.classifiers import build, check_models, fit, load_split
 from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.score_init.settings import STARTS, ScoreInitConfig
 from posattn.runs.folder import RunFolder
-from posattn.runs.page import Lines, Section, Table, mean_lines, to_plain
+from posattn.runs.page import Section, Table, mean_lines, to_plain
 from posattn.runs.seeds import collect, mean_std_text, over_seeds
 from posattn.structure.association import own_share_of_largest
 from posattn.vision.grid import Grid, neighbourhoods
@@ -71,43 +71,36 @@ def starts_section(config: ScoreInitConfig, runs: dict[str, list[Numbers]], mean
         f"{epochs[-1]} it was '{last[1]}' and '{last[0]}' ({last[2]}). Among scores that are free of the grid, "
         f"neighbours are recognised best with '{recall[1]}' and worst with '{recall[0]}' ({recall[2]})."
     )
+    found = {start: collect(ones) for start, ones in runs.items()}
+    rows = [
+        [start, *(mean_std_text(values, 1, 100) for values in one["accuracy"])]
+        + [mean_std_text(one[name], 2) for name in ("association", "neighbour_recall")]
+        for start, one in found.items()
+    ]
     table = Table(
         f"Test accuracy on {config.data.data}, and what the learned maps show of the grid",
         ["start", *(f"{name}, %" for name in epochs), "association", "neighbours"],
-        [row(start, collect(ones)) for start, ones in runs.items()],
+        rows,
         caption=f"Mean ± std over {config.seeds} seeds. Association: the share of a row's largest entries that lie in "
         "the 3 x 3 neighbourhood of the query. Neighbours: the share of a position's grid neighbours among the four "
         "positions whose scores are most like its own; relative scores know the grid.",
     )
     kinds = list(dict.fromkeys(start.split(",")[0] for start in runs))
-    figures = [accuracy_lines(kind, [start for start in runs if start.startswith(kind)]) for kind in kinds]
-    return Section("Starts", claim, [table, *figures])
-
-
-def row(start: str, found: Numbers) -> list[str]:
-    """A line of the table."""
-    accuracies = [mean_std_text(values, 1, 100) for values in found["accuracy"]]
-    return [
-        start,
-        *accuracies,
-        mean_std_text(found["association"], 2),
-        mean_std_text(found["neighbour_recall"], 2),
+    figures = [
+        mean_lines(
+            f"Test accuracy over training, {kind}",
+            "epoch",
+            {start.split(", ")[1]: f"starts.{start}.*.accuracy" for start in runs if start.startswith(kind)},
+            "epoch",
+            "test accuracy",
+            x_log=True,
+        )
+        for kind in kinds
     ]
+    return Section("Starts", claim, [table, *figures])
 
 
 def extremes(values: dict[str, float]) -> tuple[str, str, str]:
     """The names of the smallest and the largest value, and both in percent."""
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
     return low, high, f"{100 * values[high]:.1f} against {100 * values[low]:.1f} %"
-
-
-def accuracy_lines(kind: str, starts: list[str]) -> Lines:
-    """Accuracy over training of all starts of one kind of scores."""
-    return mean_lines(
-        f"Test accuracy over training, {kind}",
-        "epoch",
-        {start.split(", ")[1]: f"starts.{start}.*.accuracy" for start in starts},
-        "epoch",
-        "test accuracy",
-        x_log=True,
-    )

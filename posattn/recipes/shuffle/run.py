@@ -43,21 +43,16 @@ def arranged(config: ShuffleConfig, split: str, kind: str) -> ImageSet:
     if kind == PLAIN:
         return images
     size = config.size.patch_size if kind == PATCHES else 1
-    return classifiers.rearranged(
-        images, size, classifiers.patch_permutation(images, size, config.shuffle_seed)
-    )
+    permutation = classifiers.patch_permutation(images, size, config.shuffle_seed)
+    return classifiers.rearranged(images, size, permutation)
 
 
 def train_arranged(config: ShuffleConfig, kind: str, name: str, seed: int, folder: Path) -> float:
     """Train one model on one arrangement; its final test accuracy."""
     train_set, test_set = (arranged(config, split, kind) for split in ("train", "test"))
-    model, unit = (
-        classifiers.build(config.size, name, seed, test_set),
-        f"{kind}-{classifiers.weights_name(name, seed)}",
-    )
-    done = classifiers.fit(
-        model, train_set, test_set, config.train, seed, folder, unit, after=[config.train.epochs]
-    )
+    model = classifiers.build(config.size, name, seed, test_set)
+    unit, after = f"{kind}-{classifiers.weights_name(name, seed)}", [config.train.epochs]
+    done = classifiers.fit(model, train_set, test_set, config.train, seed, folder, unit, after=after)
     return done["accuracy"][-1]
 
 

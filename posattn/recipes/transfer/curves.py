@@ -26,11 +26,8 @@ BY_HAND, PERMUTED = "attention by hand, frozen", "sets permuted by hand, frozen"
 SCRATCH = "from scratch"
 UNIFORM, START = "v alone, attention held uniform", "v alone, attention held at its start"
 WAYS = (FROZEN, TUNED, SCRATCH, BY_HAND)
-WITHOUT = (
-    PERMUTED,
-    UNIFORM,
-    START,
-)  # attention held without the structure; permuted sets are still whole sets
+# attention held without the structure; permuted sets are still whole sets
+WITHOUT = (PERMUTED, UNIFORM, START)
 
 
 class Lesson:
