@@ -153,6 +153,8 @@ def test_told_to_stop(tmp_path: Path, uninterrupted: tuple[nn.Module, dict[int, 
 def train_on_stream(folder: Path, told: Connection) -> None:
     """Sends the number of every step of a training whose pictures two workers decode, in a session of its own."""
     os.setsid()
+    usual, *_ = multiprocessing.get_all_start_methods()
+    multiprocessing.set_start_method(usual, force=True)  # of workers; here it is that of this process
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1}
