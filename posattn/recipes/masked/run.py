@@ -14,7 +14,7 @@ from posattn.recipes.masked.settings import MaskedConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.sweep import sweep_seeds
 from posattn.structure.association import patch_association
-from posattn.structure.partition import Partition
+from posattn.structure.partition import Cover, Partition
 from posattn.theory.accuracy import accuracy
 from posattn.theory.descent import descend
 from posattn.theory.masked import masked, masked_error, reconstructor
@@ -101,7 +101,7 @@ def draw(
 
 
 @torch.no_grad()
-def describe(model: Learner, objective: str, partition: Partition, test: Labelled) -> dict[str, float]:
+def describe(model: Learner, objective: str, partition: Cover, test: Labelled) -> dict[str, float]:
     """Association off the diagonal, attention inside the sets, and the accuracy or the share of variance explained."""
     if objective == LABELS:
         learned = accuracy(model, test)
