@@ -6,7 +6,7 @@ from posattn.recipes.convert.results import RECOVERY
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.timing import CONVERTED, ORIGINAL
 from posattn.runs.page import GridMaps, HeatMaps, Lines, Section, Table
-from posattn.vision.convert.attention import KINDS
+from posattn.vision.convert.heads import KINDS
 from posattn.vision.convert.orders import RANDOM
 
 CONTENT = "by content"

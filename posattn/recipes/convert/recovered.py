@@ -15,6 +15,7 @@ from posattn.vision.convert.recovery import recover
 from posattn.vision.convert.refit import HELD, check_refit, refit
 
 REFITTED = "refitted"  # the file of the run that holds the refitted weights
+CROP = 28  # a random crop of recovery moves a picture by at most this part of its side
 LOGGED = 10  # steps that a logged loss is the mean of
 
 
@@ -72,6 +73,7 @@ def recovered(fit: Fit, model: nn.Module) -> Any:
         batch_size=config.batch_size,
         lr=config.lr,
         maps_lr=config.maps_lr,
+        padding=min(fit.pictures.shape[2:]) // CROP,
         seed=config.seed,
     )
     task = fit.progress.add_task("convert: recovery", total=config.recover)

@@ -91,9 +91,9 @@ class ConvertConfig:
     --measured. It is undone unless it makes the model better on those of --ranking (see docs/convert.md)."""
     batch_size: Count = 32
     """Pictures of a step of recovery."""
-    lr: Positive = 2e-5
+    lr: Positive = 1e-6
     """Learning rate of the weights in recovery."""
-    maps_lr: Positive = 2e-3
+    maps_lr: Positive = 2e-2
     """Learning rate of the maps in recovery."""
     rounds: Repeats = 10
     """Timed rounds, after one warm-up."""

@@ -11,7 +11,7 @@ from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.inspect.models import Channels, matching
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
-from posattn.vision.convert.attention import TABLE
+from posattn.vision.convert.heads import TABLE
 from posattn.vision.convert.recovery import Normalise
 from posattn.vision.data.images import load_images
 from posattn.vision.data.pictures import Pictures
