@@ -26,6 +26,9 @@ from torch import Tensor, nn
 
 from posattn import checks
 from posattn.bench.timing import Quartiles, interleaved, quartiles
+from posattn.settings import Count, Distincts, Pixels, Repeats, Several, check
+from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.quality import COSINE, NEIGHBOURS, Estimate, Quality, estimate, features_of
 from posattn.vision.convert.saving import load
 from posattn.vision.data.pictures import Pictures
@@ -173,49 +176,89 @@ class Settings:
     """A folder of pictures."""
     checkpoint: Path | None = None
     """Its weights; default: the pretrained ones."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Default: the model's own."""
-    limit: int = 40
+    limit: Count = 40
     """Pictures that the features are compared on."""
-    nearest: int = 5
+    nearest: Count = 5
     """Neighbours of a picture."""
-    r: Annotated[tuple[int, ...], tyro.conf.arg(name="r")] = (8, 16, 32)
+    r: Annotated[Several[Count], tyro.conf.arg(name="r")] = (8, 16, 32)
     """Tokens merged in each block, one model for each."""
-    converted: tuple[Path, ...] = ()
+    converted: Distincts[Path] = ()
     """Folders of `posattn convert`, of the same image size."""
-    rounds: int = 5
+    rounds: Repeats = 5
     """Timed rounds, after one warm-up."""
-    batch: int = 1
+    batch: Count = 1
     """Pictures of the timed batch."""
-    threads: int = 1
+    threads: Count = 1
     """Threads of a CPU."""
 
+    def validate(self) -> None:
+        """Raise ValueError for fewer pictures than the neighbours need."""
+        if self.limit < self.nearest + 2:
+            raise ValueError(
+                f"limit must be at least {self.nearest + 2} for {self.nearest} nearest neighbours, got {self.limit}"
+            )
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Print the frontier."""
-    settings = tyro.cli(Settings, args=args, prog="python -m posattn.bench.merging")
-    torch.set_num_threads(settings.threads)
+
+def original_of(settings: Settings) -> ViT:
+    """The model to compare with, at the image size.
+
+    Raises ValueError, TypeError or FileNotFoundError for a model or a checkpoint that is not there or does not fit.
+    """
+    if not timm.is_model(settings.model):
+        raise ValueError(f"unknown model {settings.model!r}: see timm.list_models()")
     path = settings.checkpoint
-    vit: Any = timm.create_model(
-        settings.model, pretrained=path is None, checkpoint_path=str(path or "")
-    ).eval()
-    if settings.image_size is not None:
-        vit.set_input_size(img_size=settings.image_size)
-    shape = (settings.batch, 3, *vit.patch_embed.img_size)
-    transform = create_transform(**{**resolve_model_data_config(vit), "input_size": shape[1:]})
-    pictures = torch.stack(
-        [transform(picture) for picture in Pictures(settings.images, None, settings.limit)]
+    if path is not None and not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    vit = adapter_of(
+        timm.create_model(settings.model, pretrained=path is None, checkpoint_path=str(path or "")).eval()
     )
-    models = {"original": vit}
-    models |= {f"merging, r = {r}": merge_tokens(vit, r) for r in settings.r}
-    models |= {str(folder): load(folder) for folder in settings.converted}
-    found = frontier(models, list(pictures.split(8)), shape, settings.rounds, settings.nearest)
+    if settings.image_size is not None:
+        vit.set_size((settings.image_size, settings.image_size))
+    return vit
+
+
+def models_of(settings: Settings, vit: ViT) -> dict[str, nn.Module]:
+    """The original first, then it with merged tokens, then the converted ones.
+
+    Raises ValueError for a converted model of another image size.
+    """
+    models = {"original": vit.model}
+    models |= {f"merging, r = {r}": merge_tokens(vit.model, r) for r in settings.r}
+    for folder in settings.converted:
+        models[str(folder)] = load(folder)
+        size = adapter_of(models[str(folder)]).image_size
+        if size != vit.image_size:
+            raise ValueError(f"--converted {folder} takes {size}, the original {vit.image_size}")
+    return models
+
+
+def run(settings: Settings) -> None:
+    """Print the frontier."""
+    check(settings)
+    torch.set_num_threads(settings.threads)
+    vit = original_of(settings)
+    models = models_of(settings, vit)
+    shape = (settings.batch, vit.channels, *vit.image_size)
+    transform = create_transform(**{**resolve_model_data_config(vit.model), "input_size": shape[1:]})
+    pictures = [transform(picture) for picture in Pictures(settings.images, None, settings.limit)]
+    found = frontier(models, list(torch.stack(pictures).split(8)), shape, settings.rounds, settings.nearest)
     print(f"{'model':40} {'cosine':>17} {'neighbours':>17} {'images/s':>9} {'speedup (quartiles)':>22}")
     for name, point in found.items():
         cosine, near = (f"{mean:.4f} ± {error:.4f}" for mean, error in point.losses.values())
         median, low, high = point.speedup
         rate = f"{point.images_per_second.median:9.3f} {median:9.3f} ({low:.3f}-{high:.3f})"
         print(f"{name:40} {cosine:>17} {near:>17} {rate}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command; what is wrong with its settings is said in one line."""
+    settings = tyro.cli(Settings, args=args, prog="python -m posattn.bench.merging")
+    try:
+        run(settings)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise SystemExit(f"posattn.bench.merging: {error}") from error
 
 
 if __name__ == "__main__":

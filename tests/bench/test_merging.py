@@ -90,6 +90,23 @@ def test_what_is_refused() -> None:
         merge_tokens(timm.create_model("vit_tiny_patch16_224", **SMALL), -1)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--rounds 1", "--rounds must be at least 2, got 1"),
+        ("--r 8 8", "--r must not repeat a value"),
+        ("--r 0", "--r must be at least 1, got 0"),
+        ("--limit 6", "--limit must be at least 7 for 5 nearest neighbours, got 6"),
+        ("--threads 0", "--threads must be at least 1, got 0"),
+        ("--image-size 0", "--image-size must be at least 1, got 0"),
+        ("--checkpoint nowhere.pt", "there is no checkpoint nowhere.pt"),
+    ],
+)
+def test_settings_out_of_their_bounds(given: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main(f"vit_tiny_patch16_224 --images nowhere {given}".split())
+
+
 def test_the_frontier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", **SMALL).eval()
@@ -112,3 +129,8 @@ def test_the_frontier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:3]] == ["original", "merging, r = 1"]
     assert len(lines) == 4
+    with pytest.raises(SystemExit, match=r"converted takes \(32, 32\), the original \(48, 48\)"):
+        main(
+            f"vit_tiny_patch16_224 --images {tmp_path} --checkpoint {tmp_path / 'vit.pth'} --image-size 48 "
+            f"--converted {tmp_path / 'converted'}".split()
+        )

@@ -16,10 +16,9 @@ from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.runs.seeds import over_seeds
-from posattn.vision.convert.maps import average_maps
+from posattn.vision.convert.maps import map_statistics
 from posattn.vision.convert.ranking import accuracy_over_replaced, content_needs
 from posattn.vision.data.images import to_float
-from posattn.vision.inspect.inspection import inspect_attention
 
 Numbers = dict[str, Any]
 
@@ -61,18 +60,18 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Number
     train_set, test_set = load_splits(config)
     vit = load_trained(config.size, ORIGINAL, seed, test_set, RunFolder(folder))
     sample = train_set.select(torch.arange(min(config.calibration, len(train_set))))
-    maps = average_maps(vit, to_float(sample.images), range(config.size.depth))
+    statistics = map_statistics(vit, to_float(sample.images), range(config.size.depth))
+    maps = {block: found.mean for block, found in statistics.items()}
     ranked = content_needs(vit, maps, sample)
     order = [(need.block, need.head) for need in ranked]
     tested = {(need.block, need.head): need for need in content_needs(vit, maps, test_set)}
-    table = inspect_attention(vit, to_float(sample.images))
-    positionality = table[table.measure == "positionality"].set_index(["layer", "head"]).value
     return {
         "ranked": [
             need._asdict()
-            | {"positionality": float(positionality[head])}
-            | {"test_drop": tested[head].drop, "test_loss": tested[head].loss}
-            for head, need in zip(order, ranked, strict=True)
+            | {"positionality": statistics[need.block].positionality[need.head].item()}
+            | {"test_drop": other.drop, "test_loss": other.loss}
+            for need in ranked
+            for other in [tested[need.block, need.head]]
         ],
         "accuracy": {
             FIRST: accuracy_over_replaced(vit, maps, order, test_set),

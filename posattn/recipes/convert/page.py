@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from posattn.recipes.convert.results import RECOVERY
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.timing import CONVERTED, ORIGINAL
 from posattn.runs.page import GridMaps, HeatMaps, Lines, Section, Table
-from posattn.vision.convert.attention import KINDS
+from posattn.vision.convert.heads import KINDS
 from posattn.vision.convert.orders import RANDOM
 
 CONTENT = "by content"
@@ -31,7 +32,7 @@ def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     """The converted heads and their cost."""
     chosen, quality = numbers["chosen"], numbers["quality"]
     metric = numbers["metric"]
-    last = list(quality.values())[-1]
+    last = quality[numbers["saved"]]
     ratios = ", ".join(
         f"{one['ratio'][0]:.2f} at {size} px" for size, one in numbers["speed"]["sizes"].items()
     )
@@ -54,9 +55,21 @@ def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     names = list(last["kept"])
     columns = ["", *names, *(f"loss of {name}" for name in names)]
     measured = f"On {config.measured} pictures used for nothing else; ± standard error over them."
-    caption = measured + accuracy_text(numbers)
+    caption = measured + accuracy_text(numbers) + recovery_text(config, numbers)
     kept = kinds_by_block(numbers)
     return Section("Conversion", claim, [Table("What is left", columns, rows, caption), kept])
+
+
+def recovery_text(config: ConvertConfig, numbers: dict[str, Any]) -> str:
+    """Whether the recovered model is the saved one, and why, as text."""
+    if numbers["recovery_gain"] is None:
+        return ""
+    mean, error = numbers["recovery_gain"]
+    saved = "Saved: the model after recovery" if numbers["saved"] == RECOVERY else "Recovery was undone"
+    return (
+        f" {saved}. On the {config.ranking} pictures of the ranking, which it was not trained on, recovery changed the "
+        f"{numbers['metric']} by {mean:+.4f} ± {error:.4f}; a recovered model is saved if that is more than the error."
+    )
 
 
 def kinds_by_block(numbers: dict[str, Any]) -> Table:

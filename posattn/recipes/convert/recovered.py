@@ -1,86 +1,102 @@
 """Refit and recovery as parts of a run: refitted weights are kept, recovery resumes from its checkpoints."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from posattn.recipes.convert.plan import Plan
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.subject import in_batches, normalise_of
 from posattn.runs.folder import CHECKPOINTS, RunFolder
+from posattn.vision.convert.better import Verdict, keep_better
 from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.convert.recovery import recover
-from posattn.vision.convert.refit import check_refit, refit
+from posattn.vision.convert.refit import HELD, check_refit, refit
 
 REFITTED = "refitted"  # the file of the run that holds the refitted weights
+CROP = 28  # a random crop of recovery moves a picture by at most this part of its side
 LOGGED = 10  # steps that a logged loss is the mean of
 
 
-def require_refit(config: ConvertConfig, model: nn.Module, pictures: Tensor) -> None:
-    """Raise TypeError, before anything is measured, if a refit is asked for that the model does not allow."""
+class Fit(NamedTuple):
+    """What a converted model is fitted to its original with."""
+
+    config: ConvertConfig
+    original: nn.Module
+    pictures: Tensor
+    run: RunFolder
+    progress: Progress
+
+
+def require_fit(fit: Fit) -> None:
+    """Raise, before anything is measured, what a refit or a recovery would raise of the model or the pictures."""
+    config, pictures = fit.config, fit.pictures
+    for wanted, flag, least in (
+        (config.refit, "--refit", HELD),
+        (config.recover, "--batch-size", config.batch_size),
+    ):
+        if wanted and len(pictures) < least:
+            raise ValueError(
+                f"{flag} needs at least {least} pictures besides those of --ranking and --measured, got {len(pictures)}"
+            )
     if config.refit:
+        device = next(fit.original.parameters()).device
         try:
-            check_refit(model, normalise_of(model)(pictures[:1]))
+            check_refit(fit.original, normalise_of(fit.original)(pictures[:1].to(device)))
         except TypeError as error:
             raise TypeError(f"{error}; use --refit 0") from error
 
 
-def refitted(
-    config: ConvertConfig,
-    model: nn.Module,
-    original: nn.Module,
-    pictures: Tensor,
-    run: RunFolder,
-    progress: Progress,
-) -> Any:
+def refitted(fit: Fit, model: nn.Module) -> Any:
     """The converted model with its linear layers refitted, on the original's device."""
-    task = progress.add_task("convert: refit", total=None)
+    task = fit.progress.add_task("convert: refit", total=None)
 
     def compute() -> int:
-        device = next(original.parameters()).device
-        chosen = pictures[: config.refit].to(device)
-        batches = in_batches(chosen, normalise_of(original))
-        refit(model.to(device), original, batches, lambda count: progress.advance(task, count))
-        run.save_tensors(REFITTED, model.state_dict())
+        device = next(fit.original.parameters()).device
+        chosen = fit.pictures[: fit.config.refit].to(device)
+        batches = in_batches(chosen, normalise_of(fit.original))
+        refit(model.to(device), fit.original, batches, lambda count: fit.progress.advance(task, count))
+        fit.run.save_tensors(REFITTED, model.state_dict())
         return len(chosen)
 
-    run.unit("refit", compute)
-    model.load_state_dict(run.load_tensors(REFITTED))
+    fit.run.unit("refit", compute)
+    model.load_state_dict(fit.run.load_tensors(REFITTED))
     return model
 
 
-def recovered(
-    config: ConvertConfig,
-    model: nn.Module,
-    original: nn.Module,
-    pictures: Tensor,
-    run: RunFolder,
-    progress: Progress,
-) -> Any:
+def recovered(fit: Fit, model: nn.Module) -> Any:
     """The converted model, trained to the features of the original."""
+    config, run = fit.config, fit.run
     settings = RecoveryConfig(
         steps=config.recover,
         batch_size=config.batch_size,
         lr=config.lr,
         maps_lr=config.maps_lr,
+        padding=min(fit.pictures.shape[2:]) // CROP,
         seed=config.seed,
     )
-    task = progress.add_task("convert: recovery", total=config.recover)
+    task = fit.progress.add_task("convert: recovery", total=config.recover)
+    folder = run.path / CHECKPOINTS / "recovery"
     records = recover(
-        model,
-        original,
-        pictures,
-        normalise_of(original),
-        settings,
-        checkpoints=run.path / CHECKPOINTS / "recovery",
+        model, fit.original, fit.pictures, normalise_of(fit.original), settings, checkpoints=folder
     )
     losses: list[float] = []
     done = {event["step"] for event in run.events("recovery")}
     for record in records:
         losses.append(record.loss)
-        progress.update(task, completed=record.step)
+        fit.progress.update(task, completed=record.step)
         if record.step % LOGGED == 0 or record.step == config.recover:
             if record.step not in done:
                 run.log("recovery", step=record.step, loss=sum(losses) / len(losses))
             losses = []
     return model
+
+
+def judged(model: nn.Module, before: dict[str, Tensor], plan: Plan) -> Verdict:
+    """Whether a recovered model is better on the pictures of the ranking, which it was not fitted to.
+
+    If not, it gets its weights from before.
+    """
+    quality, batches = plan.ranking.quality, plan.ranking.batches
+    return keep_better(model.to(batches[0].device), before, quality, batches, plan.metric)

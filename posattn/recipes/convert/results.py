@@ -12,6 +12,9 @@ from posattn.vision.convert.needs import Kept, Losses, Unit, losses
 from posattn.vision.convert.orders import GREEDY, RANDOM, Point
 from posattn.vision.convert.quality import ACCURACY, features_of
 
+BEFORE, REFIT, RECOVERY = "before recovery", "after refit", "after recovery"
+"""States of the converted model whose quality is measured."""
+
 
 @torch.no_grad()
 def quality_of(model: Any, bench: Bench) -> dict[str, Any]:

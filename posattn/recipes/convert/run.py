@@ -10,8 +10,11 @@ from posattn.recipes.convert.measuring import chosen, measured_alone, orders_of,
 from posattn.recipes.convert.models import load_model
 from posattn.recipes.convert.page import sections
 from posattn.recipes.convert.plan import plan_of
-from posattn.recipes.convert.recovered import recovered, refitted, require_refit
+from posattn.recipes.convert.recovered import Fit, judged, recovered, refitted, require_fit
 from posattn.recipes.convert.results import (
+    BEFORE,
+    RECOVERY,
+    REFIT,
     curves_for,
     describe_heads,
     examples,
@@ -40,7 +43,8 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
     material = load_material(config, vit, progress)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(config, model.to(device), material, device)
-    require_refit(config, model, material.calibration.to(device))
+    fit = Fit(config, model, material.fitting, run, progress)
+    require_fit(fit)
     alone: dict[str, list[Losses]] = {
         kind: measured_alone(config, plan, kind, run, progress) for kind in config.kinds
     }
@@ -53,13 +57,17 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
     heads = choice_of(orders[name][: point.units], kept)
     averages = {number: found.mean for number, found in plan.statistics.items()}
     converted = replace_heads(model, averages, heads, config.window).eval()
-    quality = {"before recovery": run.unit("quality before", partial(quality_of, converted, plan.measured))}
+    quality = {BEFORE: run.unit("quality before", partial(quality_of, converted, plan.measured))}
     if config.refit:
-        converted = refitted(config, converted, model, material.recovery, run, progress)
-        quality["after refit"] = run.unit("quality refitted", partial(quality_of, converted, plan.measured))
+        converted = refitted(fit, converted)
+        quality[REFIT] = run.unit("quality refitted", partial(quality_of, converted, plan.measured))
+    saved, verdict = list(quality)[-1], None
     if config.recover:
-        converted = recovered(config, converted, model, material.recovery, run, progress)
-        quality["after recovery"] = run.unit("quality after", partial(quality_of, converted, plan.measured))
+        before = {name: value.clone() for name, value in converted.state_dict().items()}
+        converted = recovered(fit, converted)
+        quality[RECOVERY] = run.unit("quality after", partial(quality_of, converted, plan.measured))
+        verdict = judged(converted, before, plan)
+        saved = RECOVERY if verdict.better else saved
     save(converted.cpu(), run.path / MODEL)
     timing = run.unit("speed", partial(speed, config, model.cpu(), converted, device, progress))
     numbers = {
@@ -79,6 +87,8 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
         },
         "original": original_of(plan.measured),
         "quality": quality,
+        "saved": saved,
+        "recovery_gain": None if verdict is None else verdict.gain,
         "speed": timing,
         "recovery": [event["loss"] for event in run.events("recovery")],
     }

@@ -70,7 +70,7 @@ class ConvertConfig:
     calibration: Repeats = 64
     """Pictures that the maps are averaged over."""
     ranking: Count = 128
-    """Pictures that heads are ranked on."""
+    """Pictures that heads are ranked on and a recovery is judged by."""
     measured: Count = 256
     """Pictures, used for nothing else, that every reported loss is measured on."""
     nearest: Count = 10
@@ -84,16 +84,16 @@ class ConvertConfig:
     random_orders: Count = 3
     """Random orders to compare with."""
     refit: Natural = 512
-    """Pictures, none of them measured, that the converted model's linear layers are refitted on by least squares; all
-    that there are if fewer, 0 for no refit."""
+    """Pictures that the converted model's linear layers are refitted on by least squares, those of the calibration
+    among them; all that there are if fewer, 0 for no refit."""
     recover: Natural = 0
-    """Steps of recovery: training to match the original's features on all pictures but the measured ones. A few steps
-    after a refit make the model worse (see docs/convert.md)."""
+    """Steps of recovery: training to match the original's features on all pictures but those of --ranking and
+    --measured. It is undone unless it makes the model better on those of --ranking (see docs/convert.md)."""
     batch_size: Count = 32
     """Pictures of a step of recovery."""
-    lr: Positive = 2e-5
+    lr: Positive = 1e-6
     """Learning rate of the weights in recovery."""
-    maps_lr: Positive = 2e-3
+    maps_lr: Positive = 2e-2
     """Learning rate of the maps in recovery."""
     rounds: Repeats = 10
     """Timed rounds, after one warm-up."""

@@ -11,7 +11,7 @@ from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.inspect.models import Channels, matching
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
-from posattn.vision.convert.attention import TABLE
+from posattn.vision.convert.heads import TABLE
 from posattn.vision.convert.recovery import Normalise
 from posattn.vision.data.images import load_images
 from posattn.vision.data.pictures import Pictures
@@ -25,7 +25,7 @@ class Material(NamedTuple):
     calibration: Tensor
     ranking: Tensor
     measured: Tensor
-    recovery: Tensor  # all but the measured ones
+    fitting: Tensor  # to refit and recover on: all but those that losses are measured on
     ranking_labels: Tensor | None
     measured_labels: Tensor | None
     classes: int | None
@@ -47,8 +47,9 @@ def load_material(config: ConvertConfig, vit: ViT, progress: Progress) -> Materi
 
 def unlabelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
     """Pictures without labels, drawn at random from all of them."""
-    wanted = config.calibration + config.ranking + config.measured
-    limit = config.limit if config.recover else min(wanted, config.limit or wanted)
+    wanted = config.measured + config.ranking + config.calibration
+    used = config.measured + config.ranking + fitted(config)
+    limit = config.limit if config.recover else min(used, config.limit or used)
     pictures = Pictures(config.images, config.data_dir, limit)
     require(config, len(pictures), wanted)
     size = (vit.channels, *vit.image_size)
@@ -60,9 +61,13 @@ def unlabelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
         for picture in progress.track(pictures, total=len(pictures), description="pictures")
     ]
     every = torch.stack(held)[torch.randperm(len(held), generator=Generator().manual_seed(config.seed))]
-    ends = torch.tensor([config.measured, config.ranking, config.calibration]).cumsum(0).tolist()
-    measured, ranking, calibration = every.tensor_split(ends)[:3]
-    return Material(calibration, ranking, measured, every[config.measured :], None, None, None)
+    measured, ranking, fitting = every.tensor_split([config.measured, config.measured + config.ranking])
+    return Material(fitting[: config.calibration], ranking, measured, fitting, None, None, None)
+
+
+def fitted(config: ConvertConfig) -> int:
+    """How many pictures the maps and the refit need together: a refit begins with those of the maps."""
+    return max(config.calibration, config.refit)
 
 
 def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
@@ -85,12 +90,12 @@ def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
     train = train.select(torch.randperm(len(train), generator=generator)[: config.limit])
     require(config, len(train), config.calibration + config.ranking, "training pictures", measured=False)
     test = test.select(torch.randperm(len(test), generator=generator)[: config.measured])
-    used = config.calibration + config.ranking
+    fitting = train.images[config.ranking :]
     return Material(
-        train.images[config.ranking : used],
+        fitting[: config.calibration],
         train.images[: config.ranking],
         test.images,
-        train.images if config.recover else train.images[:used],
+        fitting if config.recover else fitting[: fitted(config)],
         train.labels[: config.ranking],
         test.labels,
         train.num_classes,

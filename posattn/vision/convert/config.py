@@ -11,8 +11,8 @@ class RecoveryConfig:
 
     steps: int = 500
     batch_size: int = 32
-    lr: float = 2e-5  # of the weights
-    maps_lr: float = 2e-3  # of the maps, which are trained as the logarithms of their entries
+    lr: float = 1e-6  # of the weights
+    maps_lr: float = 2e-2  # of the maps, which are trained as the logarithms of their entries
     weight_decay: float = 0.0
     warmup: float = 0.1  # share of the steps
     padding: int = 8  # pixels a random crop may move the picture by

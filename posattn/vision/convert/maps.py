@@ -12,23 +12,21 @@ from torch import Tensor, nn
 from posattn import checks
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
-from posattn.vision.convert.attention import (
+from posattn.vision.convert.attention import ConvertedAttention
+from posattn.vision.convert.heads import (
     CONVOLUTION,
     KINDS,
     RELATIVE,
     TABLE,
-    ConvertedAttention,
     ConvolutionHeads,
     DenseHeads,
     OffsetAttentionMaps,
     Place,
     heads_of_kind,
-    linear,
-    reordered,
 )
 from posattn.vision.convert.layers import attention_of, count_heads
 from posattn.vision.convert.offsets import OffsetMaps, fit_offsets
-from posattn.vision.convert.parts import read_parts
+from posattn.vision.convert.parts import linear, read_parts, reordered
 from posattn.vision.inspect.average import positionality
 from posattn.vision.inspect.watch import watch_attention
 from posattn.vision.models.attention import FrozenMaps, MapsHNN, PositionalAttention

@@ -1,7 +1,7 @@
 """The parts of an attention layer, read in one form from every kind of layer that can be converted."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -94,3 +94,25 @@ READERS: dict[type, Callable[[Any], Parts]] = {
 def read_parts(attn: nn.Module) -> Parts:
     """The parts of a layer whose class is in ``READERS``."""
     return READERS[type(attn)](attn)
+
+
+def linear(parts: Parts, which: Sequence[int], heads: Sequence[int]) -> nn.Linear:
+    """A linear layer that computes the chosen ones of Q (0), K (1) and V (2) of these heads in their order."""
+    weight = parts.weight[list(which)][:, list(heads)].flatten(0, 2)
+    layer = nn.Linear(weight.shape[1], len(weight), parts.bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.clone(), parts.trainable)
+    if parts.bias is not None:
+        bias = parts.bias[list(which)][:, list(heads)].flatten()
+        layer.bias = nn.Parameter(bias.clone(), parts.trainable)
+    return layer
+
+
+def reordered(layer: nn.Module, order: Sequence[int], head_dim: int, dim: int = 0) -> Any:
+    """A copy of a layer on the concatenated heads, which come in another order: its rows (dim 0) or columns (1)."""
+    layer = copy.deepcopy(layer)
+    index = (torch.tensor(order)[:, None] * head_dim + torch.arange(head_dim)).flatten()
+    for name, value in list(layer.named_parameters(recurse=False)):
+        if dim < value.ndim:
+            chosen = value.detach().index_select(dim, index.to(value.device))
+            setattr(layer, name, nn.Parameter(chosen, value.requires_grad))
+    return layer

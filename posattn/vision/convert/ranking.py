@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from posattn.vision.convert.attention import TABLE
+from posattn.vision.convert.heads import TABLE
 from posattn.vision.convert.layers import attention_of
 from posattn.vision.convert.maps import Kinds
 from posattn.vision.convert.needs import Head

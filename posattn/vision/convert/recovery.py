@@ -16,8 +16,9 @@ from timm.scheduler import create_scheduler_v2
 from torch import Generator, Tensor, nn
 
 from posattn.vision.convert.adapters.find import adapter_of
-from posattn.vision.convert.attention import ConvertedAttention, log_table
+from posattn.vision.convert.attention import ConvertedAttention
 from posattn.vision.convert.config import RecoveryConfig
+from posattn.vision.convert.heads import log_table
 from posattn.vision.data.augment import augment, derived_seed
 from posattn.vision.models.attention import FrozenMaps, PositionalAttention
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.find import adapter_of
-from posattn.vision.convert.attention import KINDS, TABLE
+from posattn.vision.convert.heads import KINDS, TABLE
 from posattn.vision.convert.layers import attention_of
 from posattn.vision.convert.maps import Kinds, heads_module, replacement
 from posattn.vision.convert.quality import Outputs, joined, outputs

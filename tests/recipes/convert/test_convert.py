@@ -8,13 +8,16 @@ import pytest
 import timm
 import torch
 from rich.progress import Progress
+from safetensors.torch import load_file
 
 import posattn
 from posattn.cli import main
 from posattn.recipes.convert import page
+from posattn.recipes.convert.models import load_model
 from posattn.recipes.convert.results import mean_of_random
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
+from posattn.recipes.convert.subject import load_material
 from posattn.runs.folder import RunFolder, open_run
 from posattn.runs.report.html import build_report
 from posattn.vision.convert.maps import to_positional
@@ -58,6 +61,8 @@ def test_a_whole_conversion(config_of: Configure, place: Path, tmp_path: Path) -
     (timed,) = found["speed"]["sizes"].values()
     assert timed["converted"]["parameters"] < timed["original"]["parameters"]
     assert len(found["recovery"]) == 1
+    gain, error = found["recovery_gain"]
+    assert found["saved"] == ("after recovery" if gain > error else "after refit")
     page = build_report(tmp_path / "run").read_text()
     assert curves["random"]["cosine"]["loss"] == pytest.approx(curves["random 1"]["cosine"]["loss"])
     for text in ("6 of 12 heads use constant maps", "Each block alone", "greedy"):
@@ -96,6 +101,45 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
         for part in ("orders", "curves", "chosen", "quality", "recovery"):
             assert found[part] == whole[part]
     assert set(seconds) == {"table", "convolution"}
+
+
+def test_a_recovery_that_makes_the_model_worse_is_undone(config_of: Configure, tmp_path: Path) -> None:
+    config = config_of(heads="50%", recover=3, lr=0.3, kinds=("table",), points=1, steps=1)
+    folder = convert(config, tmp_path / "run")
+    found = folder.result["convert"]
+    assert found["saved"] == "after refit"
+    assert found["recovery_gain"][0] < 0
+    quality = found["quality"]
+    assert quality["after recovery"]["kept"]["cosine"] < quality["after refit"]["kept"]["cosine"]
+    saved, refitted = (
+        load_file(tmp_path / "run" / name) for name in ("model/model.safetensors", "refitted.safetensors")
+    )
+    assert saved.keys() == refitted.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in refitted.items())
+    page = build_report(tmp_path / "run").read_text()
+    assert "Recovery was undone" in page
+    assert f"cosine of the features: {quality['after refit']['kept']['cosine']:.3f}" in page
+
+
+@pytest.mark.parametrize("recover", [0, 1])
+def test_pictures_are_fitted_to_that_nothing_is_measured_on(
+    config_of: Configure, place: Path, recover: int
+) -> None:
+    """A refit has as many pictures as it asks for, where there are so many."""
+    with Progress(disable=True) as progress:
+        config = config_of(refit=20, recover=recover)
+        found = load_material(config, load_model(config), progress)
+        assert [len(part) for part in found[:4]] == [8, 10, 14, 26 if recover else 20]
+        labelled = config_of(refit=20, recover=recover, images=str(place / "labelled"), labels=True)
+        other = load_material(labelled, load_model(labelled), progress)
+    assert len(other.fitting) == 14  # of 24 for training
+    (_, own, measured, fitting), (_, ranking, _, training) = (
+        [{picture.numpy().tobytes() for picture in part} for part in one[:4]] for one in (found, other)
+    )
+    assert {picture.numpy().tobytes() for picture in found.calibration} <= fitting
+    assert not fitting & (own | measured)
+    assert not own & measured
+    assert not training & ranking
 
 
 def test_labels(config_of: Configure, place: Path, tmp_path: Path) -> None:
@@ -140,6 +184,14 @@ def test_sizes_that_maps_by_offset_serve(config_of: Configure, place: Path, tmp_
         ({"model": NAME, "checkpoint": Path("other")}, f"does not fit {NAME}"),
         ({"model": "vit_of_nobody"}, "unknown model 'vit_of_nobody'"),
         ({"rounds": 1}, "--rounds must be at least 2, got 1"),
+        (
+            {"recover": 1, "batch_size": 27},
+            "--batch-size needs at least 27 pictures besides those of --ranking",
+        ),
+        (
+            {"ranking": 30, "calibration": 3, "limit": 48},
+            "--refit needs at least 5 pictures besides those of --ranking and --measured, got 4",
+        ),
         ({"budget": 1.0}, "no block can be converted within --budget 1.0 of cosine"),
     ],
 )

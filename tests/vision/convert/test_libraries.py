@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -20,7 +21,9 @@ from posattn.vision.convert.recovery import Normalise, recover
 from posattn.vision.convert.refit import refit
 from posattn.vision.convert.reruns import outputs_of_choices, subject_of
 from posattn.vision.convert.saving import heads_kept
+from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.inspection import inspect_attention
+from posattn.vision.inspect.watch import watch_attention
 from posattn.vision.models.freeze import freeze_attention
 
 SMALL = {
@@ -227,14 +230,39 @@ def test_refitted(name: str) -> None:
     assert distance() < 0.9 * before
 
 
-@pytest.mark.parametrize("name", ["vit classifier", "registers"])
-def test_converted_heads_are_inspected_under_their_numbers(name: str) -> None:
-    model = to_positional(make(name), images(), heads=CHOICES["some"], window=3)
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("name", ["vit classifier", "registers", "torchvision"])
+def test_converted_heads_are_inspected_under_their_numbers(name: str, choice: str) -> None:
+    model, kinds = to_positional(make(name), images(), heads=CHOICES[choice], window=3), CHOICES[choice]
     table = inspect_attention(model, images(5))
-    for number, kinds in CHOICES["some"].items():
+    for number, of_block in kinds.items():
         rows = table[(table.layer == number) & (table.measure == "positionality")]
         constant = {head for head, value in zip(rows["head"], rows.value, strict=True) if value > 1 - 1e-6}
-        assert constant == set(kinds)
+        assert constant == set(of_block)
+    maps = seen_maps(model, images(5))
+    for number, of_block in kinds.items():
+        layer = adapter_of(model).attention(number).layer
+        known = layer.attention_maps()
+        order = list(layer.order)[: len(of_block)] if hasattr(layer, "order") else sorted(of_block)
+        torch.testing.assert_close(maps[number][:, order], known.expand(5, -1, -1, -1))
+
+
+def test_tables_seen_by_an_inspection_are_the_average_maps() -> None:
+    vit = make("torchvision")
+    means = {n: one.mean for n, one in map_statistics(vit, images(), range(2)).items()}
+    maps = seen_maps(to_positional(vit, images(), heads={0: [2, 0], 1: [1]}), images(5, seed=6))
+    torch.testing.assert_close(maps[0][:, [0, 2]], means[0][[0, 2]].expand(5, -1, -1, -1))
+    torch.testing.assert_close(maps[1][:, 1], means[1][1].expand(5, -1, -1))
+
+
+def seen_maps(model: nn.Module, x: torch.Tensor) -> dict[int, torch.Tensor]:
+    """The (n, h, N, N) maps of each layer that an inspection finds."""
+    found = {}
+    layers = {n: layer.module for n, layer in enumerate(find_attention(model).layers)}
+    watch_attention(
+        model, x, layers, lambda n, maps, batch: found.update({n: maps.expand(len(x), -1, -1, -1)})
+    )
+    return found
 
 
 def test_compiled() -> None:
@@ -250,6 +278,19 @@ def test_exported() -> None:
     torch.testing.assert_close(run(exported, images()), expected)
 
 
+@pytest.mark.parametrize("name", ["vit classifier", "registers"])
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_agrees(name: str, tmp_path: Path) -> None:
+    vit = make(name)
+    model = freeze_attention(to_positional(vit, images(), heads=CHOICES["some"], window=3))
+    torch.onnx.export(model, (images(),), tmp_path / "model.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    x = images(seed=7)
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), run(model, x), atol=1e-4, rtol=1e-4)
+    assert (torch.from_numpy(found) - run(vit, x)).abs().max() > 1e-3
+
+
 def test_a_mask_is_refused() -> None:
     model = to_positional(make("vit"), images())
     with pytest.raises(ValueError, match="positional attention takes no mask"):
@@ -257,6 +298,24 @@ def test_a_mask_is_refused() -> None:
     eager = make("vit")
     eager.set_attn_implementation("eager")
     assert run(to_positional(eager, images()), images()).shape == (3, 17, 24)
+
+
+@pytest.mark.parametrize("name", ["vit", "vit classifier"])
+def test_a_mask_is_refused_in_exports(name: str, tmp_path: Path) -> None:
+    """Where its values are not known, and the library makes one even if none is given; of loaded models too."""
+    vit = make(name)
+    model = to_positional(vit, images(), blocks=[0])
+    posattn.save(model, tmp_path)
+    mask = {"attention_mask": torch.tensor([[1] * 16 + [0]] * 3)}
+    message = "takes no mask: export the model without attention_mask"
+    for one in (model, posattn.load(tmp_path), freeze_attention(model)):
+        with pytest.raises(ValueError, match=message):
+            torch.export.export(one, (images(),), mask)
+    with pytest.raises(torch.onnx.OnnxExporterError) as error:
+        torch.onnx.export(model, (images(),), tmp_path / "a.onnx", kwargs=mask, dynamo=True, verbose=False)
+    assert message in str(error.value.__cause__)
+    assert not (tmp_path / "a.onnx").exists()
+    torch.export.export(vit, (images(),), mask)  # the original takes it
 
 
 def old_layout() -> nn.Module:

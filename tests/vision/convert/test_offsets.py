@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from posattn.vision.convert.attention import ConvolutionHeads, Place
+from posattn.vision.convert.heads import ConvolutionHeads, Place
 from posattn.vision.convert.offsets import OffsetMaps, fit_offsets
 from posattn.vision.models.scores import Grid
 

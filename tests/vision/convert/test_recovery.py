@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from posattn.vision.convert.attention import ConvertedAttention
+from posattn.vision.convert.better import keep_better
 from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.convert.maps import to_positional
-from posattn.vision.convert.quality import outputs
+from posattn.vision.convert.quality import Outputs, Quality, features_of, outputs
 from posattn.vision.convert.recovery import Normalise, Recovery, RecoveryRecord, feature_loss, recover
 from posattn.vision.models.attention import FrozenMaps
 
@@ -101,6 +102,33 @@ def test_the_rate_rises_to_its_value_and_falls() -> None:
     assert weights.max() <= 1.0001e-6
     assert weights[-1] < 1e-8
     torch.testing.assert_close(maps, 100 * weights)
+
+
+def test_the_better_of_two_states_is_kept() -> None:
+    """By pictures of their own; the maps follow the weights."""
+    model, vit = make()
+    batches = [HALF(pictures(40)[20:])]
+    with torch.no_grad():
+        quality = Quality(features_of(vit, batches), nearest=3)
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        worse = features_of(model, batches).features
+        model.load_state_dict(start)
+        with torch.enable_grad():
+            list(recover(model, vit, pictures(), HALF, replace(CONFIG, steps=40)))
+        trained = features_of(model, batches).features
+        end = {name: value.clone() for name, value in model.state_dict().items()}
+        gain = quality.of(Outputs(trained, None))["cosine"] - quality.of(Outputs(worse, None))["cosine"]
+        good = keep_better(model, start, quality, batches, "cosine")
+        assert good.better
+        assert good.gain == pytest.approx((gain.mean().item(), gain.std().item() / 20**0.5), abs=1e-5)
+        assert torch.equal(features_of(model, batches).features, trained)
+        model.load_state_dict(start)
+        bad = keep_better(model, end, quality, batches, "cosine")
+        assert not bad.better
+        assert bad.gain.mean == pytest.approx(-good.gain.mean)
+        assert torch.equal(features_of(model, batches).features, trained)
+        same = keep_better(model, end, quality, batches, "cosine")
+        assert same == (False, (0, 0))
 
 
 def test_the_loss_is_two_cosines() -> None:

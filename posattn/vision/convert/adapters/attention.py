@@ -52,7 +52,11 @@ class OfTransformers(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, None]:
-        """Raises ValueError if a mask is given; not in an export, where the library makes one that masks nothing."""
+        """Raises ValueError if a mask is given.
+
+        In an export the library makes a mask of its own, which masks nothing; one that was given to the model is
+        refused before (see ``transformers.refuse_masks``).
+        """
         mask = None if torch.compiler.is_exporting() else attention_mask
         return self.layer(hidden_states, attn_mask=mask), None
 

@@ -6,6 +6,7 @@ They are known by their config: the library is imported to load a folder only.
 import importlib
 import inspect
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ class TransformersViT(ViT):
         model = self.model
         model.config.architectures = [type(model).__name__]
         setattr(model.config, RECORD, {**converted, "options": options_of(model, self.tower)})
+        refuse_masks(self.tower)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,6 +116,24 @@ class TransformersViT(ViT):
                 f"{name or type(self.model).__name__} has no image processor: {PROCESSOR} gives mean and deviation"
             ) from error
         return {"mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": 1.0}
+
+
+def refuse_masks(tower: nn.Module) -> None:
+    """Let exports of a converted tower, once, raise ValueError if they are given a mask.
+
+    Only here is it known whether a mask was given: in exports the library makes one for its layers anyway.
+    """
+    place = list(inspect.signature(tower.forward).parameters).index("attention_mask")
+    hooks = tower._forward_pre_hooks.values()
+    if not any(isinstance(hook, partial) and hook.func is refuse_mask for hook in hooks):
+        tower.register_forward_pre_hook(partial(refuse_mask, place), with_kwargs=True)
+
+
+def refuse_mask(place: int, tower: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Raise ValueError in an export with a mask, the argument at that place."""
+    mask = options.get("attention_mask", args[place] if len(args) > place else None)
+    if mask is not None and torch.compiler.is_exporting():
+        raise ValueError("positional attention takes no mask: export the model without attention_mask")
 
 
 def options_of(model: Any, tower: Any) -> dict[str, bool]:
@@ -157,7 +177,10 @@ def blank(folder: Path) -> Any:
     """The original model, with random weights, of a folder that ``save`` wrote."""
     transformers = importlib.import_module("transformers")
     config = transformers.AutoConfig.from_pretrained(folder)
-    return getattr(transformers, config.architectures[0])(config, **getattr(config, RECORD)["options"])
+    model = getattr(transformers, config.architectures[0])(config, **getattr(config, RECORD)["options"])
+    if (vit := find(model)) is not None:
+        refuse_masks(vit.tower)
+    return model
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posattn import checks
-from posattn.vision.convert.attention import Place
+from posattn.vision.convert.heads import Place
 from posattn.vision.models.scores import Grid
 
 Converted = Mapping[str, Any]  # ``heads``: of each block, heads with their kinds; ``grid``; ``window``

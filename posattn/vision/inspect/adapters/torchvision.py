@@ -20,7 +20,7 @@ def find(model: nn.Module, prefix: str) -> Tower | None:
 
 
 def layers_of(vit: torchvision.models.VisionTransformer, prefix: str) -> list[AttentionLayer]:
-    """Its attention layers."""
+    """Its attention layers, converted ones too."""
     side = vit.patch_size
     return [
         AttentionLayer(
@@ -32,8 +32,14 @@ def layers_of(vit: torchvision.models.VisionTransformer, prefix: str) -> list[At
             lambda image: (image[0] // side, image[1] // side),
         )
         for path, module in vit.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
+        if is_attention(module)
     ]
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module is the attention of a layer, or what a conversion puts there."""
+    converted = hasattr(module, "num_heads") and hasattr(module, "attention_maps")
+    return converted or isinstance(module, nn.MultiheadAttention)
 
 
 def grid_of(patch_size: int, image: ImageSize) -> GridSize:
