@@ -110,7 +110,7 @@ def absolute(path: Path) -> Path:
 
 
 @contextmanager
-def open_shared(path: Path, recipe: str, config: Any, **how: bool | None) -> Iterator[RunFolder]:
+def open_shared(path: Path, recipe: str, config: Any, **how: Any) -> Iterator[RunFolder]:
     """``open_run`` for a run of several ranks: rank 0 opens the folder, the others read it and write nothing."""
     if not is_writer():
         other = RunFolder(path)
@@ -152,7 +152,11 @@ def _open(
 def _begin(path: Path, described: dict[str, Any], lock: FolderLock) -> OpenRun:
     path.mkdir(parents=True, exist_ok=True)
     run = OpenRun(path, lock)
-    run.save(CONFIG, json.dumps(described, indent=1).encode())
+    try:
+        run.save(CONFIG, json.dumps(described, indent=1).encode())
+    except OSError:  # a disk may have room for the file and none for its line in the journal
+        remove_run(path)
+        raise
     return run
 
 
