@@ -152,6 +152,17 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", ["1", "7"])
+def test_help_is_shown_in_a_terminal_that_is_too_narrow(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", "--help"])
+    assert not stop.value.code
+    assert "Rebuild the report" in capsys.readouterr().out
+
+
 def test_the_help_of_a_recipe_is_its_header(toy: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     said = help_of(["run", "toy"], capsys)
     assert "\nA toy.\n- Claim: none that is worth it.\n- Time: 0 s\n" in said

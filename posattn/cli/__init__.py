@@ -1,6 +1,8 @@
 """The command line: its commands and flags (forms), how they are read (parsing, stored), what they do (actions)."""
 
 import io
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,6 +12,7 @@ from posattn.runs.stopping import Stopped, stoppable
 
 FAILED = 2
 LONGEST = 2000  # characters of an error
+NARROWEST = 40  # columns of output: tyro wraps help for ever below its indentation
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a character of a table
         sys.stdout.reconfigure(errors="replace")
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     try:
         with stoppable():  # the imports below are stoppable too
             command, debug = parse(arguments)

@@ -74,7 +74,7 @@ def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool 
     from posattn.runs.folder import open_shared
     from posattn.runs.ranks import is_writer, share
 
-    how = {"resume": bool(resume), "overwrite": options.overwrite}
+    how = {"resume": resume, "overwrite": options.overwrite}
     with (
         open_shared(out, what.name, options.settings, **how) as folder,
         progress_bar(is_writer()) as progress,

@@ -35,7 +35,10 @@ def unrecognized(tokens: Sequence[str]) -> str:
 
 
 def invalid_choice(event: Any) -> str:
-    return f"{flag(event.argument)} must be one of {', '.join(event.choices)}, got {event.value!r}"
+    choices = list(event.choices)
+    if "None" in choices:  # of an optional setting: the default is no choice, and the others have no order
+        choices = sorted({*choices} - {"None"})
+    return f"{flag(event.argument)} must be one of {', '.join(choices)}, got {event.value!r}"
 
 
 def bad_value(event: Any) -> str:

@@ -1,5 +1,6 @@
 """Atomic writes of files, journals of checked lines, and checksums."""
 
+import errno
 import hashlib
 import json
 import os
@@ -60,16 +61,18 @@ def append_line(path: Path, values: dict[str, Any], *, sync: bool = False) -> No
 
     Raises:
         ValueError: a value is not finite.
-        OSError: the line could not be written whole.
+        OSError: the line could not be written whole; it names ``path``.
     """
     text = to_json(values)
     line = f'{text[:-1]}, "crc32": "{zlib.crc32(text.encode()):08x}"}}\n'.encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         if os.write(descriptor, line) < len(line):
-            raise OSError(f"{path}: no room for a line of {len(line)} bytes")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if sync:
             os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 

@@ -38,7 +38,7 @@ class OpenRun(RunFolder):
 
     def __init__(self, path: Path, lock: FolderLock) -> None:
         super().__init__(path)
-        self.lock = lock
+        self.lock, self.resumable = lock, True
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, which marks the run as finished; a replacement then takes the place of the old run."""
@@ -58,12 +58,13 @@ class OpenRun(RunFolder):
             self.lock.release(remove=True)
             return
         if error is not None:
-            error.add_note(f"(finished work is in {self.lock.folder}; --resume continues it)")
+            how = "--resume continues it" if self.resumable else "--overwrite starts over"
+            error.add_note(f"(finished work is in {self.lock.folder}; {how})")
         self.lock.release()
 
 
 def open_run(
-    path: Path, recipe: str, config: Any, *, resume: bool = False, overwrite: bool = False
+    path: Path, recipe: str, config: Any, *, resume: bool | None = False, overwrite: bool = False
 ) -> OpenRun:
     """A run folder to write into.
 
@@ -71,7 +72,7 @@ def open_run(
         path: the folder, created if it does not exist.
         recipe: the recipe's name.
         config: the full config, a dataclass.
-        resume: continue an interrupted run of the same config.
+        resume: continue an interrupted run of the same config; None where that is impossible.
         overwrite: start a new run that replaces the existing one when it is finished.
 
     Raises:
@@ -89,10 +90,12 @@ def open_run(
         raise ValueError(f"{path} is not empty and holds no run of posattn; choose another --out")
     lock = FolderLock(path)
     try:
-        return _open(path, describe(recipe, config), lock, resume, overwrite)
+        run = _open(path, describe(recipe, config), lock, resume, overwrite)
     except BaseException:
         lock.release(remove=not is_run(path))
         raise
+    run.resumable = resume is not None
+    return run
 
 
 def absolute(path: Path) -> Path:
@@ -107,7 +110,7 @@ def absolute(path: Path) -> Path:
 
 
 @contextmanager
-def open_shared(path: Path, recipe: str, config: Any, **how: bool) -> Iterator[RunFolder]:
+def open_shared(path: Path, recipe: str, config: Any, **how: Any) -> Iterator[RunFolder]:
     """``open_run`` for a run of several ranks: rank 0 opens the folder, the others read it and write nothing."""
     if not is_writer():
         other = RunFolder(path)
@@ -119,7 +122,9 @@ def open_shared(path: Path, recipe: str, config: Any, **how: bool) -> Iterator[R
         yield run
 
 
-def _open(path: Path, described: dict[str, Any], lock: FolderLock, resume: bool, overwrite: bool) -> OpenRun:
+def _open(
+    path: Path, described: dict[str, Any], lock: FolderLock, resume: bool | None, overwrite: bool
+) -> OpenRun:
     replacement = path / REPLACEMENT
     if (replacement / RESULT).is_file():  # a kill came between the end of the run and that of its move
         take_place(path)
@@ -133,11 +138,9 @@ def _open(path: Path, described: dict[str, Any], lock: FolderLock, resume: bool,
         finished = (path / RESULT).is_file()
         state = f"{'a finished' if finished else 'an interrupted'} run"
         state += " and an interrupted one to replace it" if pending else ""
-        choice = (
-            "--overwrite replaces it"
-            if finished and not pending
-            else "--resume continues it, --overwrite starts over"
-        )
+        whole = finished and not pending
+        continued = "" if whole or resume is None else "--resume continues it, "
+        choice = f"{continued}--overwrite {'replaces it' if whole else 'starts over'}"
         raise ValueError(f"{path} holds {state}; {choice}")
     run = OpenRun(replacement if pending else path, lock)
     if changed := differences(run.config, described):
@@ -149,7 +152,11 @@ def _open(path: Path, described: dict[str, Any], lock: FolderLock, resume: bool,
 def _begin(path: Path, described: dict[str, Any], lock: FolderLock) -> OpenRun:
     path.mkdir(parents=True, exist_ok=True)
     run = OpenRun(path, lock)
-    run.save(CONFIG, json.dumps(described, indent=1).encode())
+    try:
+        run.save(CONFIG, json.dumps(described, indent=1).encode())
+    except OSError:  # a disk may have room for the file and none for its line in the journal
+        remove_run(path)
+        raise
     return run
 
 

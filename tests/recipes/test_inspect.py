@@ -105,7 +105,9 @@ def test_a_folder_that_timm_saved_is_loaded(prefix: str, pictures: Path, tmp_pat
 
 
 @pytest.mark.parametrize("prefix", ["transformers:", ""])
-def test_a_folder_that_transformers_saved_is_loaded(prefix: str, pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_that_transformers_saved_is_loaded(
+    prefix: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is an optional library")
     torch.manual_seed(5)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -121,6 +123,11 @@ def test_a_folder_that_transformers_saved_is_loaded(prefix: str, pictures: Path,
         found, expected, rtol=1e-4
     )  # the processor in use may resize by other kernels
     assert found.attrs["grid"] == [4, 4]
+    config = tmp_path / "saved" / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    out = ["--images", str(pictures), "--out", str(tmp_path / "deeper")]
+    said = fails(["inspect", f"{prefix}{tmp_path / 'saved'}", *out], capsys)
+    assert "saved lacks 16 weights of the model: " in said
 
 
 @pytest.mark.parametrize(
@@ -181,6 +188,89 @@ def test_bad_input_is_one_line(
     assert "images-positional-ViT-4: name one as checkpoint" in said(str(trained), images="digits")
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "expected"),
+    [
+        ("test_vit", ["--in-chans", "2"], "--in-chans must be one of 1, 3, got '2'"),
+        ("test_vit", ["--img-size", "7"], "divide --img-size, got patch size=16, --img-size=7"),
+        ("test_vit", ["--img-size", "2000000000"], "--img-size must be at most 8192, got 2000000000"),
+        ("levit_128s", ["--img-size", "65"], "levit_128s does not take images of 3x65x65"),
+        ("test_resnet", ["--img-size", "65"], "test_resnet cannot be loaded with --img-size 65"),
+        ("torchvision:resnet18", [], "unknown model of torchvision 'resnet18'; known: vit_b_16"),
+        ("torchvision:vit_b_16", ["--in-chans", "1"], "--in-chans 1 is not for models of torchvision"),
+        ("transformers:x", ["--img-size", "48"], "--img-size 48 is not for models of transformers"),
+        ("transformers:x", ["--checkpoint", "w.pth"], "--checkpoint w.pth is not for models of transformers"),
+    ],
+)
+def test_a_setting_that_does_not_suit_the_model_is_refused_before_any_work(
+    model: str,
+    options: list[str],
+    expected: str,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert expected in fails(
+        ["inspect", model, "--images", str(pictures), *options, "--out", str(out)], capsys
+    )
+    assert not out.exists()
+
+
+def test_settings_that_a_run_folder_fixes_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["inspect", str(trained), "--checkpoint", "images-ViT-3", "--images", "digits"]
+    for option in (["--img-size", "8"], ["--in-chans", "1"], ["--skip-corrupt"]):
+        said = fails([*command, *option, "--out", str(tmp_path / "out")], capsys)
+        assert f"{' '.join(option)} is not for run folders such as {trained}" in said
+
+
+def test_pictures_become_as_many_channels_as_are_asked_for(pictures: Path, tmp_path: Path) -> None:
+    size = ["--in-chans", "1", "--img-size", "64", "--layers", "0"]
+    found = table_of("test_vit", pictures, tmp_path / "out", *size)
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", in_chans=1, img_size=64).eval()
+    data = {"mean": (0.5,), "std": (0.5,), "input_size": (1, 64, 64), "crop_pct": 0.95}
+    transform = create_transform(**{**resolve_model_data_config(model), **data})
+    grey = [Image.open(path).convert("L") for path in sorted(pictures.iterdir())]
+    expected = inspect_attention(model, torch.stack([transform(one) for one in grey]), layers=[0])
+    pd.testing.assert_frame_equal(found, expected)
+    assert "Random start: 3 images" in (tmp_path / "out" / "result.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"{not json", "config.json is not JSON"),
+        (b"\xff\xfe\x00", "config.json is not JSON"),
+        (b"[" * 99_999, "config.json is not JSON"),
+        (b"[1, 2]", "config.json must hold a mapping, got list"),
+        (b'{"architecture": 5}', "config.json: architecture must be text, got 5"),
+        (b'{"architecture": "vit_no"}', "cannot be loaded: Unknown model"),
+        (b'{"model_type": "no"}', "cannot be loaded: The checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_a_broken_config_of_a_model_folder_is_named(
+    command: str,
+    content: bytes,
+    expected: str,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if b"model_type" in content:
+        pytest.importorskip("transformers", reason="transformers is an optional library")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(content)
+    out = ["--out", str(tmp_path / "out")]
+    said = fails([command, str(folder), "--images", str(pictures), *out], capsys)
+    assert str(folder) in said
+    assert expected in said
+
+
 def test_what_was_finished_before_a_failure_is_kept(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,5 +280,6 @@ def test_what_was_finished_before_a_failure_is_kept(
     said = fails(["inspect", "test_vit", "--images", str(pictures), "--out", str(out)], capsys)
     assert "9.png cannot be decoded" in said
     assert f"the table of the first 2 images is in {out}/table.csv" in said
+    assert "--resume" not in said
     assert pd.read_parquet(out / "table.parquet").attrs["images"] == 2
     assert not (out / "report.html").exists()

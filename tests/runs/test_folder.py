@@ -30,6 +30,35 @@ def test_a_failed_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_disk_with_no_room_for_the_first_line_blocks_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is named, and the settings without it are no interrupted run."""
+
+    def full(descriptor: int, line: bytes) -> int:
+        return len(line) // 2
+
+    with monkeypatch.context() as patched:
+        patched.setattr("posattn.runs.files.os.write", full)
+        with pytest.raises(OSError, match=r"No space left.*run/metrics\.jsonl"):
+            open_run(tmp_path / "run", "toy", Config())
+    assert not (tmp_path / "run").exists()
+    open_run(tmp_path / "run", "toy", Config())
+
+
+def test_a_command_that_cannot_be_resumed_says_how_to_go_on(tmp_path: Path) -> None:
+    def half() -> None:
+        with open_run(tmp_path / "half", "toy", Config(), resume=None) as run:
+            run.keep("first", 1)
+            raise ValueError("loss")
+
+    with pytest.raises(ValueError, match="loss") as raised:
+        half()
+    assert raised.value.__notes__[0].endswith("half; --overwrite starts over)")
+    with pytest.raises(ValueError, match="holds an interrupted run; --overwrite starts over"):
+        open_run(tmp_path / "half", "toy", Config(), resume=None)
+
+
 def test_config_says_what_made_the_run(tmp_path: Path) -> None:
     config = open_run(tmp_path / "run", "toy", Config()).config
     assert config["recipe"] == "toy"

@@ -4,26 +4,27 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torchvision
 from torch import nn
 
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.kit.sources import (
     HUB,
     LOCAL,
+    TORCHVISION,
     TRANSFORMERS,
     TrainedModels,
     folder_config,
+    loading,
     reach,
+    torchvision_vit,
     transformers_for,
+    transformers_model,
 )
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.layers import attention_of
 from posattn.vision.convert.saving import MODEL
-from posattn.vision.models.state_dicts import adapted, read_checkpoint, unwrap_checkpoint
-
-TORCHVISION = "torchvision:"
+from posattn.vision.models.state_dicts import adapted, brief, read_checkpoint, unwrap_checkpoint
 
 
 def load_model(config: ConvertConfig) -> ViT:
@@ -43,6 +44,7 @@ def load_model(config: ConvertConfig) -> ViT:
             f"{config.model} has no heads to convert: its attention is positional in every block"
         )
     if config.image_size is not None:
+        vit.check_size((config.image_size, config.image_size), "--image-size")
         vit.set_size((config.image_size, config.image_size))
     return vit
 
@@ -79,9 +81,10 @@ def of_timm(name: str, config: ConvertConfig) -> nn.Module:
     options: dict[str, Any] = {"pretrained": config.checkpoint is None}
     if config.checkpoint is None and not name.startswith(LOCAL):
         reach(name.removeprefix(HUB) if name.startswith(HUB) else hub_of(name))
-    model = timm.create_model(name, **options)
-    if getattr(model, "dynamic_img_size", False):
-        model = timm.create_model(name, dynamic_img_size=False, **options)
+    with loading(name):
+        model = timm.create_model(name, **options)
+        if getattr(model, "dynamic_img_size", False):
+            model = timm.create_model(name, dynamic_img_size=False, **options)
     return model if config.checkpoint is None else loaded(model, config.checkpoint, config)
 
 
@@ -99,8 +102,7 @@ def loaded(model: nn.Module, checkpoint: Path, config: ConvertConfig) -> nn.Modu
     try:
         model.load_state_dict(adapted(model, weights))
     except Exception as error:  # of the model's own filter too, on weights of another kind
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{checkpoint} does not fit {config.model}: {reason}") from error
+        raise ValueError(f"{checkpoint} does not fit {config.model}: {brief(error)}") from error
     return model
 
 
@@ -111,20 +113,17 @@ def of_transformers(name: str, config: ConvertConfig) -> nn.Module:
             f"--checkpoint {config.checkpoint} is for models of timm: {name} has weights of its own"
         )
     transformers, local = transformers_for(name)
-    settings = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
-    kind = getattr(transformers, (settings.architectures or [""])[0], transformers.AutoModel)
-    model: nn.Module = kind.from_pretrained(name, local_files_only=local)
+    with loading(name):
+        settings = transformers.AutoConfig.from_pretrained(name, local_files_only=local)
+        kind = getattr(transformers, (settings.architectures or [""])[0], transformers.AutoModel)
+    model: nn.Module = transformers_model(kind, name, local)
     return model
 
 
 def of_torchvision(name: str, config: ConvertConfig) -> nn.Module:
     """A model of torchvision, with its own weights or a checkpoint."""
-    if name not in torchvision.models.list_models(torchvision.models):
-        raise ValueError(f"unknown model {name!r}: see torchvision.models.list_models()")
-    if config.checkpoint is None:
-        model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
-        return model
-    return loaded(torchvision.models.get_model(name), config.checkpoint, config)
+    model: nn.Module = torchvision_vit(name, pretrained=config.checkpoint is None)
+    return model if config.checkpoint is None else loaded(model, config.checkpoint, config)
 
 
 def of_run(folder: Path, config: ConvertConfig) -> nn.Module:

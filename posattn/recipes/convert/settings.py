@@ -13,6 +13,7 @@ from posattn.settings import (
     Distincts,
     Natural,
     NonNegative,
+    Pixels,
     Positive,
     Probability,
     Repeats,
@@ -63,9 +64,9 @@ class ConvertConfig:
     """A head may get a faster kind if its loss is larger than the smallest by at most this share."""
     limit: Count | None = None
     """Use this many pictures at most (of the training split, with --labels); default: all."""
-    image_size: Count | None = None
+    image_size: Pixels | None = None
     """Height and width of the model's input; default: the model's own."""
-    sizes: Distincts[Count] = ()
+    sizes: Distincts[Pixels] = ()
     """Image sizes to time at; default: the model's input size. Tables support that size only."""
     calibration: Repeats = 64
     """Pictures that the maps are averaged over."""

@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from posattn.recipes.inspect.models import load_model
+from posattn.recipes.inspect.models import load_model, refuse_settings
 from posattn.recipes.inspect.settings import InspectConfig
 from posattn.recipes.kit.sources import TrainedModels, folder_config
 from posattn.runs.folder import RunFolder
@@ -30,13 +30,15 @@ TOLD = 256  # images between two lines of progress where there is no bar
 
 
 class Subject(NamedTuple):
-    """A model, batches of images as it takes them, how many they are, and their mean and deviation."""
+    """A model, batches of images as it takes them, how many they are, their mean and deviation, and where the
+    weights come from."""
 
     model: nn.Module
     batches: Iterable[Tensor]
     total: int
     mean: Tensor
     std: Tensor
+    weights: str
     notes: list[str]
 
 
@@ -76,7 +78,10 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
         subject.batches.digest.hexdigest() if isinstance(subject.batches, Transformed) else inspection.digest
     )
     skipped = getattr(subject.batches, "skipped", 0)
-    return result_of(config, inspection, table) | {"skipped": skipped, "images_digest": digest}
+    return result_of(config, subject.weights, inspection, table) | {
+        "skipped": skipped,
+        "images_digest": digest,
+    }
 
 
 def load_subject(config: InspectConfig) -> Subject:
@@ -90,11 +95,12 @@ def load_subject(config: InspectConfig) -> Subject:
     pictures = Pictures(config.images, config.data_dir, config.limit, skip_corrupt=config.skip_corrupt)
     batches = Transformed(pictures, loaded.transform)
     notes = [*loaded.notes, *pictures.notes]
-    return Subject(loaded.model, batches, len(pictures), loaded.mean, loaded.std, notes)
+    return Subject(loaded.model, batches, len(pictures), loaded.mean, loaded.std, loaded.weights, notes)
 
 
 def of_run(folder: Path, config: InspectConfig) -> Subject:
     """A model trained by a recipe on images, or the start it had, on a set as that run reads it."""
+    refuse_settings(config, "run folders", "img_size", "in_chans", "skip_corrupt")
     models = TrainedModels(folder)
     wanted = config.checkpoint or ""
     file = wanted.removesuffix(START)
@@ -107,7 +113,7 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
     model = models.model(file, held, trained=not wanted.endswith(START))
     pixels = to_float(held.images[: config.limit])
     half = torch.full((pixels.shape[1], 1, 1), 0.5)
-    return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, [])
+    return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, wanted, [])
 
 
 class Transformed:
@@ -173,16 +179,17 @@ def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:
     return held if inspection.similarity is None else {**held, "similarity": inspection.similarity[1].half()}
 
 
-def result_of(config: InspectConfig, inspection: Inspection, table: pd.DataFrame) -> dict[str, Any]:
+def result_of(
+    config: InspectConfig, weights: str, inspection: Inspection, table: pd.DataFrame
+) -> dict[str, Any]:
     """result.json of an inspection."""
     first, layouts = inspection.layouts[0], inspection.layouts
     similar = inspection.similarity
-    weights = "Pretrained" if config.model.startswith("hf-hub:") else "Random start"
     grids = ", ".join(dict.fromkeys(str(layout.queries) for layout in layouts))
     return {
         "kind": "inspection",
-        "title": f"Where {config.checkpoint if Path(config.model).is_dir() else config.model} looks",
-        "summary": f"{config.checkpoint or weights}: {inspection.images:,} images of {config.images}; "
+        "title": f"Where {title_of(config)} looks",
+        "summary": f"{weights}: {inspection.images:,} images of {config.images}; "
         f"{grids} patches; class tokens and registers: {first.queries.prefix}.",
         **{str(name): value for name, value in table.attrs.items()},
         "queries": [list(layout.queries) for layout in layouts],
@@ -194,6 +201,12 @@ def result_of(config: InspectConfig, inspection: Inspection, table: pd.DataFrame
         "stable_from": STABLE,
         "page": [],
     }
+
+
+def title_of(config: InspectConfig) -> str:
+    """What the model is called: of a folder the model in it, or the folder's own name."""
+    folder = Path(config.model)
+    return (config.checkpoint or folder.resolve().name) if folder.is_dir() else config.model
 
 
 def recovered_of(result: LayerResult) -> dict[str, Any] | None:

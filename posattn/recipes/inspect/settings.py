@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
 from posattn.recipes import command
-from posattn.settings import Count, Natural, Positive, Seed, Several
+from posattn.settings import Count, Natural, Pixels, Positive, Seed, Several
 from posattn.vision.data.config import refuse_data_dir
 
 
@@ -21,19 +22,20 @@ class InspectConfig:
     """Attention statistics of a ViT over images: a table with error bars, and a page to look at."""
 
     model: Positional[str]
-    """A timm model, hf-hub:NAME, transformers:NAME, a folder that timm or transformers saved, or a run folder."""
+    """A timm model, hf-hub:NAME, transformers:NAME, torchvision:NAME, a folder that timm or transformers saved, or a
+    run folder."""
     images: str
     """A folder of pictures, one picture, a list of them (.txt), a parquet file, or a name of `posattn list data`."""
     checkpoint: str | None = None
-    """The weights of a timm model (default: its random start), or which model of the run folder."""
+    """The weights of a model of timm (default: its random start) or torchvision, or which model of the run folder."""
     data_dir: Path | None = None
     """Where the files of a named set are."""
     limit: Count | None = None
     """Use this many images, evenly spaced; default: all."""
-    img_size: Count | None = None
-    """Pixels per side; default: the model's own. Position embeddings are resampled."""
-    in_chans: Count | None = None
-    """Channels of the input, 1 or 3; default: the model's own."""
+    img_size: Pixels | None = None
+    """Pixels per side; default: the model's own. Position embeddings are resampled. Of timm and torchvision."""
+    in_chans: Literal[1, 3] | None = None
+    """Channels of the input; default: the model's own. Of timm."""
     layers: Several[Natural] | None = None
     """Numbers of the layers to inspect; default: all."""
     memory: Positive = 2.5

@@ -2,24 +2,63 @@
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torchvision
+
+from posattn import checks
 from posattn.recipes.kit.classifiers import AnyImages, build, weights_name
 from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
 from posattn.runs.folder import RunFolder
 from posattn.vision.data.config import MemoryDataConfig
+from posattn.vision.models.state_dicts import brief
 from posattn.vision.training.weights import load_weights
 
-HUB, LOCAL, TRANSFORMERS = "hf-hub:", "local-dir:", "transformers:"
+HUB, LOCAL, TRANSFORMERS, TORCHVISION = "hf-hub:", "local-dir:", "transformers:", "torchvision:"
 SECONDS = 5  # to wait for the hub
+KINDS = ("architecture", "model_type", "recipe")
+UNUSED = (
+    "pooler",
+    "classifier",
+    "head",
+    "mask_token",
+)  # in names of weights that attention does not depend on
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder: ``architecture`` in timm's, ``model_type`` in transformers', ``recipe`` in a run's."""
+    """config.json of a folder: ``architecture`` in timm's, ``model_type`` in transformers', ``recipe`` in a run's.
+
+    Raises ValueError naming the file if it is damaged.
+    """
     path = folder / "config.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a mapping, got {type(found).__name__}")
+    for kind in KINDS:
+        if not isinstance(value := found.get(kind, ""), str):
+            raise ValueError(f"{path}: {kind} must be text, got {value!r}")
+    return found
+
+
+@contextmanager
+def loading(name: str, **options: object) -> Iterator[None]:
+    """Raise ValueError naming the model, and the options it is built with, for what its library raises inside."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in options.items())
+        raise ValueError(f"{name} cannot be loaded{flags and ' with' + flags}: {brief(error)}") from error
 
 
 def reach(repository: str) -> None:
@@ -49,7 +88,25 @@ def transformers_for(name: str) -> tuple[Any, bool]:
     local = Path(name).is_dir()
     if not local:
         reach(name)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     return transformers, local
+
+
+def transformers_model(kind: Any, name: str, local: bool) -> Any:
+    """A model of a class of transformers, with its weights. Raises ValueError naming weights that are missing."""
+    with loading(name):
+        model, found = kind.from_pretrained(name, local_files_only=local, output_loading_info=True)
+    if missing := sorted(key for key in found["missing_keys"] if not any(part in key for part in UNUSED)):
+        raise ValueError(f"{name} lacks {len(missing)} weights of the model: {', '.join(missing[:3])}")
+    return model
+
+
+def torchvision_vit(name: str, pretrained: bool) -> Any:
+    """A ViT of torchvision, with its published weights or at its random start. Raises ValueError if there is none."""
+    checks.known("model of torchvision", name, torchvision.models.list_models(include="vit_*"))
+    with loading(f"{TORCHVISION}{name}"):
+        return torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
 
 
 class TrainedModels:

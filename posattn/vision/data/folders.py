@@ -79,9 +79,10 @@ def list_folder(folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
     """The pictures of a folder with their labels, and the names of its classes.
 
     Raises:
-        ValueError: as ``list_classes``; or a class is without pictures.
+        ValueError: as ``list_classes`` and ``pictures_below``; or a class is without pictures.
     """
     classes = list_classes(folder)
+    check_no_loop(str(folder), classes)
     found = [pictures_below(folder / name) for name in classes]
     if empty := [name for name, pictures in zip(classes, found, strict=True) if not pictures]:
         raise ValueError(f"{folder}: found no valid file for the classes {', '.join(empty)}")
@@ -89,13 +90,18 @@ def list_folder(folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
 
 
 def pictures_below(folder: Path) -> list[str]:
-    """The pictures in a folder and below, in order.
+    """The pictures in a folder and below, in order; a folder that links lead to again is read once.
 
     Raises ValueError if folders below look like splits, or one is a link to a folder that it is in.
     """
-    found = []
+    found: list[str] = []
+    reached: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if visible(name))
+        if (real := os.path.realpath(place)) in reached:
+            folders.clear()
+            continue
+        reached.add(real)
         check_no_loop(place, folders)
         check_no_splits(Path(place), folders)
         found += [

@@ -66,10 +66,16 @@ class Pictures:
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """The files of a folder and all below it in order, symbolic links followed once, without hidden ones."""
-    seen = set()
+    """The files of a folder and all below it in order, symbolic links followed once, without hidden ones.
+
+    Raises ValueError for a link to a folder around the whole, as in /proc/self: it would read everything.
+    """
+    seen, outside = set(), {str(each) for each in Path(os.path.realpath(folder)).parents}
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(filter(visible, folders))
+        for link in (os.path.join(place, name) for name in folders):
+            if (target := os.path.realpath(link)) in outside:
+                raise ValueError(f"{link} is a link to {target}, which {folder} is in")
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
@@ -91,9 +97,13 @@ def listed(path: Path) -> list[Path]:
     """The pictures listed in a text file, one per line, relative to its folder.
 
     Raises:
-        ValueError, FileNotFoundError: a line is a URL, or a file that does not exist.
+        ValueError, FileNotFoundError: it is not text in UTF-8, or a line is a URL or a file that does not exist.
     """
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no list of paths, one per line in UTF-8: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     for number, line in enumerate(lines, 1):
         if "://" in line:
             raise ValueError(

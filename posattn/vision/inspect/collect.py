@@ -16,6 +16,7 @@ from posattn.vision.inspect.running import RunningValues
 from posattn.vision.inspect.sums import IMAGE_MEASURES, LayerSums
 from posattn.vision.inspect.tables import sets_of
 
+FEWEST = 4  # patches that are worth dividing into sets
 RECOVERABLE = 400  # patches: clustering more takes many seconds per head
 
 
@@ -100,8 +101,8 @@ class Collector:
 
     def recovered(self, sums: LayerSums) -> tuple[Tensor, Tensor] | None:
         """``LayerResult.recovered``."""
-        small = sums.layout.queries.num_patches <= RECOVERABLE
-        if not (self.recover and sums.layout.square and small):
+        divisible = FEWEST <= sums.layout.queries.num_patches <= RECOVERABLE
+        if not (self.recover and sums.layout.square and divisible):
             return None
         return average.recovered_sets(sums, num_sets(sums.layout.queries))
 

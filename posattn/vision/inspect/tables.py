@@ -75,7 +75,7 @@ def sets_of(layout: Layout, partition: Partition | None) -> Bool[Tensor, "D D"] 
 
 
 def reference(layout: Layout, radius: float, partition: Partition | None) -> dict[str, float]:
-    """The value of each measure for a uniform map, and chance for the associations."""
+    """The value of each measure for a uniform map, and chance for the associations, of those that exist."""
     Q, K, keys = layout.queries.num_patches, layout.keys.num_tokens, layout.keys.num_patches
     by = {name: weight.sum().item() / (Q * keys) for name, weight in weights(layout, radius).items()}
     found = {
@@ -89,8 +89,7 @@ def reference(layout: Layout, radius: float, partition: Partition | None) -> dic
     own = sets_of(layout, partition)
     if own is None:
         return found
-    return {
-        **found,
-        "association": average.chance(own, itself=True),
-        "profile_association": average.chance(own, itself=False),
-    }
+    found["association"] = average.chance(own, itself=True)
+    if Q > 1:  # one patch has no other
+        found["profile_association"] = average.chance(own, itself=False)
+    return found

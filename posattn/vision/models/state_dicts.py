@@ -33,11 +33,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             return dict(load_file(path))
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        said = f"{type(error).__name__} {' '.join(str(error).split())[:SHOWN]}".strip()
+        said = f"{type(error).__name__} {brief(error)}"
         raise ValueError(f"{path} is no checkpoint of weights that can be read: {said}") from error
     if not isinstance(held, Mapping):
         raise ValueError(f"{path} holds a {type(held).__name__}, not a mapping of weights")
     return dict(held)
+
+
+def brief(error: Exception) -> str:
+    """The start of a library's message, in one line; without one, the kind of the error."""
+    return " ".join(str(error).split())[:SHOWN] or type(error).__name__
 
 
 def unwrap_checkpoint(state: Mapping[str, Any], names: set[str]) -> tuple[State, list[str]]:

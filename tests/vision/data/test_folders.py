@@ -9,6 +9,7 @@ import torch
 from layouts import encoded, write_folder
 
 from posattn.vision.data.config import DataConfig
+from posattn.vision.data.folders import pictures_below
 from posattn.vision.data.images import load_images
 from posattn.vision.data.streams import stream_images
 
@@ -155,6 +156,23 @@ def test_a_link_to_a_folder_around_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "red" / "all").symlink_to("..")
     with pytest.raises(ValueError, match=r"train/red/all is a link to .*train, which it is in"):
         load_images(str(tmp_path))
+
+
+def test_a_class_that_is_a_link_to_a_folder_around_it_is_named(tmp_path: Path) -> None:
+    write_split(tmp_path / "set", ["blue", "red"])
+    (tmp_path / "set" / "root").symlink_to("/")
+    with pytest.raises(ValueError, match=r"set/root is a link to /, which it is in"):
+        load_images(str(tmp_path / "set"))
+
+
+def test_folders_that_link_to_one_another_are_read_once(tmp_path: Path) -> None:
+    write_split(tmp_path / "red", ["blue", "green"])
+    for one, other in (("blue", "green"), ("green", "blue")):
+        for number in range(3):
+            (tmp_path / "red" / one / f"link{number}").symlink_to(tmp_path / "red" / other)
+    found = pictures_below(tmp_path / "red")
+    assert len(found) == len({os.path.realpath(path) for path in found})
+    assert len(found) == sum(1 for path in (tmp_path / "red").rglob("*.png"))
 
 
 def test_a_pipe_is_no_picture(tmp_path: Path) -> None:

@@ -102,9 +102,19 @@ def test_any_layout_and_every_format(tmp_path: Path) -> None:
     assert found[:-1] == pytest.approx([30 * number for number in range(len(ends))], abs=6)
     assert found[-1] == 200
     assert pictures.notes == ["ignored, no pictures: 1 of .mp4, 1 of .txt"]
+    (deep / "everything").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=r"c/everything is a link to .*, which .*set is in"):
+        Pictures(str(tmp_path / "set"))
     assert numbers(Pictures(str(deep / "3.jp2"))) == pytest.approx([90], abs=6)
     (tmp_path / "list.txt").write_text("elsewhere/linked.png\n\nset/a/b/c/5.png\n")
     assert numbers(Pictures(str(tmp_path / "list.txt"))) == [200, 150]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0", "a.png".encode("utf-16")])
+def test_a_list_that_is_no_text_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"list\.txt is no list of paths, one per line in UTF-8"):
+        Pictures(str(tmp_path / "list.txt"))
 
 
 def test_sixteen_bits_are_scaled_and_orientation_is_applied(tmp_path: Path) -> None:
