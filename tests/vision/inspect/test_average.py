@@ -15,6 +15,7 @@ def layout(side: int) -> Layout:
     return Layout(Grid(side, side), Grid(side, side), (1.0, 1.0))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_noise_correction_is_unbiased_where_the_plain_share_is_not(generator: torch.Generator) -> None:
     n = 6
     mean = torch.randn(1, 1, 9, 9, generator=generator)
@@ -66,6 +67,7 @@ def test_noise_has_no_stable_sets(generator: torch.Generator) -> None:
     assert (agreement < average.STABLE).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_jackknife_is_the_spread_over_repetitions() -> None:
     generator = torch.Generator().manual_seed(0)
     own, mean = neighbourhoods(Grid(3, 3)), torch.randn(9, 9, generator=generator)
