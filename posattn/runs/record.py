@@ -205,7 +205,9 @@ class RunFolder:
         expected = self.files().get(name)
         if expected is not None and digest(path) != expected:
             state = "damaged: its SHA-256 is not that in metrics.jsonl" if path.is_file() else "missing"
-            raise ValueError(f"{path} is {state}; --resume computes it again")
+            raise ValueError(
+                f"{path} is {state}; --resume computes it again, or --overwrite where a command has no --resume"
+            )
         return path
 
     def save_tensors(self, name: str, tensors: "dict[str, Tensor]") -> None:

@@ -129,3 +129,21 @@ def test_bad_arguments_are_named(folder: Path) -> None:
         stream_images("imagenet", "test", folder)
     with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
         open_stream(folder, image_size=0)
+
+
+@pytest.mark.parametrize("damaged", [None, b"no picture"])
+def test_a_picture_that_goes_while_it_is_read_is_named(
+    damaged: bytes | None, folder: Path, tmp_path: Path
+) -> None:
+    """Removed or altered between two epochs: one line, and another digest for a resumed run."""
+    shutil.copytree(folder, tmp_path / "set")
+    stream = open_stream(tmp_path / "set")
+    before = stream.digest
+    collect(stream, [[0, 1]])
+    path = Path(stream.pictures[1][0])
+    path.unlink()
+    if damaged is not None:
+        path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=rf"^[^\n]*{path.name} cannot be decoded: [^\n]+$"):
+        collect(stream, [[0, 1]])
+    assert open_stream(tmp_path / "set").digest != before

@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from posattn.vision.inspect.inspection import Inspection, inspect_model
 from posattn.vision.inspect.rollout import attention_rollout
+from posattn.vision.inspect.view import grids_html
 
 
 def vit() -> nn.Module:
@@ -137,3 +139,19 @@ def test_a_notebook_shows_every_measure_of_every_head(inspection: Inspection) ->
     ]
     assert "script" not in cells.tags
     assert html.count("<details") == shown.measure.nunique()
+
+
+def test_cells_of_other_colours_show_other_numbers_and_zero_has_no_sign() -> None:
+    values = [-0.0021, -0.000001, 5.19]
+    table = pd.DataFrame(
+        {
+            "layer": 0,
+            "head": [0, 1] * 2,
+            "measure": ["a", "a", "b", "b"],
+            "value": [*values, 5.1878],
+            "stderr": 0.0,
+        }
+    )
+    html = grids_html(table)
+    assert all(f">{text}</td>" in html for text in ("-0.0021", "0.0000", "5.1900", "5.1878"))
+    assert "a: -0.0021 to 0.0000" in html

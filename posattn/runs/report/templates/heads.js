@@ -7,6 +7,7 @@ const range = (name) => {
   const all = heads.map((one) => measured(name, one)).filter((value) => value !== null);
   return [Math.min(...all), Math.max(...all)];
 };
+const rounded = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, ""); // zero has no sign
 
 function buildGrid() {
   const first = make("tr", {}, $("overview"));
@@ -29,7 +30,7 @@ function colourBy(name) {
   const [low, high] = range(name), ranked = $("order").value !== "model";
   for (const one of heads) {
     const { button } = one, value = measured(name, one), label = `Layer ${data.numbers[one.l]}, head ${one.h}${sinks.has(address(one)) ? ", sink" : ""}`;
-    const text = value === null ? "–" : Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2);
+    const text = value === null ? "–" : rounded(value, Math.abs(value) >= 100 ? 0 : 2);
     button.textContent = ranked ? `${data.numbers[one.l]}·${one.h}  ${text}` : text;
     button.ariaLabel = `${label}: ${value === null ? "none" : value.toFixed(3)}`;
     const level = value === null ? null : high > low ? Math.round(255 * (value - low) / (high - low)) : 128;
@@ -80,9 +81,10 @@ function buildScatter() {
     const layers = data.average.length, step = (width - left - right) / layers;
     const x = (l, h = null) => left + step * (l + 0.5 + (h === null ? 0 : 0.6 * ((h + 0.5) / data.average[l].length - 0.5)));
     const y = (value) => top + (height - top - bottom) * (1 - (value - low) / (high - low || 1));
+    const digits = high - low < 10 ? Math.min(4, Math.max(1, Math.ceil(1 - Math.log10(high - low || 1)))) : 0;
     for (const value of [low, (low + high) / 2, high]) {
       svg("line", { x1: left, x2: width - right, y1: y(value), y2: y(value) }, plot);
-      svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, plot).textContent = value.toFixed(high < 10 ? 1 : 0);
+      svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, plot).textContent = rounded(value, digits);
     }
     const every = Math.ceil(layers / 12);
     data.numbers.forEach((number, l) => {
