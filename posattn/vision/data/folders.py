@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from posattn.vision.data.decoding import extensions
@@ -95,21 +95,32 @@ def pictures_below(folder: Path) -> list[str]:
     Raises ValueError if folders below look like splits, or one is a link to a folder that it is in.
     """
     found: list[str] = []
+    for place, folders, files in walk(folder):
+        check_no_loop(place, folders)
+        check_no_splits(Path(place), folders)
+        found += [
+            os.path.join(place, name) for name in files if os.path.splitext(name)[1].lower() in extensions()
+        ]
+    return sorted(found)
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """``os.walk`` in order through links, without hidden names; a folder that links lead to again is read once.
+
+    Raises OSError naming a folder that cannot be read, which ``os.walk`` skips.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
     reached: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if visible(name))
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=stop):
         if (real := os.path.realpath(place)) in reached:
             folders.clear()
             continue
         reached.add(real)
-        check_no_loop(place, folders)
-        check_no_splits(Path(place), folders)
-        found += [
-            os.path.join(place, name)
-            for name in sorted(files)
-            if visible(name) and os.path.splitext(name)[1].lower() in extensions()
-        ]
-    return sorted(found)
+        folders[:] = sorted(filter(visible, folders))
+        yield place, folders, sorted(filter(visible, files))
 
 
 def check_no_loop(place: str, folders: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from posattn import checks
 from posattn.vision.data.decoding import UNDECODABLE, Picture, extensions, open_picture
-from posattn.vision.data.folders import visible
+from posattn.vision.data.folders import walk
 from posattn.vision.data.images import load_images
 from posattn.vision.data.tables import IMAGE_COLUMNS, Part, cell_source, column, encoded_cells
 
@@ -70,17 +70,12 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
     Raises ValueError for a link to a folder around the whole, as in /proc/self: it would read everything.
     """
-    seen, outside = set(), {str(each) for each in Path(os.path.realpath(folder)).parents}
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(filter(visible, folders))
+    outside = {str(each) for each in Path(os.path.realpath(folder)).parents}
+    for place, folders, files in walk(folder):
         for link in (os.path.join(place, name) for name in folders):
             if (target := os.path.realpath(link)) in outside:
                 raise ValueError(f"{link} is a link to {target}, which {folder} is in")
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(place, name) for name in sorted(filter(visible, files)))
+        yield from (Path(place, name) for name in files)
 
 
 def ignored(files: Iterable[Path]) -> list[str]:

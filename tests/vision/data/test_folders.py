@@ -11,6 +11,7 @@ from layouts import encoded, write_folder
 from posattn.vision.data.config import DataConfig
 from posattn.vision.data.folders import pictures_below
 from posattn.vision.data.images import load_images
+from posattn.vision.data.pictures import visible_files
 from posattn.vision.data.streams import stream_images
 
 COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
@@ -180,3 +181,20 @@ def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "red" / "pipe.png")
     with pytest.raises(ValueError, match=r"pipe\.png cannot be decoded: it is not a regular file"):
         load_images(str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read every folder, so the error of the system is simulated."""
+    write_split(tmp_path, ["blue", "red"])
+    (tmp_path / "red" / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for read in (pictures_below, lambda path: list(visible_files(path))):
+        with pytest.raises(PermissionError, match="red/closed"):
+            read(tmp_path)
