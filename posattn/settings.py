@@ -97,6 +97,13 @@ def _place(path: tuple[str, ...], name: str, hint: Any) -> tuple[str, ...]:
     return (*path, name) if name else path
 
 
+def plain(value: Any) -> Any:
+    """The value with text for paths."""
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
+    return str(value) if isinstance(value, Path) else value
+
+
 def _check_value(name: str, hint: Any, value: Any) -> None:
     """Refuse a value that is not of its type, or out of its bounds."""
     bounds: tuple[Any, ...] = ()
@@ -111,7 +118,12 @@ def _check_value(name: str, hint: Any, value: Any) -> None:
     if expected := _wrong_type(hint, value):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
     for problem in _problems(bounds, value):
-        raise ValueError(f"{name} must {problem}, got {value!r}")
+        shown = (
+            tuple(str(one) if isinstance(one, Path) else one for one in value)
+            if isinstance(value, tuple)
+            else value
+        )
+        raise ValueError(f"{name} must {problem}, got {shown!r}")
     if get_origin(hint) is tuple:
         inner = get_args(hint)
         for each, its in zip(value, inner[:1] * len(value) if inner[1:] == (...,) else inner, strict=True):

@@ -56,7 +56,7 @@ class Work(Generic[SettingsT]):
     out: Path | None = None
     """The run folder; default: a folder below runs/ with the name of the command."""
     overwrite: bool = False
-    """Replace the run that is in the folder."""
+    """Replace the run of the same recipe or command that is in the folder."""
     debug: bool = False
     """Show the traceback of an error."""
 

@@ -73,11 +73,12 @@ def open_run(
         recipe: the recipe's name.
         config: the full config, a dataclass.
         resume: continue an interrupted run of the same config; None where that is impossible.
-        overwrite: start a new run that replaces the existing one when it is finished.
+        overwrite: start a new run that replaces the existing one of the same recipe when it is finished.
 
     Raises:
         ValueError: a setting is out of its bounds; a run exists and neither flag allows it; the run to resume had
-            another config; the folder holds something else. Nothing is changed.
+            another config; the run to replace is of another recipe; the folder holds something else. Nothing is
+            changed.
         BlockingIOError: another process writes into the folder.
         OSError: the folder cannot be written.
     """
@@ -132,6 +133,7 @@ def _open(
         return _begin(path, described, lock)
     pending = is_run(replacement)
     if overwrite:
+        check_replaced(path, described["recipe"])
         remove_run(replacement)
         return _begin(replacement, described, lock)
     if not resume:
@@ -147,6 +149,16 @@ def _open(
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
     run.recover()
     return run
+
+
+def check_replaced(path: Path, recipe: str) -> None:
+    """Raise ValueError if a folder holds a run of another recipe: perhaps the one that the new run is to read."""
+    found = RunFolder(path).config
+    old = "merge" if "merged_from" in found else found.get("recipe")
+    if old != recipe:
+        raise ValueError(
+            f"{path} holds a run of {old}, which {recipe} does not replace; choose another --out"
+        )
 
 
 def _begin(path: Path, described: dict[str, Any], lock: FolderLock) -> OpenRun:

@@ -173,6 +173,16 @@ def test_memory_and_layers_are_flags(pictures: Path, tmp_path: Path) -> None:
     assert (tmp_path / "some" / "report.html").exists()
 
 
+def test_a_folder_of_an_inspection_holds_no_models(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table_of("test_vit", pictures, tmp_path / "one", "--layers", "1")
+    for images in (str(pictures), "digits"):
+        out = ["--images", images, "--out", str(tmp_path / "two")]
+        said = fails(["inspect", str(tmp_path / "one"), *out], capsys)
+        assert "one holds no run that trains image models (inspect)" in said
+
+
 def test_bad_input_is_one_line(
     trained: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

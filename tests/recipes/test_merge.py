@@ -132,6 +132,10 @@ def test_finished_parts_of_an_unfinished_run(tmp_path: Path, capsys: pytest.Capt
     (early / "result.json").unlink()
     (early / "metrics.jsonl").write_text("".join([lines[0], *kept]))
     assert merge(tmp_path / "pooled", early, tmp_path / "late") == whole
+    with pytest.raises(SystemExit):
+        cli.main(["merge", str(tmp_path / "pooled"), "--out", str(tmp_path / "pooled"), "--overwrite"])
+    assert f"{tmp_path / 'pooled'} is one of the runs" in capsys.readouterr().err
+    cli.main(["merge", str(early), str(tmp_path / "late"), "--out", str(tmp_path / "pooled"), "--overwrite"])
     (early / "metrics.jsonl").write_text("".join([lines[0], *kept[1:]]))
     said = refused(capsys, tmp_path / "refused", early, tmp_path / "late")
     assert "/seed=0' is finished in none of the runs" in said
@@ -155,7 +159,7 @@ def test_runs_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "RUNS must have at least 1 value" in refused(capsys, out)
     with pytest.raises(SystemExit):
         cli.main(["merge", str(first), "--out", str(first), "--overwrite"])
-    assert f"{first} is one of the runs" in capsys.readouterr().err
+    assert f"{first} holds a run of teachers, which merge does not replace" in capsys.readouterr().err
     assert (first / "config.json").is_file()
 
 

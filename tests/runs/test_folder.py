@@ -224,6 +224,15 @@ def test_a_refused_setting_leaves_nothing_and_changes_nothing(tmp_path: Path) ->
     assert contents(tmp_path / "run") == before
 
 
+def test_a_run_of_another_recipe_is_not_replaced(tmp_path: Path) -> None:
+    """As by `posattn inspect RUN --out RUN --overwrite`, which would remove the weights that it inspects."""
+    finished(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match="holds a run of toy, which other does not replace"):
+        open_run(tmp_path / "run", "other", Config(), overwrite=True)
+    assert contents(tmp_path / "run") == before
+
+
 def test_a_run_in_which_nothing_was_done_leaves_nothing(tmp_path: Path) -> None:
     finished(tmp_path / "run")
     before = contents(tmp_path / "run")

@@ -117,8 +117,9 @@ class TrainedModels:
 
     def __init__(self, folder: Path) -> None:
         self.run = RunFolder.reading(folder)
-        first = self.run.config["seed"]
-        self.settings = self.run.config["config"].get("images", self.run.config["config"])
+        first, config = self.run.config["seed"] or 0, self.run.config["config"]
+        images = config.get("images")  # of the demo; of other commands it may name pictures
+        self.settings = images if isinstance(images, dict) else config
         seeds = range(first, first + self.settings.get("seeds", 0))
         trained = {weights_name(name, seed): (name, seed) for name in ARCHITECTURES for seed in seeds}
         self.names = {file: one for file, one in trained.items() if self._path(file).is_file()}
