@@ -1,7 +1,7 @@
 """Settings that recipes share, and the names of the models on images."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import isqrt
 from typing import Annotated, Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Seeds:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The size of every ViT of a recipe, in the names of timm's options."""
+    """The size of every ViT of a recipe."""
 
     patch_size: Count = 2
     """Pixels per side of a patch"""
@@ -49,6 +49,16 @@ class ModelSize:
         checks.divides("num_heads", self.num_heads, "embed_dim", self.embed_dim)
 
 
+def vit_options(size: ModelSize) -> dict[str, Any]:
+    """The size as timm's ViTs take it."""
+    return {
+        "patch_size": size.patch_size,
+        "embed_dim": size.embed_dim,
+        "depth": size.depth,
+        "num_heads": size.num_heads,
+    }
+
+
 def convit_options(size: ModelSize) -> dict[str, Any]:
     """The size as timm's ConViT takes it, with gated attention in ten of twelve blocks as published.
 
@@ -57,7 +67,7 @@ def convit_options(size: ModelSize) -> dict[str, Any]:
     if isqrt(size.num_heads) ** 2 != size.num_heads:
         raise ValueError(f"num_heads must be a square (1, 4, 9, ...) for ConViT, got {size.num_heads}")
     width = size.embed_dim // size.num_heads
-    return {**asdict(size), "embed_dim": width, "local_up_to_layer": size.depth * 10 // 12}
+    return {**vit_options(size), "embed_dim": width, "local_up_to_layer": size.depth * 10 // 12}
 
 
 class Architecture(NamedTuple):
@@ -65,8 +75,8 @@ class Architecture(NamedTuple):
 
     model: str
     options: dict[str, Any] = {}  # noqa: RUF012  (never changed)
-    sized: Callable[[ModelSize], dict[str, Any]] | None = asdict
-    """Its options from a size, by default those of timm's ViTs; None for a model that has its own"""
+    sized: Callable[[ModelSize], dict[str, Any]] | None = vit_options
+    """Its options from a size; None for a model that has its own"""
     mimetic: bool = False
     """Whether its attention starts as in ``posattn.vision.models.mimetic``"""
 

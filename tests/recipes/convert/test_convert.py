@@ -177,7 +177,10 @@ def test_sizes_that_maps_by_offset_serve(config_of: Configure, place: Path, tmp_
             {"measured": 400},
             "holds 50 pictures, --calibration, --ranking and --measured need 418: lower them",
         ),
-        ({"image_size": 33}, "patch height must divide image height, got patch height=8, image height=33"),
+        (
+            {"image_size": 33},
+            "patch height must divide --image-size height, got patch height=8",
+        ),
         ({"sizes": (48,)}, "tables serve 32 x 32 px only, got --sizes 48: use --kinds relative convolution"),
         ({"sizes": (44,)}, "patch height must divide --sizes height"),
         ({"checkpoint": Path("nowhere.pt")}, "there is no checkpoint nowhere.pt"),

@@ -117,7 +117,7 @@ def test_torchvision(config_of: Configure, tmp_path: Path, monkeypatch: pytest.M
     make = partial(torchvision.models.VisionTransformer, 32, 8, 2, 3, 24, 32, num_classes=5)
     small = make()
     torch.save({"model": small.state_dict()}, tmp_path / "weights.pt")
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name: make())
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: make())
     vit = load_model(config_of(model="torchvision:vit_b_16", checkpoint=tmp_path / "weights.pt"))
     assert torch.equal(vit.model.class_token, small.class_token)
     assert normalise_of(vit.model).mean == (0.485, 0.456, 0.406)
@@ -126,7 +126,7 @@ def test_torchvision(config_of: Configure, tmp_path: Path, monkeypatch: pytest.M
         ValueError, match=r"other.pt does not fit torchvision:vit_b_16: Error\(s\) in loading"
     ):
         load_model(config_of(model="torchvision:vit_b_16", checkpoint=tmp_path / "other.pt"))
-    with pytest.raises(ValueError, match="unknown model 'vit_z'"):
+    with pytest.raises(ValueError, match="unknown model of torchvision 'vit_z'; known: vit_b_16"):
         load_model(config_of(model="torchvision:vit_z"))
 
 
