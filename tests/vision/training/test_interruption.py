@@ -6,11 +6,10 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,9 @@ from PIL import Image
 from torch import nn
 
 from posattn.vision.data.images import ImageSet, load_images
-from posattn.vision.data.streams import stream_images
 from posattn.vision.training.checkpoints import load_latest
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.loop import evaluate, train
+from posattn.vision.training.loop import train
 
 CONFIG = TrainConfig(
     epochs=4,
@@ -38,38 +36,36 @@ CONFIG = TrainConfig(
     record_every=4,
     checkpoint_every=5,
 )
-SPREAD = TrainConfig(
-    epochs=2,
-    batch_size=32,
-    accumulation=2,
-    precision="float32",
-    warmup_epochs=0.5,
-    clip=1.0,
-    ema_decay=0.9,
-    record_every=1,
-    checkpoint_every=5,
-)
+LAUNCHED = """
+import json, os, sys, timm, torch
+from pathlib import Path
+from posattn.vision.data.images import load_images
+from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.loop import evaluate, train
+
+torch.manual_seed(0)
+sizes = dict(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=2, in_chans=1, num_classes=10)
+model = timm.create_model("vit_tiny_patch16_224", **sizes)
+data = load_images("digits").select(torch.arange(200))
+sizes = dict(epochs=2, batch_size=32, accumulation=2, precision="float32")
+config = TrainConfig(**sizes, warmup_epochs=0.5, clip=1.0, ema_decay=0.9, record_every=1, checkpoint_every=5)
+folder = Path(sys.argv[1] + ".checkpoints")
+losses = [record.loss for record in train(model, data, config, checkpoints=folder)]
+seen = []
+accuracy = evaluate(model, data, divide=True, transform=lambda pixels: seen.append(len(pixels)) or pixels)
+if os.environ.get("RANK", "0") == "0":
+    open(sys.argv[1], "w").write(json.dumps([losses, os.environ.get("WORLD_SIZE", "1"), accuracy, sum(seen)]))
+"""
 
 
-def tiny_vit(drop_path_rate: float = 0.2) -> nn.Module:
+def tiny_vit() -> nn.Module:
     torch.manual_seed(0)
     sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "in_chans": 1}
-    return timm.create_model("vit_tiny_patch16_224", num_classes=10, drop_path_rate=drop_path_rate, **sizes)
+    return timm.create_model("vit_tiny_patch16_224", num_classes=10, drop_path_rate=0.2, **sizes)
 
 
 def few() -> ImageSet:
     return load_images("digits").select(torch.arange(200))
-
-
-def start(target: Callable[..., None], *arguments: object) -> tuple[ForkServerProcess, Connection]:
-    """``target(*arguments, told)`` in a process of its own, and the other end of ``told``."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["posattn.vision.training.loop"])
-    mine, told = context.Pipe()
-    process = context.Process(target=target, args=(*arguments, told))
-    process.start()
-    told.close()
-    return process, mine
 
 
 def train_and_tell(folder: Path, told: Connection) -> None:
@@ -86,7 +82,12 @@ class Child:
     """``train_and_tell`` in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.process, self.told = start(train_and_tell, folder)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["posattn.vision.training.loop"])
+        self.told, told = context.Pipe()
+        self.process = context.Process(target=train_and_tell, args=(folder, told))
+        self.process.start()
+        told.close()
         self.losses: dict[int, float] = {}
         self.weights: dict[str, object] = {}
 
@@ -150,28 +151,38 @@ def test_told_to_stop(tmp_path: Path, uninterrupted: tuple[nn.Module, dict[int, 
     check_same(second, first.losses | second.losses, uninterrupted)
 
 
-def train_on_stream(folder: Path, told: Connection) -> None:
-    """Sends the number of every step of a training whose pictures two workers decode, in a session of its own."""
-    os.setsid()
-    usual, *_ = multiprocessing.get_all_start_methods()
-    multiprocessing.set_start_method(usual, force=True)  # of workers; here it is that of this process
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=2, **sizes)
-    stream = stream_images("tiny", "train", folder, image_size=8, workers=2)
-    config = TrainConfig(epochs=10000, batch_size=4, record_every=1)
-    for record in train(model, stream, config, checkpoints=folder / "kept"):
-        told.send(record.step)
+STREAMED = """
+import sys, timm, torch
+from pathlib import Path
+from posattn.vision.data.streams import stream_images
+from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.loop import evaluate, train
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+sizes = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, num_classes=2)
+model = timm.create_model("vit_tiny_patch16_224", **sizes)
+stream = stream_images("tiny", "train", sys.argv[1], image_size=8, workers=2)
+config = TrainConfig(epochs=10000, batch_size=4, record_every=1)
+for record in train(model, stream, config, checkpoints=Path(sys.argv[1], "kept")):
+    print(record.step, flush=True)
+"""
 
 
-def start_stream(folder: Path) -> tuple[ForkServerProcess, Connection]:
-    """``train_on_stream`` on sixteen pictures."""
+def start_stream(tmp_path: Path) -> subprocess.Popen[str]:
+    """A training whose pictures are decoded by two workers."""
     for number in range(16):
-        path = folder / "train" / "ab"[number % 2] / f"{number}.png"
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
-    return start(train_on_stream, folder)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    return subprocess.Popen(
+        [sys.executable, "-c", STREAMED, str(tmp_path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def in_session(leader: int) -> list[int]:
@@ -186,12 +197,12 @@ def in_session(leader: int) -> list[int]:
 
 
 def test_workers_that_decode_end_with_a_killed_training(tmp_path: Path) -> None:
-    process, told = start_stream(tmp_path)
-    told.recv()
-    assert process.pid is not None
+    process = start_stream(tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
     assert len(in_session(process.pid)) >= 3
     process.kill()
-    process.join()
+    process.communicate()
     deadline = time.monotonic() + 60
     while in_session(process.pid):
         assert time.monotonic() < deadline, "a worker outlived its parent"
@@ -199,52 +210,29 @@ def test_workers_that_decode_end_with_a_killed_training(tmp_path: Path) -> None:
 
 
 def test_workers_that_decode_outlive_what_tells_their_group_to_stop(tmp_path: Path) -> None:
-    process, told = start_stream(tmp_path)
-    seen = [told.recv() for _ in range(6)]
-    assert process.pid is not None
+    process = start_stream(tmp_path)
+    assert process.stdout is not None
+    seen = [int(process.stdout.readline()) for _ in range(6)]
     os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            seen.append(told.recv())
-    process.join(100)
-    assert process.exitcode == 128 + signal.SIGTERM
+    rest, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
     (kept,) = (tmp_path / "kept").iterdir()
-    assert int(kept.stem.removeprefix("step-")) == seen[-1]
+    assert int(kept.stem.removeprefix("step-")) == [*seen, *map(int, rest.split())][-1]
 
 
-def train_alone_or_together(path: Path) -> None:
-    """Write the losses, the number of processes, the accuracy and the images tested here; of several ranks, rank 0."""
-    model, data = tiny_vit(drop_path_rate=0.0), few()
-    losses = [record.loss for record in train(model, data, SPREAD, checkpoints=Path(f"{path}.checkpoints"))]
-    seen: list[int] = []
-    accuracy = evaluate(model, data, divide=True, transform=lambda pixels: seen.append(len(pixels)) or pixels)  # type: ignore[func-returns-value]
-    if os.environ.get("RANK", "0") == "0":
-        told = [losses, os.environ.get("WORLD_SIZE", "1"), accuracy, sum(seen)]
-        path.write_text(json.dumps(told))
-
-
-def be_a_rank(rank: int, port: int, path: Path, told: Connection) -> None:
-    """Train as one of two ranks, with the environment that torchrun gives (tests/runs/test_ranks.py runs torchrun)."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "ACCELERATE_USE_CPU": "true"}
-    train_alone_or_together(path)
-    told.send("done")
-
-
-def free_port() -> int:
-    with socket.socket() as any_port:
-        any_port.bind(("127.0.0.1", 0))
-        return any_port.getsockname()[1]
-
-
-def test_two_processes_give_the_losses_and_the_accuracy_of_one(tmp_path: Path) -> None:
-    train_alone_or_together(tmp_path / "one")
-    port = free_port()
-    ranks = [start(be_a_rank, rank, port, tmp_path / "two") for rank in range(2)]
-    assert [told.recv() for _, told in ranks] == ["done", "done"]
-    for process, _ in ranks:
-        process.join(60)
+def test_two_processes_give_the_losses_and_the_accuracy_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(LAUNCHED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment["ACCELERATE_USE_CPU"] = "true"
+    monkeypatch.setattr(sys, "argv", ["script.py", str(tmp_path / "one")])
+    exec(compile(LAUNCHED, "script.py", "exec"), {})
+    command = [*torchrun, str(script), str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert (one[1], two[1]) == ("1", "2")
     assert two[0] == pytest.approx(one[0], abs=1e-5)
