@@ -21,12 +21,8 @@ from posattn.vision.training.weights import load_weights
 HUB, LOCAL, TRANSFORMERS, TORCHVISION = "hf-hub:", "local-dir:", "transformers:", "torchvision:"
 SECONDS = 5  # to wait for the hub
 KINDS = ("architecture", "model_type", "recipe")
-UNUSED = (
-    "pooler",
-    "classifier",
-    "head",
-    "mask_token",
-)  # in names of weights that attention does not depend on
+UNUSED = ("pooler", "classifier", "head", "mask_token")
+"""In names of weights that attention does not depend on"""
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
