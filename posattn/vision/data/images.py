@@ -1,6 +1,6 @@
 """Real image sets in memory, by name, and the fixed shuffling of their patches.
 
-A set is loaded whole as uint8 tensors; its files are found and read in ``posattn.vision.data.readers``.
+A set is loaded whole as uint8 tensors; its files are found and read in ``sets`` and ``readers``.
 """
 
 import hashlib
@@ -16,7 +16,9 @@ from torchvision.transforms.v2.functional import resize
 
 from posattn import checks
 from posattn.vision.data.decoding import Content, Decoding, Images
-from posattn.vision.data.readers import DATA_SETS, Request, read_hub, read_path
+from posattn.vision.data.readers import read_hub, read_path
+from posattn.vision.data.request import Request
+from posattn.vision.data.sets import DATA_SETS
 
 __all__ = ["DATA_SETS", "ImageSet", "load_images", "shuffle_patches", "to_float"]
 

@@ -23,7 +23,8 @@ from posattn.runs.stopping import end_with
 from posattn.vision.data.augment import derived_seed
 from posattn.vision.data.decoding import UNDECODABLE, open_picture
 from posattn.vision.data.folders import SPLIT_NAMES, list_folder
-from posattn.vision.data.readers import Request, find_split
+from posattn.vision.data.request import Request
+from posattn.vision.data.sets import find_split
 
 Batch = tuple[UInt8[Tensor, "n c H W"], Int[Tensor, " n"]]
 
