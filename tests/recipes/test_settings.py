@@ -101,12 +101,18 @@ def wrong(hint: Any, value: Any = None) -> Iterator[Any]:
         assert plain in (bool, Path, NoneType), f"the test knows no wrong values of {hint}"
 
 
-def flags(config: Any) -> dict[tuple[str, ...], str]:
-    """The flag of each setting, as the help shows them."""
+def help_of(config: Any, markers: tuple[Any, ...]) -> str:
+    """The help of a command's settings."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-        tyro.cli(type(config), default=config, args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
-    known = set(re.findall(r"^[│ ]*(--[\w.-]+)", shown.getvalue(), re.MULTILINE))
+        tyro.cli(type(config), default=config, args=["--help"], config=markers)
+    return shown.getvalue()
+
+
+def flags(config: Any) -> dict[tuple[str, ...], str]:
+    """The flag of each setting, as the help shows them."""
+    shown = help_of(config, (tyro.conf.FlagCreatePairsOff,))
+    known = set(re.findall(r"^[│ ]*(--[\w.-]+)", shown, re.MULTILINE))
     found = {}
     for leaf in leaves(config):
         parts = [name.replace("_", "-") for name in leaf.names]
@@ -127,10 +133,16 @@ def refusal(config: Any) -> str:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_flag_has_a_help_text(name: str) -> None:
-    parser = tyro.extras.get_parser(type(CONFIGS[name]), default=CONFIGS[name], config=parsing.CONFIG)
-    texts = {action.dest: (action.help or "").split("(default")[0] for action in parser._actions}
-    assert [flag for flag, text in texts.items() if len(text) < 5] == []
+def test_every_flag_has_a_help_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # narrow enough for one column of flags
+    shown = help_of(CONFIGS[name], parsing.CONFIG)
+    parts = re.split(r"^  (--\w[\w.-]*|\[?[A-Z_]+\]?(?= {2,}))", shown, flags=re.MULTILINE)
+    texts = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert len(texts) >= len([*leaves(CONFIGS[name])])
+    spaces = re.compile(r"\s{2,}")
+    for flag, rest in texts.items():
+        text = spaces.split(rest, maxsplit=1)[-1]
+        assert len(text.split("(default")[0].split("\n\n")[0].strip()) >= 5, flag
 
 
 @pytest.mark.parametrize("name", CONFIGS)
