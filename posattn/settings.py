@@ -6,7 +6,9 @@ name of the field at fault, as the messages of ``posattn.checks`` do; ``check`` 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -62,7 +64,7 @@ Distincts = Annotated[tuple[T, ...], Distinct()]
 def check(settings: Any, path: tuple[str, ...] = ()) -> None:
     """Raise ValueError or TypeError naming the flag of the first setting that is out of its bounds."""
     hints = get_type_hints(type(settings), include_extras=True)
-    places = {field.name: _place(path, field.name, hints[field.name]) for field in fields(settings)}
+    places = _places(settings, path)
     for name, place in places.items():
         value = getattr(settings, name)
         if is_dataclass(value):
@@ -70,18 +72,59 @@ def check(settings: Any, path: tuple[str, ...] = ()) -> None:
         else:
             _check_value(flag(place), hints[name], value)
     if hasattr(settings, "validate"):
-        try:
+        with _renaming({name: flag(place) for name, place in places.items() if place}):
             settings.validate()
-        except ValueError as error:
-            name, _, rest = str(error).partition(" ")
-            if name not in places:
-                raise
-            raise ValueError(f"{flag(places[name])} {rest}") from error
+
+
+@contextmanager
+def naming_flags(settings: Any) -> Iterator[None]:
+    """A ValueError raised inside that begins with the name of a setting begins with its flag instead.
+
+    The name may be that of the group and of the setting, ``train.lr``. One that several settings have stays.
+    """
+    found = list(_leaves(settings))
+    counts = Counter(name for name, _ in found)
+    with _renaming({name: flag(place) for name, place in found if counts[name] == 1}):
+        yield
+
+
+@contextmanager
+def _renaming(flags: Mapping[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        if name not in flags:
+            raise
+        renamed = ValueError(f"{flags[name]} {rest}")
+        for note in getattr(error, "__notes__", []):
+            renamed.add_note(note)
+        raise renamed from error
 
 
 def flag(place: tuple[str, ...]) -> str:
     """The name of a setting on the command line: that of its flag, or in capitals what has none."""
     return place[0] if place[0].isupper() else "--" + ".".join(place).replace("_", "-")
+
+
+def _leaves(
+    settings: Any, path: tuple[str, ...] = (), group: str = ""
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The place of every setting under its name, and under ``group.name`` where it is in a group."""
+    for name, place in _places(settings, path).items():
+        value = getattr(settings, name)
+        if is_dataclass(value):
+            yield from _leaves(value, place, name)
+        else:
+            yield name, place
+            if group:
+                yield f"{group}.{name}", place
+
+
+def _places(settings: Any, path: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Where each field is on the command line."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    return {field.name: _place(path, field.name, hints[field.name]) for field in fields(settings)}
 
 
 def _place(path: tuple[str, ...], name: str, hint: Any) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from posattn.settings import (
     Seed,
     Several,
     check,
+    naming_flags,
 )
 
 
@@ -84,6 +85,27 @@ def test_what_is_out_of_bounds_is_named_by_its_flag(changes: dict[str, Any], exp
     check(Config())
     with pytest.raises(ValueError, match=re.escape(expected) + "$"):
         check(replace(Config(), **changes))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "value_rate must be at most 1, the fastest, got 2",
+            "--value-rate must be at most 1, the fastest, got 2",
+        ),
+        ("depth of model and other differ", "depth of model and other differ"),  # two settings have this name
+        ("beside_it.depth is too large", "--beside-it.depth is too large"),
+        ("name", "--name "),
+        ("cifar10 not found", "cifar10 not found"),
+    ],
+)
+def test_an_error_of_the_work_names_the_flag_too(said: str, expected: str) -> None:
+    error = ValueError(said)
+    error.add_note("(finished work is kept)")
+    with pytest.raises(ValueError, match=re.escape(expected)) as caught, naming_flags(Config()):
+        raise error
+    assert caught.value.__notes__ == ["(finished work is kept)"]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool 
         open_shared(out, what.name, options.settings, **how) as folder,
         progress_bar(is_writer()) as progress,
     ):
-        result = share(what.job(options.settings, folder, progress))
+        with settings.naming_flags(options):
+            result = share(what.job(options.settings, folder, progress))
         if is_writer():
             folder.finish(result)
     if is_writer():

@@ -30,11 +30,18 @@ def fails(out: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         (["--data", "cifar10", "--data-dir", "/nonexistent"], "cifar10.*/nonexistent"),
         (
             ["--patch-size", "3"],
-            "patch_size must divide image height, got patch_size=3, image height=8",
+            "--patch-size must divide image height, got patch_size=3, image height=8",
+        ),
+        (
+            ["--train.batch-size", "2000"],
+            "--train.batch-size must be at most 1437, the training images, got 2000",
         ),
         (["--num-heads", "5"], "--num-heads must divide embed_dim, got num_heads=5"),
         (["--train.lr", "-1"], "lr.*-1"),
-        (["--structure.num-sets", "7"], "num_sets must divide num_patches, got num_sets=7, num_patches=64"),
+        (
+            ["--structure.num-sets", "7"],
+            "--structure.num-sets must divide num_patches, got num_sets=7, num_patches=64",
+        ),
         (["--structure.steps", "0"], "steps must be at least 1, got 0"),
         (["--transfer.noise-rate", "1.5"], "--transfer.noise-rate must be at most 1, got 1.5"),
     ],

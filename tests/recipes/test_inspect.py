@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 
 from posattn import cli
@@ -192,6 +192,9 @@ def test_bad_input_is_one_line(
 
     assert "unknown model 'vit_tiniest'" in said("vit_tiniest")
     assert "no checkpoint /nowhere" in said("test_vit", "--checkpoint", "/nowhere")
+    save_file({"conv1": torch.zeros(2)}, tmp_path / "other.safetensors")
+    said_of_other = said("test_vit", "--checkpoint", str(tmp_path / "other.safetensors"))
+    assert "other.safetensors: nothing of the checkpoint belongs to this VisionTransformer" in said_of_other
     assert "ResNet has no attention" in said("test_resnet")
     assert "at least two, got 1" in said("test_vit", "--limit", "1")
     assert "unknown data set 'cats'" in said("test_vit", images="cats")

@@ -108,7 +108,11 @@ def prepared(model: nn.Module, config: InspectConfig, data: dict[str, Any], pret
     weights, notes = "Trained weights" if pretrained else "Random start", []
     if config.checkpoint is not None:
         weights = config.checkpoint
-        notes = load_checkpoint(model, read_checkpoint(Path(config.checkpoint)))
+        state = read_checkpoint(Path(config.checkpoint))
+        try:
+            notes = load_checkpoint(model, state)
+        except ValueError as error:
+            raise ValueError(f"{config.checkpoint}: {error}") from error
     return Loaded(model, Channels(transform, channels), mean, std, weights, notes)
 
 

@@ -88,8 +88,10 @@ def build(size: ModelSize, name: str, seed: int, images: AnyImages, **options: A
 
 
 def check_models(config: ImageTraining, names: Sequence[str]) -> None:
-    """Raise, before anything is trained, what loading the images or building the models would raise."""
-    _, test_set = load_splits(config)
+    """Raise, before anything is trained, what the images, the models or their first step would raise."""
+    train_set, test_set = load_splits(config)
+    if (size := config.train.batch_size) > (count := len(train_set)):
+        raise ValueError(f"train.batch_size must be at most {count}, the training images, got {size}")
     for name in names:
         build(config.size, name, 0, test_set)
 

@@ -14,6 +14,7 @@ from torch import Generator
 from posattn.recipes.kit.classifiers import (
     build,
     check_data,
+    check_models,
     load_split,
     load_trained,
     read,
@@ -39,6 +40,7 @@ Numbers = dict[str, Any]
 
 def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Learn maps on the source with every seed, then train each arm on each target at each size."""
+    check_models(config, [POSITIONAL])
     sizes = {target: available_sizes(config, target) for target in config.targets}
     if run.computes:
         for target in config.targets:

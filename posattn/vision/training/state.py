@@ -76,7 +76,7 @@ class Training:
         self.steps_per_epoch = len(train_set) // config.batch_size
         if not self.steps_per_epoch:
             raise ValueError(
-                f"batch_size must be at most {len(train_set)}, the images, got {config.batch_size}"
+                f"batch_size must be at most {len(train_set)}, the training images, got {config.batch_size}"
             )
         self.steps = config.epochs * self.steps_per_epoch
         self.device = accelerator.device
