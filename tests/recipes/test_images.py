@@ -171,7 +171,7 @@ def test_bad_settings_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[st
         return line
 
     assert "unknown model 'VGG'" in said("--models", "VGG")
-    assert "train_images must be at most 1437, got 9999" in said("--train-images", "9999")
+    assert "--train-images must be at most 1437, got 9999" in said("--train-images", "9999")
     assert "patch_size" in said("--patch-size", "3")
     assert "cifar10 not found" in said("--data", "cifar10", "--data-dir", str(tmp_path))
 
