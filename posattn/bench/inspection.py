@@ -66,7 +66,9 @@ def inspection_cost(model: nn.Module, images: Tensor, rounds: int = 3, **options
         clocked = Clocked(images)
         whole, inspection = cpu_seconds(lambda given=clocked: inspect_model(model, given, **options))  # type: ignore[misc]
         clocked.stop()
-        plain, _ = cpu_seconds(lambda size=inspection.plan.batch_size: infer(model, images, size))  # type: ignore[misc]
+        batch_size = inspection.plan.batch_size
+        del inspection  # its maps would count in the peak memory of the next round
+        plain, _ = cpu_seconds(lambda size=batch_size: infer(model, images, size))  # type: ignore[misc]
         seen = whole - clocked.after
         rows.append((plain / n, seen / n, seen / plain, clocked.after, whole / plain))
     return InspectionCost(*(quartiles(list(values)) for values in zip(*rows[1:], strict=True)))

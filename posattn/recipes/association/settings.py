@@ -81,12 +81,13 @@ def association(smoke: bool = False) -> AssociationConfig:
     small setting the attention inside the sets hardly grows. The analysis setting is trained in unit-norm steps;
     plain ones wait on a plateau (recipe phases).
     Command: posattn run association
-    Time: 126 s with --jobs 2 on 2 CPU cores shared with much other work.
+    Time: 46 s of CPU time (OMP_NUM_THREADS=1, --jobs 1)
     On CPUs with AVX2 only: unknown
-    Expected, seeds 0 to 9, CPU: small, A free: association 0.285 ± 0.017 to 1.000 ± 0.000, complete at step 80 ± 0,
-    attention inside the sets 0.116 to 0.128, accuracy 0.984 ± 0.005; small, A = P Pᵀ: 1.000 ± 0.000, step 356 ± 28,
-    attention 0.117. Analysis, A free: 0.171 ± 0.004 to 1.000 ± 0.000, step 35 ± 5, attention 0.311 ± 0.008, accuracy
-    1.000 ± 0.001; A = P Pᵀ: 0.998 ± 0.003, complete in 8 of 10 seeds at step 154 ± 13, attention 0.779 ± 0.018.
+    Expected, seeds 0 to 9, 1 thread of an AMD EPYC: small, A free: association 0.285 ± 0.017 to 1.000 ± 0.000, complete
+    at step 80 ± 0, attention inside the sets 0.116 to 0.128, accuracy 0.984 ± 0.005; small, A = P Pᵀ: 1.000 ± 0.000,
+    step 356 ± 28, attention 0.117. Analysis, A free: 0.171 ± 0.004 to 1.000 ± 0.000, step 35 ± 5, attention 0.312 ±
+    0.008, accuracy 1.000 ± 0.001; A = P Pᵀ: 0.999 ± 0.003, complete in 9 of 10 seeds at step 164 ± 34, attention 0.784
+    ± 0.018.
     """
     if not smoke:
         return AssociationConfig(seeds=10)
