@@ -44,12 +44,13 @@ def score(fresh: Margins, own: Margins, size: int, importance: bool) -> Score:
 
     ``importance``: the flow's samples are drawn as the fresh ones are; else plainly, with weights of 1.
     """
-    losses = fresh.weights * softplus(-fresh.values)
+    unweighted = softplus(-fresh.values)
+    losses = fresh.weights * unweighted
     loss, stderr = float(losses.mean()), float(losses.std() / np.sqrt(len(losses)))
     if importance:  # the same draw at another size
         own_stderr = stderr * np.sqrt(len(losses) / size)
     else:
-        own_stderr = np.sqrt(max(0.0, (losses * softplus(-fresh.values)).mean() - loss**2) / size)
+        own_stderr = np.sqrt(max(0.0, (losses * unweighted).mean() - loss**2) / size)
     wrong = float(np.average(fresh.values <= 0, weights=fresh.weights))
     own_loss = float((own.weights * softplus(-own.values)).mean())
     return Score(loss, 1 - wrong, stderr, own_loss, float(own_stderr))

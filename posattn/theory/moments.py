@@ -17,13 +17,17 @@ from posattn.theory.sampling import SetCounts
 
 
 class Expansion(NamedTuple):
-    """n samples as polynomials in θ: F = moments @ (factors Π_k θ_k^powers_k), equal samples kept once."""
+    """n samples as polynomials in θ, F = moments (factors Π_k θ_k^powers_k) with moments = basis mix.
+
+    Equal samples are kept once, and so are moments that are multiples of each other, as Σ_i u_i and Σ_i U_ℓ(i) are.
+    """
 
     powers: Int[ndarray, "E K"]
     factors: Float[ndarray, " E"]
-    moments: Float[ndarray, "m E"]
+    basis: Float[ndarray, "m R"]
+    mix: Float[ndarray, "R E"]
     shares: Float[ndarray, " m"]  # of each row in the mean over samples
-    rows: Int[ndarray, " n"]  # of each sample in ``moments``
+    rows: Int[ndarray, " n"]  # of each sample in ``basis``
     weights: Float[ndarray, " n"]  # of each sample in the mean
 
     @classmethod
@@ -38,27 +42,28 @@ class Expansion(NamedTuple):
         n = len(moments)
         mixed = moments @ np.random.default_rng(0).uniform(1, 2, moments.shape[1])  # equal where the rows are
         _, first, rows = np.unique(mixed, return_index=True, return_inverse=True)
-        if len(first) > n / 2 or not np.array_equal(moments[first][rows], moments):
+        if len(first) == n or not np.array_equal(moments[first][rows], moments):
             first = rows = np.arange(n)
         shares = np.bincount(rows, weights, len(first)) / n
-        return cls(powers, factors(powers, linear), moments[first], shares, rows, weights)
+        basis, mix = without_multiples(moments[first])
+        return cls(powers, factors(powers, linear), basis, mix, shares, rows, weights)
 
     def logits(self, theta: Float[ndarray, " K"]) -> Float[ndarray, " m"]:
-        """F of each row of ``moments``."""
-        return self.moments @ self._monomials(theta, np.zeros_like(self.powers[0]))
+        """F of each row of ``basis``."""
+        return self.basis @ (self.mix @ self._monomials(theta, np.zeros_like(self.powers[0])))
 
     def gradient(self, theta: Float[ndarray, " K"]) -> Float[ndarray, " K"]:
         """The gradient in θ of the mean of log(1 + exp(-F))."""
         pull = -expit(-self.logits(theta)) * self.shares
-        return (pull @ self.moments) @ self._monomials(theta, np.eye(len(theta), dtype=int))
+        return (pull @ self.basis) @ self.mix @ self._monomials(theta, np.eye(len(theta), dtype=int))
 
     def hessian(self, theta: Float[ndarray, " K"]) -> Float[ndarray, "K K"]:
         """The second derivatives in θ of that mean."""
         once = np.eye(len(theta), dtype=int)
         wrong = expit(-self.logits(theta))
-        slopes = self.moments @ self._monomials(theta, once)
+        slopes = self.basis @ (self.mix @ self._monomials(theta, once))
         bends = self._monomials(theta, once[:, None] + once)
-        curved = np.einsum("e,ekl->kl", (self.shares * wrong) @ self.moments, bends)
+        curved = np.einsum("e,ekl->kl", (self.shares * wrong) @ self.basis @ self.mix, bends)
         return (slopes.T * (self.shares * wrong * (1 - wrong))) @ slopes - curved
 
     def _monomials(self, theta: Float[ndarray, " K"], times: Int[ndarray, "*m K"]) -> Float[ndarray, "E *m"]:  # noqa: F821 (no expression)
@@ -115,3 +120,26 @@ def patch_moments(
         return sets * of_all[0][c] * of_all[1][c_noise]
 
     return np.stack([moment(*row) for row in powers.tolist()], axis=1)
+
+
+def without_multiples(columns: Float[ndarray, "n E"]) -> tuple[Float[ndarray, "n R"], Float[ndarray, "R E"]]:
+    """The columns that are no multiple of an earlier one, and the matrix that all are made of them with."""
+    turned = np.ascontiguousarray(columns.T)
+    kept: list[tuple[int, int]] = []  # columns, and where each is largest
+    mix = np.zeros((len(turned), len(turned)))
+
+    def multiple(column: ndarray, of: ndarray, row: int) -> float | None:
+        ratio = column[row] / of[row] if of[row] else 0.0
+        few = slice(0, 100)  # which tell most columns apart
+        same = np.array_equal(column[few], ratio * of[few]) and np.array_equal(column, ratio * of)
+        return ratio if same else None
+
+    for index, column in enumerate(turned):
+        for place, (earlier, row) in enumerate(kept):
+            if (ratio := multiple(column, turned[earlier], row)) is not None:
+                mix[place, index] = ratio
+                break
+        else:
+            mix[len(kept), index] = 1.0
+            kept.append((index, int(np.abs(column).argmax())))
+    return np.ascontiguousarray(columns[:, [index for index, _ in kept]]), mix[: len(kept)]
