@@ -6,18 +6,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from posattn import recipes, settings
 from posattn.cli.forms import List, LongWork, Report, Run, Work
+from posattn.cli.progress import shown_progress
 from posattn.recipes import Command, Recipe
 from posattn.runs.page import printable
 from posattn.vision.data.config import DATA_SETS
@@ -77,7 +70,7 @@ def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool 
     how = {"resume": resume, "overwrite": options.overwrite}
     with (
         open_shared(out, what.name, options.settings, **how) as folder,
-        progress_bar(is_writer()) as progress,
+        shown_progress(is_writer()) as progress,
     ):
         with settings.naming_flags(options):
             result = share(what.job(options.settings, folder, progress))
@@ -118,11 +111,3 @@ def print_section(section: dict[str, Any], out: Console) -> None:
 def text(plain: str) -> str:
     """Plain text as rich's markup, without control characters."""
     return escape(printable(plain))
-
-
-def progress_bar(shown: bool = True) -> Progress:
-    """A bar on standard error, with counts and time left; silent unless it is a terminal and ``shown``."""
-    counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    console = Console(stderr=True, quiet=not shown)
-    return Progress(*counts, *times, console=console, disable=not console.is_terminal)

@@ -1,6 +1,5 @@
 """`posattn inspect`: from a model and pictures to a folder with a table, maps and a page."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
@@ -26,7 +25,6 @@ from posattn.vision.inspect.results import Inspection, LayerResult
 
 BATCH = 32  # pictures decoded at once
 START = ":start"  # suffix of a model's name for the random start of its training
-TOLD = 256  # images between two lines of progress where there is no bar
 
 
 class Subject(NamedTuple):
@@ -145,16 +143,13 @@ class Counted:
         self.first: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Tensor]:
-        done, self.first = 0, []
+        self.first = []
         self.progress.reset(self.task, total=self.total)
         for batch in self.batches:
-            if done == 0:
+            if not self.first:
                 self.first.append(batch)
             yield batch
-            done += len(batch)
             self.progress.advance(self.task, len(batch))
-            if self.progress.disable and done // TOLD > (done - len(batch)) // TOLD:
-                print(f"{done} of {self.total} images", file=sys.stderr)
 
 
 def save_table(table: pd.DataFrame, run: RunFolder) -> None:

@@ -185,7 +185,7 @@ class Watch(TorchFunctionMode):
         ):
             raise layer.refuse(
                 f"it attends within groups of {maps.shape[2]} tokens whose places are not known "
-                f"({maps.shape[0]} groups for {len(self.batch)} images)"
+                f"({groups:g} groups per image)"
             )
         return maps
 
