@@ -12,10 +12,10 @@ demo: .venv/installed
 	$(BIN)/posattn run demo --overwrite
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-lowest: .venv-lowest/installed
-	$(LOWEST)/python -m pytest -n 2
+	$(LOWEST)/python -m pytest -n 2 --dist worksteal
 
 docs: .venv/installed-dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
