@@ -1,37 +1,21 @@
-"""Token merging, written for this bench to compare converted models with, and the frontier of quality against speed.
+"""Token merging, written for the bench to compare converted models with; see ``frontier``.
 
 Source: Bolya et al., Token Merging, arXiv 2210.09461. After the attention of every block, r tokens are merged away:
 tokens are split alternately into A and B, each of A is matched with the token of B whose key is most similar, the r
 most similar pairs are averaged by size, and attention adds the logarithm of the sizes to the scores of its keys.
-
-``python -m posattn.bench.merging MODEL --images DIR --r 8 16 --converted FOLDER ...`` prints the frontier.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import timm
 import torch
 import torch.nn.functional as F
-import tyro
 from jaxtyping import Float, Int
-from timm.data import create_transform, resolve_model_data_config
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from posattn import checks
-from posattn.bench.timing import Quartiles, interleaved, quartiles
-from posattn.settings import Count, Distincts, Pixels, Repeats, Several, check
-from posattn.vision.convert.adapters.find import adapter_of
-from posattn.vision.convert.adapters.vit import ViT
-from posattn.vision.convert.quality import COSINE, NEIGHBOURS, Estimate, Quality, estimate, features_of
-from posattn.vision.convert.saving import load
-from posattn.vision.data.pictures import Pictures
 
 Tokens = Float[Tensor, "n N d"]
 Merged = Float[Tensor, "n M d"]
@@ -128,138 +112,3 @@ def merge_tokens(vit: nn.Module, r: int) -> Any:
             )
         model.blocks[number] = MergingBlock(block, r, model.num_prefix_tokens, sizes, number == 0)
     return model
-
-
-class Point(NamedTuple):
-    """A model on the frontier."""
-
-    losses: dict[str, Estimate]  # what is kept of the original's features, by measure
-    images_per_second: Quartiles
-    speedup: Quartiles  # relative to the original in the same round
-
-
-def frontier(
-    models: Mapping[str, nn.Module], batches: list[Tensor], shape: Sequence[int], rounds: int, nearest: int
-) -> dict[str, Point]:
-    """What each model keeps of the features of the first, and its speed, all interleaved.
-
-    Args:
-        models: by name, the original first.
-        batches: images that the features are compared on.
-        shape: of the batch that is timed.
-        rounds: timed rounds, after one warm-up.
-        nearest: neighbours of a picture.
-    """
-    images = torch.randn(*shape)
-    original = next(iter(models))
-    with torch.inference_mode():
-        quality = Quality(features_of(models[original], batches), nearest=nearest)
-        kept = {name: quality.of(features_of(model, batches)) for name, model in models.items()}
-        seconds = interleaved({name: partial(model, images) for name, model in models.items()}, rounds)
-    return {
-        name: Point(
-            {measure: estimate(kept[name][measure]) for measure in (COSINE, NEIGHBOURS)},
-            quartiles([shape[0] / each for each in seconds[name]]),
-            quartiles([a / b for a, b in zip(seconds[original], seconds[name], strict=True)]),
-        )
-        for name in models
-    }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The frontier of token merging and of converted models."""
-
-    model: tyro.conf.Positional[str]
-    """The original, a timm model."""
-    images: str
-    """A folder of pictures."""
-    checkpoint: Path | None = None
-    """Its weights; default: the pretrained ones."""
-    image_size: Pixels | None = None
-    """Default: the model's own."""
-    limit: Count = 40
-    """Pictures that the features are compared on."""
-    nearest: Count = 5
-    """Neighbours of a picture."""
-    r: Annotated[Several[Count], tyro.conf.arg(name="r")] = (8, 16, 32)
-    """Tokens merged in each block, one model for each."""
-    converted: Distincts[Path] = ()
-    """Folders of `posattn convert`, of the same image size."""
-    rounds: Repeats = 5
-    """Timed rounds, after one warm-up."""
-    batch: Count = 1
-    """Pictures of the timed batch."""
-    threads: Count = 1
-    """Threads of a CPU."""
-
-    def validate(self) -> None:
-        """Raise ValueError for fewer pictures than the neighbours need."""
-        if self.limit < self.nearest + 2:
-            raise ValueError(
-                f"limit must be at least {self.nearest + 2} for {self.nearest} nearest neighbours, got {self.limit}"
-            )
-
-
-def original_of(settings: Settings) -> ViT:
-    """The model to compare with, at the image size.
-
-    Raises ValueError, TypeError or FileNotFoundError for a model or a checkpoint that is not there or does not fit.
-    """
-    if not timm.is_model(settings.model):
-        raise ValueError(f"unknown model {settings.model!r}: see timm.list_models()")
-    path = settings.checkpoint
-    if path is not None and not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    vit = adapter_of(
-        timm.create_model(settings.model, pretrained=path is None, checkpoint_path=str(path or "")).eval()
-    )
-    if settings.image_size is not None:
-        vit.set_size((settings.image_size, settings.image_size))
-    return vit
-
-
-def models_of(settings: Settings, vit: ViT) -> dict[str, nn.Module]:
-    """The original first, then it with merged tokens, then the converted ones.
-
-    Raises ValueError for a converted model of another image size.
-    """
-    models = {"original": vit.model}
-    models |= {f"merging, r = {r}": merge_tokens(vit.model, r) for r in settings.r}
-    for folder in settings.converted:
-        models[str(folder)] = load(folder)
-        size = adapter_of(models[str(folder)]).image_size
-        if size != vit.image_size:
-            raise ValueError(f"--converted {folder} takes {size}, the original {vit.image_size}")
-    return models
-
-
-def run(settings: Settings) -> None:
-    """Print the frontier."""
-    check(settings)
-    torch.set_num_threads(settings.threads)
-    vit = original_of(settings)
-    models = models_of(settings, vit)
-    shape = (settings.batch, vit.channels, *vit.image_size)
-    transform = create_transform(**{**resolve_model_data_config(vit.model), "input_size": shape[1:]})
-    pictures = [transform(picture) for picture in Pictures(settings.images, None, settings.limit)]
-    found = frontier(models, list(torch.stack(pictures).split(8)), shape, settings.rounds, settings.nearest)
-    print(f"{'model':40} {'cosine':>17} {'neighbours':>17} {'images/s':>9} {'speedup (quartiles)':>22}")
-    for name, point in found.items():
-        cosine, near = (f"{mean:.4f} ± {error:.4f}" for mean, error in point.losses.values())
-        median, low, high = point.speedup
-        rate = f"{point.images_per_second.median:9.3f} {median:9.3f} ({low:.3f}-{high:.3f})"
-        print(f"{name:40} {cosine:>17} {near:>17} {rate}")
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """The command; what is wrong with its settings is said in one line."""
-    settings = tyro.cli(Settings, args=args, prog="python -m posattn.bench.merging")
-    try:
-        run(settings)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise SystemExit(f"posattn.bench.merging: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

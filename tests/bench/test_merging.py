@@ -1,15 +1,12 @@
 """Token merging against its published rule, written out token by token (arXiv 2210.09461, section 3)."""
 
 import math
-from pathlib import Path
 
 import pytest
 import timm
 import torch
-from PIL import Image
 
-import posattn
-from posattn.bench.merging import attend, frontier, main, match, merge, merge_tokens
+from posattn.bench.merging import attend, match, merge, merge_tokens
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 0}
 
@@ -88,49 +85,3 @@ def test_what_is_refused() -> None:
         merge_tokens(timm.create_model("eva02_tiny_patch14_224", **SMALL), 2)
     with pytest.raises(ValueError, match="r must be"):
         merge_tokens(timm.create_model("vit_tiny_patch16_224", **SMALL), -1)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("--rounds 1", "--rounds must be at least 2, got 1"),
-        ("--r 8 8", "--r must not repeat a value"),
-        ("--r 0", "--r must be at least 1, got 0"),
-        ("--limit 6", "--limit must be at least 7 for 5 nearest neighbours, got 6"),
-        ("--threads 0", "--threads must be at least 1, got 0"),
-        ("--image-size 0", "--image-size must be at least 1, got 0"),
-        ("--checkpoint nowhere.pt", "there is no checkpoint nowhere.pt"),
-    ],
-)
-def test_settings_out_of_their_bounds(given: str, message: str) -> None:
-    with pytest.raises(SystemExit, match=message):
-        main(f"vit_tiny_patch16_224 --images nowhere {given}".split())
-
-
-def test_the_frontier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    vit = timm.create_model("vit_tiny_patch16_224", **SMALL).eval()
-    batches = [torch.randn(6, 3, 32, 32) for _ in range(2)]
-    found = frontier({"original": vit, "merging": merge_tokens(vit, 4)}, batches, (1, 3, 32, 32), 2, 3)
-    assert found["original"].losses["cosine"].mean == pytest.approx(1, abs=1e-6)
-    assert found["original"].losses["neighbours"].mean == 1
-    assert found["original"].speedup.median == 1
-    assert found["merging"].losses["cosine"].mean < 0.9999
-    for i in range(9):
-        Image.effect_noise((40, 40), 40 + i).convert("RGB").save(tmp_path / f"{i}.png")
-    whole = timm.create_model("vit_tiny_patch16_224")
-    torch.save(whole.state_dict(), tmp_path / "vit.pth")
-    whole.set_input_size(img_size=32)
-    posattn.save(posattn.to_positional(whole, torch.randn(2, 3, 32, 32)), tmp_path / "converted")
-    main(
-        f"vit_tiny_patch16_224 --images {tmp_path} --checkpoint {tmp_path / 'vit.pth'} --image-size 32 --r 1 "
-        f"--converted {tmp_path / 'converted'} --rounds 2 --nearest 3".split()
-    )
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines[1:3]] == ["original", "merging, r = 1"]
-    assert len(lines) == 4
-    with pytest.raises(SystemExit, match=r"converted takes \(32, 32\), the original \(48, 48\)"):
-        main(
-            f"vit_tiny_patch16_224 --images {tmp_path} --checkpoint {tmp_path / 'vit.pth'} --image-size 48 "
-            f"--converted {tmp_path / 'converted'}".split()
-        )

@@ -149,9 +149,13 @@ def vote(
 ) -> Int[Tensor, " n"]:
     """The label that the neighbours vote for, each with the weight of its cosine."""
     unit = F.normalize(features, dim=1)
-    weights = torch.einsum("nd,nkd->nk", unit, unit[near]).double()
-    votes = weights.new_zeros(len(features), int(labels.max()) + 1)
-    return votes.scatter_add(1, labels[near], weights).argmax(1)
+    return tally(torch.einsum("nd,nkd->nk", unit, unit[near]).double(), labels[near])
+
+
+def tally(weights: Float[Tensor, "n k"], labels: Int[Tensor, "n k"]) -> Int[Tensor, " n"]:
+    """The label with the largest sum of weights."""
+    votes = weights.new_zeros(len(labels), int(labels.max()) + 1)
+    return votes.scatter_add(1, labels, weights).argmax(1)
 
 
 def estimate(values: Shaped[Tensor, " n"]) -> Estimate:
