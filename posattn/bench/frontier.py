@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from posattn.bench.merging import merge_tokens
 from posattn.bench.neighbours import accuracy, part_of
 from posattn.bench.timing import Quartiles, interleaved, quartiles
-from posattn.settings import Count, Distincts, Pixels, Repeats, Several, check
+from posattn.settings import Count, Distincts, Pixels, Repeats, check
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.quality import COSINE, NEIGHBOURS, Estimate, Quality, estimate, features_of
@@ -88,7 +88,8 @@ class Settings:
     tested: Repeats | None = None
     """Test pictures of it, at random; default: all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    r: Annotated[Several[Count], tyro.conf.arg(name="r")] = (8, 16, 32)
+    """Of all models and pictures."""
+    r: Annotated[Distincts[Count], tyro.conf.arg(name="r")] = (8, 16, 32)
     """Tokens merged in each block, one model for each."""
     converted: Distincts[Path] = ()
     """Folders of `posattn convert`, of the same image size."""
