@@ -112,8 +112,8 @@ def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
             {order: f"curves.{order}.{name}.stderr" for order in found},
             x_label="share of converted heads",
             y_label="loss",
-            caption="Before recovery; bands: standard error over the measured pictures. Random: the mean over "
-            f"{config.random_orders} order(s). Variation over images approximates the criterion of arXiv 2605.22132.",
+            caption="Before recovery; bars: standard error over the measured pictures. Random orders: mean over "
+            f"{config.random_orders}. Variation over images approximates the criterion of arXiv 2605.22132.",
         )
         for name in next(iter(found.values()))
         if name in NAMES
@@ -129,10 +129,11 @@ def nearest_to_half(one: dict[str, Any], metric: str) -> tuple[float, float]:
 def head_map(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, int]) -> Section:
     """The section on the cost of each head."""
     heads, metric = numbers["heads"], numbers["metric"]
-    dearest = max(heads, key=lambda one: one["losses"][metric][0])
+    costs = [one["losses"][metric][0] for one in heads]
+    highest = max(costs)
     claim = (
-        f"Converted alone, a {config.by} costs {min(one['losses'][metric][0] for one in heads):.4f} to "
-        f"{dearest['losses'][metric][0]:.4f} of the {metric}; the most expensive is in block {dearest['block']}."
+        f"Converted alone, a {config.by} costs {min(costs):.4f} to {highest:.4f} of the {metric}; "
+        f"the most expensive is in block {heads[costs.index(highest)]['block']}."
     )
     rows = [
         [
@@ -164,13 +165,14 @@ def head_map(config: ConvertConfig, numbers: dict[str, Any], grid: tuple[int, in
             y_label="block",
         )
         items.insert(0, panel)
-    for name in ("cheapest", "dearest"):
+    for name, words in (("cheapest", "cheapest"), ("dearest", "most expensive")):
         items.append(
             GridMaps(
-                f"Average maps of the {name} to convert",
+                f"Average maps of the {words} {config.by}s",
                 f"examples:{name}",
                 grid,
-                caption="Each small square is a patch: where it looks on average.",
+                caption="Each small square is a patch: where it looks on average"
+                + ("." if config.by == "head" else ", in the block's first head."),
             )
         )
     return Section("Heads", claim, items)
@@ -194,8 +196,8 @@ def speed(numbers: dict[str, Any]) -> Section:
     columns = ["px", "original, images/s", "converted, images/s", "ratio", "multiply-adds", "parameters"]
     caption = (
         f"Median and quartiles of rounds in turns, batches of {timing['batch']}, float32, eager, {timing['device']}, "
-        f"{timing['threads']} thread(s); the original with fused attention. Multiply-adds and parameters: shares of "
-        "the original's."
+        f"torch threads: {timing['threads']}; the original with fused attention. Multiply-adds and parameters: "
+        "shares of the original's."
     )
     return Section("Speed", claim, [Table("Inference", columns, rows, caption)])
 
