@@ -92,8 +92,8 @@ class ConvertConfig:
     --measured. It is undone unless it makes the model better on those of --ranking (see docs/convert.md)."""
     batch_size: Count = 32
     """Pictures of a step of recovery."""
-    lr: Positive = 1e-6
-    """Learning rate of the weights in recovery."""
+    lr: Positive = 1e-4
+    """Learning rate of the weights in recovery; for tens of thousands of pictures."""
     maps_lr: Positive = 2e-2
     """Learning rate of the maps in recovery."""
     rounds: Repeats = 10

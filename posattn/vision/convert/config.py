@@ -11,7 +11,7 @@ class RecoveryConfig:
 
     steps: int = 500
     batch_size: int = 32
-    lr: float = 1e-6  # of the weights
+    lr: float = 1e-4  # of the weights
     maps_lr: float = 2e-2  # of the maps, which are trained as the logarithms of their entries
     weight_decay: float = 0.0
     warmup: float = 0.1  # share of the steps
