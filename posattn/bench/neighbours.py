@@ -9,16 +9,16 @@ from rich.progress import track
 from torch import Generator, Tensor, nn
 
 from posattn.vision.convert.adapters.find import adapter_of
-from posattn.vision.convert.quality import outputs, tally
+from posattn.vision.convert.quality import features_of, tally
 from posattn.vision.convert.recovery import Normalise
 from posattn.vision.data.images import ImageSet, resized
 
 BATCH = 16
 
 
-def part_of(images: ImageSet, count: int | None, seed: int = 0) -> ImageSet:
+def part_of(images: ImageSet, count: int | None) -> ImageSet:
     """So many images of a set at random, the same for each call; all for None or if there are fewer."""
-    order = torch.randperm(len(images), generator=Generator().manual_seed(seed))
+    order = torch.randperm(len(images), generator=Generator().manual_seed(0))
     return images.select(order[:count])
 
 
@@ -28,12 +28,11 @@ def features(model: nn.Module, images: ImageSet, dtype: torch.dtype, title: str)
     vit = adapter_of(model)
     config: Any = vit.data_config()
     normalise = Normalise(config["mean"], config["std"])
-    return torch.cat(
-        [
-            outputs(model, normalise(resized(part, vit.image_size[0])).to(dtype)).features
-            for part in track(images.images.split(BATCH), title)
-        ]
+    batches = (
+        normalise(resized(part, vit.image_size[0])).to(dtype)
+        for part in track(images.images.split(BATCH), title)
     )
+    return features_of(model, batches).features
 
 
 def neighbours_right(

@@ -1,6 +1,6 @@
 """How well a changed model keeps the original's outputs, image by image, so that every mean has an error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -165,6 +165,6 @@ def estimate(values: Shaped[Tensor, " n"]) -> Estimate:
     return Estimate(values.double().mean().item(), (values.double().std() / len(values) ** 0.5).item())
 
 
-def features_of(model: nn.Module, batches: list[Tensor]) -> Outputs:
+def features_of(model: nn.Module, batches: Iterable[Tensor]) -> Outputs:
     """The outputs of a model in evaluation mode on batches of images."""
     return joined([outputs(model, batch) for batch in batches])
