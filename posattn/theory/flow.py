@@ -137,11 +137,8 @@ class PopulationFlow:
     def score(self, alpha: float, beta: float, gamma: float, rho: float) -> Score:
         """Loss and accuracy of a state on the population, estimated on samples that the flow does not descend on."""
         v = self._value(alpha, beta)
-        fresh, own = (
-            Margins(self._logits(expansion, v, gamma, rho), expansion.weights)
-            for expansion in (self._held_out.expansion(len(v)), self._own.expansion(len(v)))
-        )
-        return held_out.score(fresh, own, self.samples, self.importance)
+        fresh, own = (self._margins(sample, v, gamma, rho) for sample in (self._held_out, self._own))
+        return held_out.score(fresh, own, sampling.strata(HELD_OUT), self.importance)
 
     def integrate(
         self,
@@ -228,6 +225,11 @@ class PopulationFlow:
             f"fresh sample of their size tells it to ± {score.own_stderr:.1g}; the trajectory ends before. "
             f"More samples{'' if self.importance else ' or importance=True'} go further"
         )
+
+    def _margins(self, sample: FixedSample, v: Float[ndarray, " k"], gamma: float, rho: float) -> Margins:
+        expansion = sample.expansion(len(v))
+        values = self._logits(expansion, v, gamma, rho).reshape(-1, sample.size)
+        return Margins(values, expansion.weights[: sample.size])
 
     def _logits(
         self, expansion: Expansion, v: Float[ndarray, " k"], gamma: float, rho: float

@@ -97,12 +97,17 @@ def draw_counts(rng: Generator, samples: int, law: Law, *, importance: bool = Fa
             yield SetCounts(sets[..., 0], sets[..., 1], np.ones(sets.shape[:2], dtype=int), np.ones(n))
 
 
+def strata(samples: int) -> Int[ndarray, " K"]:
+    """How many of the samples are drawn from each of ``tilted_laws``, one law after the other."""
+    part = samples // (2 * len(TILTS))
+    return np.array([samples - part * len(TILTS), *[part] * len(TILTS)])
+
+
 def _draw_tilted(rng: Generator, samples: int, law: Law, chunk: int, by_type: bool) -> Iterator[SetCounts]:
     """Law by law; a sample's weight is its probability under p over that under their mixture."""
     free, log_ratios = law.num_patches // law.set_size - 1, tilted_laws(law)
     plus, minus, chance = set_types(law)
-    part = samples // (2 * len(TILTS))
-    sizes = np.array([samples - part * len(TILTS), *[part] * len(TILTS)])
+    sizes = strata(samples)
     for size, log_ratio in zip(sizes, log_ratios, strict=True):
         tilted = chance * np.exp(log_ratio)
         for start in range(0, size, chunk):

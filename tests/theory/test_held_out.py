@@ -88,3 +88,45 @@ def test_no_sample_is_right_at_a_logit_of_0_and_none_wrong_without_noise(importa
     assert flow_of(**options).score(0.0, 0.0, 0.5, 0.0).accuracy == 0.0
     assert flow_of(**options, linear=0.0).score(-1e-3, 0.0, 9.0, -9.0).accuracy > 0.0
     assert flow_of(**options | {"set_size": 10}).score(0.1, 0.0, 0.5, 0.0).accuracy == 1.0
+
+
+SCATTERED = [
+    ({"num_patches": 480, "set_size": 8, "noise_rate": 0.25}, (0.005, 0.0, 0.0, 0.0)),  # on the plateau
+    ({"num_patches": 32, "set_size": 4, "noise_rate": 0.9, "scale": 1.0}, (2.0, 0.0, 0.0, 0.0)),
+    ({"num_patches": 32, "set_size": 4, "noise_rate": 0.4, "scale": 1.0}, (1e-3, 0.0, 0.0, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("law", "state"), SCATTERED)
+@pytest.mark.parametrize("importance", [False, True])
+def test_standard_errors_are_the_scatter_over_seeds(
+    law: dict[str, float], state: tuple[float, ...], importance: bool
+) -> None:
+    flows = [PopulationFlow(**law, samples=400, seed=seed, importance=importance) for seed in range(30)]  # type: ignore[arg-type]
+    scores = np.array([flow.score(*state) for flow in flows])
+    _, _, stderr, _, own_stderr = scores.mean(0)
+    loss, _, _, own, _ = scores.std(0, ddof=1)
+    assert stderr == pytest.approx(loss, rel=0.4)  # three standard errors of a scatter of 30
+    assert own_stderr == pytest.approx(own, rel=0.4)
+
+
+def test_a_sample_with_both_signs_of_its_noise_is_not_two_samples() -> None:
+    flow = flow_of(noise_std=0.2, samples=100)
+    with_noise, without = flow.score(0.02, 1e-9, 0.0, 0.0), flow.score(0.02, 0.0, 0.0, 0.0)
+    assert with_noise.loss_stderr == pytest.approx(without.loss_stderr)
+    assert with_noise.own_stderr == pytest.approx(without.own_stderr)
+
+
+@pytest.mark.parametrize("importance", [False, True])
+@pytest.mark.parametrize("changes", [{"num_patches": 64, "set_size": 8, "noise_rate": 0.0}, {"set_size": 24}])
+def test_a_flow_without_randomness_goes_to_its_end(changes: dict[str, float], importance: bool) -> None:
+    flow = flow_of(**changes | {"noise_std": 0.0}, importance=importance)
+    run = flow.integrate(**START, t_end=1e4)
+    assert (run.t[-1], run.stopped) == (1e4, "")
+    assert run.loss[-1] < 1e-6
+
+
+def test_what_cannot_be_computed_is_not_right() -> None:
+    score = flow_of(noise_std=0.0).score(1e200, 0.0, 0.0, 0.0)
+    assert np.isnan([score.loss, score.accuracy]).all()
+    assert not score.trusted
