@@ -82,7 +82,8 @@ def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> I
     Raises:
         TypeError, ValueError: the maps are not square or not finite, or L is not in 1..D.
     """
-    D = scores_or_map.shape[-1]
+    checks.of_type("maps", scores_or_map, Tensor)
+    D = scores_or_map.shape[-1] if scores_or_map.ndim else 0
     maps = _checked(scores_or_map, D)
     maps = maps if is_attention(scores_or_map) else torch.softmax(maps, dim=-1)
     if checks.positive_int("num_sets", num_sets) > D:

@@ -13,20 +13,25 @@ from posattn.theory.task import StructuredTask
 CHUNK = 2**22  # entries of the signal drawn at once
 
 
-def correct(logits: Float[Tensor, " n *K"], labels: Shaped[Tensor, " n"]) -> float:
+def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> float:
     """The share of samples whose logit has the sign of the label, 0 being wrong, or whose largest logit is its class.
 
     Args:
         logits: (n,), or (n, K) for K classes.
         labels: ±1, or 0..K-1.
+
+    Raises ValueError for other shapes, and for K = 1.
     """
+    if logits.shape[:1] != labels.shape or logits.ndim > 2 or logits.shape[1:] == (1,):
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"logits must be (n,) or (n, K) for labels (n,), got {shapes}")
     right = logits * labels > 0 if logits.ndim == 1 else logits.argmax(-1) == labels
     return right.double().mean().item()
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batch: Labelled) -> float:
-    """The share of samples of ``batch`` that the model gets right."""
+    """The share of samples of ``batch`` that the model gets right; the errors are those of ``correct``."""
     return correct(model(batch.patches), batch.labels)
 
 

@@ -16,7 +16,7 @@ from posattn import checks
 from posattn.shapes import Patches
 from posattn.structure.partition import Cover
 from posattn.theory.simplified import SimplifiedViT
-from posattn.theory.task import Batch, StructuredTask, counted, set_sums
+from posattn.theory.task import Batch, StructuredTask, counted, normalized, set_sums
 
 
 class MultiClassTask(StructuredTask):
@@ -39,19 +39,21 @@ class MultiClassTask(StructuredTask):
     def __init__(
         self,
         partition: Cover,
-        features: Float[Tensor, "K d"],
+        features: Tensor,
         *,
         noise_rate: float,
         noise_std: float | None = None,
         classes: Sequence[int] | None = None,
     ) -> None:
+        checks.of_type("features", features, Tensor)
+        if features.ndim != 2 or not features.is_floating_point():
+            raise ValueError(f"features must be (K, d) floats, got {tuple(features.shape)} {features.dtype}")
         dim = features.shape[1]
         super().__init__(partition, dim=dim, noise_rate=noise_rate, noise_std=noise_std, feature=features[0])
-        if not (features.isfinite().all() and (norms := features.norm(dim=1, keepdim=True)).all()):
-            raise ValueError(
-                f"features must be finite and non-zero, got norms {norms.flatten().tolist()[:20]}"
-            )
-        self.feature: Float[Tensor, "d K"] = (features / norms).T
+        if not (features.isfinite().all() and features.any(1).all()):
+            norms = features.norm(dim=1).tolist()[:20]
+            raise ValueError(f"features must be finite and non-zero, got norms {norms}")
+        self.feature: Float[Tensor, "d K"] = normalized(features).T
         self.classes = torch.arange(len(features)) if classes is None else torch.as_tensor(classes)
         self.num_classes = int(self.classes.max()) + 1
         found = sorted(set(self.classes.tolist()))
@@ -85,26 +87,38 @@ class MultiClassTask(StructuredTask):
         """``n`` fresh samples. Raises ValueError if ``n`` is below 1."""
         labels, informative, signal = self.sample_signal(n, generator=generator)
         noise = self.draw_noise(n, generator=generator)
-        noise = noise - noise @ self.feature @ torch.linalg.pinv(self.feature)
+        inverse = torch.linalg.pinv(self.feature.to(self._precise)).to(self.feature)
+        noise = noise - noise @ self.feature @ inverse
         return Batch(noise + signal @ self.feature.T, labels, informative, signal)
 
     def label(self, patches: Patches) -> Int[Tensor, " n"]:
-        """The class with the largest Σ_k Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>), k its features; -1 in case of a tie."""
-        sums = set_sums((self._checked(patches) @ self.feature).mT, self.partition)
-        by_feature = counted(sums, self.partition).sum(-1)
-        by_class = by_feature @ F.one_hot(self.classes, self.num_classes).to(by_feature)
+        """The class with the largest Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>), -1 in case of a tie.
+
+        Of a class with several features, w_k is the one for which T is largest in absolute value, set by set: a set
+        counts once, also where features of a class are close to each other.
+        Raises the errors of ``StructuredTask.label``.
+        """
+        signal, rounding = self._projected(patches)
+        sums = counted(set_sums(signal.mT, self.partition), self.partition, rounding[:, None])
+        of_class = [sums[:, self.classes == c] for c in range(self.num_classes)]
+        by_class = torch.stack([largest(each.movedim(1, -1)).sum(-1) for each in of_class], dim=-1)
         first, second = by_class.topk(2).values.unbind(-1)
-        ahead = first - second.clamp(min=0) > self.rounding
+        ahead = first - second.clamp(min=0) > rounding.amax(-1)
         return torch.where(ahead, by_class.argmax(-1), -1)
 
     def downstream(self, *, generator: Generator | None = None) -> "MultiClassTask":
         """The transfer twin: a copy of this task with its features rotated at random, all together."""
         twin = copy.copy(self)
-        rotation, upper = torch.linalg.qr(
-            torch.randn(self.dim, self.dim, generator=generator).to(self.feature)
-        )
-        twin.feature = rotation * upper.diagonal().sign() @ self.feature
+        gaussian = torch.randn(self.dim, self.dim, generator=generator).to(self.feature.device, self._precise)
+        rotation, upper = torch.linalg.qr(gaussian)
+        twin.feature = (rotation * upper.diagonal().sign()).to(self.feature) @ self.feature
         return twin
+
+
+def largest(values: Float[Tensor, "n L k"]) -> Float[Tensor, "n L"]:
+    """The entry of the last dimension with the largest absolute value, the positive one of two."""
+    most, least = values.amax(-1), values.amin(-1)
+    return torch.where(most >= -least, most, least)
 
 
 class MultiClassViT(SimplifiedViT):
@@ -117,3 +131,22 @@ class MultiClassViT(SimplifiedViT):
         super().__init__(num_patches, dim, **options)
         shape = dim, checks.positive_int("num_classes", num_classes)
         self.value = nn.Parameter(self.init_std * torch.randn(shape, generator=options.get("generator")))
+
+    @classmethod
+    def small(
+        cls, num_patches: int, dim: int, num_classes: int = 2, *, generator: Generator | None = None
+    ) -> "MultiClassViT":
+        """``SimplifiedViT.small`` with K values."""
+        one = SimplifiedViT.small(num_patches, dim)
+        options = {name: getattr(one, name) for name in ("power", "linear", "diagonal", "scale")}
+        return cls(num_patches, dim, num_classes, **options, generator=generator)
+
+    @classmethod
+    def analysis(cls, task: StructuredTask, *, alpha: float = 0.005) -> "MultiClassViT":
+        """``SimplifiedViT.analysis`` for a ``MultiClassTask``: v_c is α₀ times the sum of the features of class c."""
+        if not isinstance(task, MultiClassTask):
+            raise TypeError(f"task must be a MultiClassTask, got {type(task).__name__}")
+        model = cls(task.partition.num_patches, task.dim, task.num_classes, init_std=0.0)
+        model.value.data = checks.finite("alpha", alpha) * task.class_features
+        model.scores.data = model.scores.data.to(task.feature)
+        return model

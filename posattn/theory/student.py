@@ -7,6 +7,7 @@ from torch import Generator, Tensor, nn
 
 from posattn import checks
 from posattn.shapes import Patches
+from posattn.theory.simplified import logistic_loss
 from posattn.theory.teachers import Outputs, Teacher, read_out
 
 
@@ -61,6 +62,9 @@ class PositionStudent(nn.Module):
         """(n, Q, k) outputs, or (n, 1, k) logits for ``sign``."""
         return read_out(self.attention() @ (patches @ self.value), self.head)
 
-    def loss(self, outputs: Outputs, labels: Outputs) -> Float[Tensor, ""]:
-        """The mean squared error, or for ``sign`` the logistic loss log(1 + exp(-y F))."""
-        return F.softplus(-labels * outputs).mean() if self.head == "sign" else F.mse_loss(outputs, labels)
+    def loss(self, outputs: Float[Tensor, "..."], labels: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+        """The mean squared error, or for ``sign`` the logistic loss. Raises ValueError if the shapes differ."""
+        if outputs.shape != labels.shape:
+            shapes = f"{tuple(outputs.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"outputs and labels must have one shape, got {shapes}")
+        return logistic_loss(outputs, labels) if self.head == "sign" else F.mse_loss(outputs, labels)

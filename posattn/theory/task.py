@@ -16,7 +16,8 @@ from posattn.shapes import Feature, Labels, Patches, Signal
 from posattn.structure.partition import Cover
 
 LABEL_THRESHOLD = 0.9  # f* counts a set whose sum reaches this share of C in absolute value
-ROUNDING = 1e-5  # of the size of a set
+ROUNDING = 1e-5  # least tolerance of the sum over a set, of the set's size
+MOST_ROUNDING = 0.09  # largest tolerance: sums of signs are 0.1 from a threshold or reach it
 
 
 class SignalBatch(NamedTuple):
@@ -79,9 +80,9 @@ class StructuredTask:
         feature = torch.randn(dim, generator=generator) if feature is None else torch.as_tensor(feature)
         if feature.shape != (dim,) or not feature.is_floating_point():
             raise ValueError(f"feature must be ({dim},) floats, got {tuple(feature.shape)} {feature.dtype}")
-        if not (feature.isfinite().all() and feature.norm() > 0):
+        if not (feature.isfinite().all() and feature.any()):
             raise ValueError(f"feature must be finite and non-zero, got norm {float(feature.norm())}")
-        self.feature = feature / feature.norm()
+        self.feature = normalized(feature)
 
     def draw_labels(self, n: int, *, generator: Generator | None = None) -> Labels:
         """(n,) the labels y of the samples, ±1 with equal probability."""
@@ -110,8 +111,9 @@ class StructuredTask:
     def draw_noise(self, n: int, *, generator: Generator | None = None) -> Patches:
         """(n, D, d) independent N(0, σ²) noise; its component along w* is removed afterwards."""
         shape = (n, self.partition.num_patches, self.dim)
-        like = {"dtype": self.feature.dtype, "device": self.feature.device}
-        return torch.randn(shape, generator=generator, **like).mul_(self.noise_std)
+        feature = self.feature
+        noise = torch.randn(shape, generator=generator, dtype=feature.dtype, device=feature.device)
+        return noise.mul_(self.noise_std)
 
     def sample_signal(self, n: int, *, generator: Generator | None = None) -> SignalBatch:
         """``n`` fresh samples without their patches: y, ℓ and u_j = <w*, X_j> alone."""
@@ -126,7 +128,7 @@ class StructuredTask:
         labels, informative, signal = self.sample_signal(n, generator=generator)
         noise = self.draw_noise(n, generator=generator)
         along = noise @ self.feature  # ξ_j is orthogonal to w*, so that <w*, X_j> is the signal exactly
-        patches = noise.addcmul_((signal - along)[..., None], self.feature)
+        patches = torch.addcmul(noise, (signal - along)[..., None], self.feature)
         return Batch(patches, labels, informative, signal)
 
     def label(self, patches: Patches) -> Labels:
@@ -135,23 +137,33 @@ class StructuredTask:
         C is the size of S_ℓ. The label is 0 if no set reaches its threshold, or if those that do cancel.
         Raises TypeError if the patches are not floats, ValueError if they are not (n, D, d) or not finite.
         """
-        signal = self._checked(patches).to(self.feature.dtype) @ self.feature
-        if not signal.isfinite().all():
-            raise ValueError("patches must be finite, got NaN or infinity")
-        total = counted(set_sums(signal, self.partition), self.partition).sum(-1)
-        return torch.where(total.abs() > self.rounding, total, 0.0).sign()
+        signal, rounding = self._projected(patches)
+        sums = counted(set_sums(signal, self.partition), self.partition, rounding)
+        total = sums.sum(-1)
+        return torch.where(total.abs() > rounding.amax(-1), total, 0.0).sign().to(self.feature.dtype)
 
     def downstream(self, *, generator: Generator | None = None) -> "StructuredTask":
         """The transfer twin: a copy of this task with a new feature, uniform on the sphere."""
         twin = copy.copy(self)
         feature = torch.randn(self.dim, generator=generator, dtype=self.feature.dtype).to(self.feature.device)
-        twin.feature = feature / feature.norm()
+        twin.feature = normalized(feature)
         return twin
 
     @property
-    def rounding(self) -> float:
-        """A bound on the rounding error of a sum over a set."""
-        return ROUNDING * int(self.partition.sizes.max())
+    def _precise(self) -> torch.dtype:
+        """The feature's dtype, at least single precision."""
+        return torch.promote_types(self.feature.dtype, torch.float32)
+
+    def _projected(self, patches: Patches) -> tuple[Float[Tensor, "n D *K"], Float[Tensor, "n L"]]:
+        """<w*, X_j> in single precision or better, and the tolerance of its sum over every set."""
+        eps = torch.finfo(self._checked(patches).dtype).eps
+        feature = self.feature.to(self._precise)
+        patches = patches.to(feature.dtype)
+        if not patches.isfinite().all():
+            raise ValueError("patches must be finite, got NaN or infinity")
+        least = ROUNDING * self.partition.sizes.to(patches)
+        error = eps * set_sums(patches.norm(dim=-1), self.partition)
+        return patches @ feature, torch.maximum(error.clamp(max=MOST_ROUNDING), least)
 
     def _checked(self, patches: Patches) -> Patches:
         checks.of_type("patches", patches, Tensor)
@@ -171,7 +183,16 @@ def set_sums(values: Float[Tensor, "*n D"], partition: Cover) -> Float[Tensor, "
     return values @ partition.membership.T.to(values)
 
 
-def counted(sums: Float[Tensor, "*n L"], partition: Cover) -> Float[Tensor, "*n L"]:
-    """T of the sum of every set: 0 where it is below 0.9 of the size of the set in absolute value."""
-    threshold = (LABEL_THRESHOLD - ROUNDING) * partition.sizes.to(sums)
-    return torch.where(sums.abs() >= threshold, sums, 0.0)
+def counted(
+    sums: Float[Tensor, "*n L"], partition: Cover, rounding: Float[Tensor, "*#n L"]
+) -> Float[Tensor, "*n L"]:
+    """T of the sum of every set: 0 where it is below 0.9 of the size of the set by more than ``rounding``."""
+    threshold = LABEL_THRESHOLD * partition.sizes.to(sums)
+    return torch.where(sums.abs() >= threshold - rounding, sums, 0.0)
+
+
+def normalized(feature: Float[Tensor, "*K d"]) -> Float[Tensor, "*K d"]:
+    """Each feature at unit norm. A power of 2 is taken out first, which is exact, so that no square overflows."""
+    _, exponent = torch.frexp(feature.abs().amax(-1, keepdim=True))
+    scaled = torch.ldexp(feature, -exponent)
+    return scaled / scaled.norm(dim=-1, keepdim=True)

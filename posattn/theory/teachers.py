@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from posattn import checks
@@ -85,7 +85,7 @@ def convolution(
 
 
 def graph_convolution(
-    adjacency: Adjacency, *, dim: int, outputs: int = 1, generator: Generator | None = None
+    adjacency: Shaped[Tensor, "D D"], *, dim: int, outputs: int = 1, generator: Generator | None = None
 ) -> Teacher:
     """A graph convolution on a regular graph: Y = relu(S* X V*), S* = (adjacency + I) / (degree + 1).
 
@@ -107,7 +107,7 @@ def graph_convolution(
     degrees = adjacency.sum(1)
     if (degrees != degrees[0]).any():
         raise ValueError(f"the graph must be regular, got degrees {degrees.unique().tolist()[:20]}")
-    attention = (adjacency + torch.eye(len(adjacency))) / (degrees[0] + 1)
+    attention = (adjacency + torch.eye(len(adjacency))).to(torch.get_default_dtype()) / (degrees[0] + 1)
     return Teacher(attention, _value(dim, outputs, generator), "relu")
 
 

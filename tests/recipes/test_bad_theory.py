@@ -12,7 +12,10 @@ from posattn import cli
     ("arguments", "expected"),
     [
         (["association", "--analysis.noise-rate", "2"], r"--analysis.noise-rate must be at most 1, got 2"),
-        (["association", "--small.set-size", "7"], "set_size must divide num_patches, got set_size=7"),
+        (
+            ["association", "--small.set-size", "7"],
+            "--small.set-size must divide num_patches, got set_size=7",
+        ),
         (["association", "--small.dim", "2"], "--small.dim must be at least 3 for .*, got 2"),
         (["association", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["association", "--measurements", "0"], "--measurements must be at least 1, got 0"),
@@ -21,10 +24,9 @@ from posattn import cli
         (["boundaries", "--set-size", "1"], "at least two patches.*got 1"),
         (["boundaries", "--ratios"], "--ratios"),
         (["boundaries", "--flow-times", "0"], "--flow-times must be above 0, got 0"),
-        (["phases", "--flow.num-patches", "7"], "set_size must divide num_patches"),
+        (["phases", "--flow.num-patches", "7"], "--flow.set-size must divide num_patches"),
         (["phases", "--descent.rate", "0"], "--descent.rate must be above 0, got 0"),
         (["phases", "--scan.num-patches", "80", "80"], "--scan.num-patches must not repeat a value"),
-        (["phases", "--flow.power", "4"], "power must be odd and at least 3, got 4"),
         (["solutions", "--margin", "0"], "--margin must be above 0, got 0"),
         (["solutions", "--noises", "-1"], "--noises must be at least 0, got -1"),
         (["structured-vit", "--model.num-heads", "3"], "--model.num-heads must divide embed_dim"),
@@ -44,3 +46,31 @@ def test_a_bad_setting_is_one_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said
     assert re.search(expected, said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("association --analysis.set-size 7", "set-size must divide num_patches, got set_size=7"),
+        ("masked --task.mask-rate 0", "--task.mask-rate must be above 0, got 0"),
+        ("masked --task.set-size 3", "--task.set-size must divide num_patches, got set_size=3"),
+        ("phases --descent.flow.power 4", "--descent.flow.power must be odd, got 4"),
+        ("phases --descent.flow.set-size 7", "--descent.flow.set-size must divide num_patches"),
+        ("phases --scan.set-size 7", "--scan.set-size must divide --flow.num-patches, got --scan.set-size=7"),
+        (
+            "phases --scan.num-patches 90",
+            "--flow.set-size must divide --scan.num-patches, got --flow.set-size=8",
+        ),
+        ("solutions --set-size 7", "--set-size must divide num_patches, got set_size=7"),
+        ("teachers --degree 3", "--degree must be even and below num_patches = 8, got 3"),
+        ("teachers --selected 9", "--selected must be at most num_patches = 8, got 9"),
+        ("transfer --needed.num-patches 20", "must divide --needed.num-patches, got --curves.set-size=8"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_any_work(
+    arguments: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", *arguments.split(), "--smoke", "--out", str(tmp_path / "run")])
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

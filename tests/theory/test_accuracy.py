@@ -3,10 +3,11 @@
 import math
 
 import pytest
+import torch
 from torch import Generator
 
 from posattn.structure.partition import Partition
-from posattn.theory.accuracy import accuracy, accuracy_in_law
+from posattn.theory.accuracy import accuracy, accuracy_in_law, correct
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 
@@ -23,6 +24,12 @@ def test_accuracy_in_law_is_that_of_patches(generator: Generator) -> None:
     in_law = accuracy_in_law(model, task, n, generator=generator)
     assert 0.55 < built < 0.95
     assert abs(built - in_law) < 4 * math.sqrt(2 * built * (1 - built) / n)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (4, 1, 1), (3,)])
+def test_logits_that_are_not_one_row_per_label_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"logits must be \(n,\) or \(n, K\) for labels \(n,\), got"):
+        correct(torch.ones(shape), torch.ones(4))
 
 
 def test_chunks_and_the_sign_of_the_value(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,29 @@ def test_they_are_learned_transferred_and_refused_in_law(generator: Generator) -
         check_in_law(model, StructuredTask(PARTITION, dim=8, noise_rate=0.2))
 
 
+@pytest.mark.parametrize("cosine", [0.5, 0.91, 0.95])
+def test_close_features_of_a_class_count_once(cosine: float, generator: Generator) -> None:
+    others = torch.tensor([[cosine, 0.0, 0.0], [cosine, 0.0, 0.0]])
+    others[:, 1:] = math.sqrt(1 - cosine**2) * torch.eye(2)
+    features = torch.cat([torch.eye(1, 3), others])
+    task = MultiClassTask(PARTITION, features, noise_rate=0.0, noise_std=0.0, classes=[0, 1, 1])
+    batch = task.sample(100, generator=generator)
+    assert torch.equal(task.label(batch.patches), batch.labels)
+
+
+def test_the_settings_of_the_paper_hold_for_classes(generator: Generator) -> None:
+    task = MultiClassTask(PARTITION, torch.eye(3, 8, dtype=torch.half), noise_rate=0.2)
+    batch = task.sample(50, generator=generator)
+    assert torch.equal(task.label(batch.patches), batch.labels)
+    assert task.downstream(generator=generator).feature.dtype == torch.half
+    one, many = SimplifiedViT.small(12, 8), MultiClassViT.small(12, 8, 3, generator=generator)
+    assert (many.power, many.linear, many.diagonal, many.scale) == (5, 0.03, one.diagonal, 1.0)
+    model = MultiClassViT.analysis(MultiClassTask(PARTITION, torch.eye(3, 8), noise_rate=0.2), alpha=0.5)
+    torch.testing.assert_close(model.value.detach(), 0.5 * torch.eye(8, 3))
+    with pytest.raises(TypeError, match="task must be a MultiClassTask, got StructuredTask"):
+        MultiClassViT.analysis(StructuredTask(PARTITION, dim=8, noise_rate=0.2))
+
+
 def test_bad_classes(generator: Generator) -> None:
     three = MultiClassTask(PARTITION, torch.eye(3, 8), noise_rate=0.2)
     with pytest.raises(
@@ -139,6 +162,10 @@ def test_bad_classes(generator: Generator) -> None:
         MultiClassTask(PARTITION, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), noise_rate=0.1)
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         MultiClassViT(4, 3, 0)
+    with pytest.raises(ValueError, match=r"features must be \(K, d\) floats, got \(2,\)"):
+        MultiClassTask(PARTITION, torch.ones(2), noise_rate=0.1)
+    with pytest.raises(ValueError, match="patches must be finite"):
+        three.label(torch.full((1, 12, 8), torch.nan))
 
 
 def test_alignment_is_that_of_each_value_with_the_features_of_its_class(generator: Generator) -> None:

@@ -84,6 +84,8 @@ def test_presets(generator: Generator) -> None:
     off = small.scores.detach()[~torch.eye(64, dtype=torch.bool)]
     assert off.std().item() == pytest.approx(1e-3, rel=0.1)
     assert small_noise_rate(64, 32) == pytest.approx(math.log(32) / 64)
+    with pytest.raises(ValueError, match="num_patches must be at least 1, got 0"):
+        small_noise_rate(0, 32)
 
 
 @pytest.mark.parametrize("rank", [1, 4, 32])

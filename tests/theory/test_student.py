@@ -48,3 +48,6 @@ def test_bad_input_is_named() -> None:
         PositionStudent(2, 2, 2, 1, "tanh")
     with pytest.raises(ValueError, match="num_queries must be at least 1, got 0"):
         PositionStudent(0, 2, 2, 1, "relu")
+    for head in ("sign", "linear"):
+        with pytest.raises(ValueError, match=r"one shape, got \(2, 1, 1\) and \(2,\)"):
+            PositionStudent(1, 2, 2, 1, head).loss(torch.ones(2, 1, 1), torch.ones(2))

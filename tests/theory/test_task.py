@@ -80,6 +80,48 @@ def test_the_threshold_counts_from_nine_tenths_of_a_set() -> None:
     assert task.label(signal[..., None] * feature).tolist() == [1, 0, -1, 0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "noise_std"), [(torch.half, None), (torch.bfloat16, None), (torch.float32, 100.0)]
+)
+def test_labels_are_exact_where_patches_are_rounded(
+    dtype: torch.dtype, noise_std: float | None, generator: Generator
+) -> None:
+    """Many sets reach the threshold and cancel; the sums of the drawn signal are integers."""
+    feature = torch.randn(64, generator=generator).to(dtype)
+    partition = Partition.random(20, 4, generator=generator)
+    task = StructuredTask(partition, dim=64, noise_rate=0.9, noise_std=noise_std, feature=feature)
+    batch = task.sample(2000, generator=generator)
+    sums = set_sums(batch.signal.double(), partition)
+    expected = torch.where(sums.abs() >= 3.6, sums, 0.0).sum(-1).sign()
+    assert (expected == 0).any()
+    labels = task.label(batch.patches)
+    assert labels.dtype == dtype
+    assert torch.equal(labels.double(), expected)
+
+
+class SharedNoise(StructuredTask):
+    """All patches of a sample, and all batches, have one noise."""
+
+    noise = torch.randn(64, 1, 8, generator=Generator().manual_seed(1))
+
+    def draw_noise(self, n: int, *, generator: Generator | None = None) -> torch.Tensor:
+        return self.noise[:n].expand(n, self.partition.num_patches, self.dim)
+
+
+def test_the_noise_of_a_subclass_stays_as_it_is(generator: Generator) -> None:
+    task = SharedNoise(Partition.contiguous(12, 3), dim=8, noise_rate=0.2, generator=generator)
+    before = task.noise.clone()
+    batch = task.sample(20, generator=generator)
+    assert torch.equal(task.noise, before)
+    assert torch.equal(task.label(batch.patches), batch.labels)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-30])
+def test_a_feature_of_any_size_has_unit_norm(scale: float) -> None:
+    task = StructuredTask(Partition.contiguous(4, 2), dim=4, noise_rate=0.1, feature=scale * torch.ones(4))
+    torch.testing.assert_close(task.feature, torch.full((4,), 0.5))
+
+
 def test_set_sums_follow_the_partition(generator: Generator) -> None:
     partition = Partition.random(12, 3, generator=generator)
     values = torch.randn(5, 12, generator=generator)

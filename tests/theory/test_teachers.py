@@ -58,6 +58,8 @@ def test_the_graph_convolution_averages_a_node_and_its_neighbours(generator: Gen
         torch.testing.assert_close(labels[:, i], (patches[:, near].mean(1) @ teacher.value).clamp_min(0))
     normalised = (graph + torch.eye(12)) / 5**0.5 / 5**0.5  # D^-1/2 (adjacency + I) D^-1/2
     torch.testing.assert_close(teacher.attention, normalised)
+    for dtype in (torch.double, torch.long, torch.bool):
+        assert torch.equal(graph_convolution(graph.to(dtype), dim=5).attention, teacher.attention)
 
 
 def test_a_selecting_query_reads_its_own_tokens_evenly(generator: Generator) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from posattn import checks
 from posattn.recipes import recipe
 from posattn.recipes.kit import terms
 from posattn.recipes.kit.settings import Seeds
@@ -39,7 +40,8 @@ class Setting:
     """Scale the gradients of A and of v to unit norm, which crosses the plateau"""
 
     def validate(self) -> None:
-        """Raise ValueError if σ_A = log log d is not a number."""
+        """Raise ValueError if sets do not divide the patches, or σ_A = log log d is not a number."""
+        checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
         if self.diagonal is None and self.dim < 3:
             raise ValueError(f"dim must be at least 3 for σ_A = log log d, got {self.dim}")
 

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from posattn.settings import Count, NonNegative, Probability, Seed
+from posattn.settings import Count, NonNegative, OddPower, Probability, Seed
 
 NumPatches = Annotated[Count, arg(help="D, patches of a sample")]
 SetSize = Annotated[Count, arg(help="C, patches of a set")]
 Dim = Annotated[Count, arg(help="d, dimension of a patch")]
 NoiseRate = Annotated[Probability, arg(help="q, probability that a patch of another set has a sign")]
-Power = Annotated[Count, arg(help="p of the activation z^p + ν z, odd")]
+Power = Annotated[OddPower, arg(help="p of the activation z^p + ν z")]
 Linear = Annotated[NonNegative, arg(help="ν of the activation z^p + ν z")]
 Steps = Annotated[Count, arg(help="Gradient steps")]
 BatchSize = Annotated[Count, arg(help="Fresh samples per step")]

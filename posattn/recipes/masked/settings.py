@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from posattn import checks
 from posattn.recipes import recipe
 from posattn.recipes.kit import terms
 from posattn.recipes.kit.settings import Seeds
@@ -17,7 +18,12 @@ class Task:
     dim: terms.Dim = 16
     noise_rate: terms.NoiseRate = 0.4
     mask_rate: Probability = 0.3
-    """The probability that a patch is hidden"""
+    """The probability that a patch is hidden, above 0"""
+
+    def validate(self) -> None:
+        """Raise ValueError if sets do not divide the patches, or no patch is hidden."""
+        checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
+        checks.positive("mask_rate", self.mask_rate)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,8 @@ def flow_curves(setting: FlowSetting, seed: int, level: float, times: Sequence[f
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SampleExhaustedWarning)  # the page says where the flow ends early
         path = flow.integrate(**start, t_end=t_end, rtol=setting.rtol)
+    if path.t[-1] == 0:
+        raise ValueError(f"samples {setting.samples} are too few for this flow: {path.stopped}")
     times = times or np.geomspace(min(1.0, path.t[-1]), path.t[-1], 200).tolist()
     curves = {name: np.interp(times, path.t, getattr(path, name)).tolist() for name in STATE}
     for name, curve in curves.items():

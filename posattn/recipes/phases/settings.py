@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from posattn import checks
 from posattn.recipes import recipe
 from posattn.recipes.kit import terms
 from posattn.settings import Count, Distincts, Finite, Positive, Probability
@@ -28,6 +29,10 @@ class FlowSetting:
     """Time at which the flow ends"""
     rtol: Positive = 1e-6
     """Relative tolerance of a solver step"""
+
+    def validate(self) -> None:
+        """Raise ValueError if sets do not divide the patches."""
+        checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,13 @@ class PhasesConfig:
     scan: Scan = field(default_factory=Scan)
     descent: Descent = field(default_factory=Descent)
     seed: terms.FirstSeed = 0
+
+    def validate(self) -> None:
+        """Raise ValueError if sets of a scanned size do not divide the patches, or sets a scanned number of patches."""
+        for num_patches in self.scan.num_patches:
+            checks.divides("--flow.set-size", self.flow.set_size, "--scan.num-patches", num_patches)
+        for set_size in self.scan.set_size:
+            checks.divides("--scan.set-size", set_size, "--flow.num-patches", self.flow.num_patches)
 
 
 @recipe

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from posattn import checks
 from posattn.recipes import recipe
 from posattn.recipes.kit import terms
 from posattn.recipes.kit.settings import Seeds
@@ -35,6 +36,10 @@ class SolutionsConfig(Seeds):
     value_rate: NonNegative = 0.3
     """η of v"""
     test_samples: terms.TestSamples = 2048
+
+    def validate(self) -> None:
+        """Raise ValueError if sets do not divide the patches."""
+        checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
 
 
 @recipe

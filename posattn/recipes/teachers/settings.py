@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from posattn import checks
 from posattn.recipes import recipe
 from posattn.recipes.kit import terms
 from posattn.recipes.kit.settings import Seeds
@@ -29,6 +30,18 @@ class TeachersConfig(Seeds):
     value_rate: NonNegative = 1.0
     """η of V"""
     measurements: terms.Measurements = 20
+
+    def validate(self) -> None:
+        """Raise ValueError if windows do not divide the patches, or the graph or the subsets do not exist."""
+        checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
+        if self.degree % 2 or self.degree >= self.num_patches:
+            raise ValueError(
+                f"degree must be even and below num_patches = {self.num_patches}, got {self.degree}"
+            )
+        if self.selected > self.num_patches:
+            raise ValueError(
+                f"selected must be at most num_patches = {self.num_patches}, got {self.selected}"
+            )
 
 
 @recipe

@@ -11,7 +11,8 @@ from posattn.runs.seeds import mean_std_text
 
 def without_section(numbers: dict[str, Any]) -> Section:
     """What attention without the structure reaches."""
-    (least, *_, most), mean = numbers["samples"], numbers["mean"]
+    samples, mean = numbers["samples"], numbers["mean"]
+    least, most = samples[0], samples[-1]
     claim = (
         f"At N = {most}, v alone reaches {mean[UNIFORM][-1]:.2f} with the attention held uniform and "
         f"{mean[START][-1]:.2f} with it held at its start; from scratch, A and v together reach "

@@ -34,6 +34,10 @@ class TransferConfig:
     """Downstream training ends once every batch of an epoch had a loss below this"""
     test_samples: terms.TestSamples = 4096
 
+    def validate(self) -> None:
+        """Raise ValueError if sets do not divide the patches."""
+        checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
+
 
 @dataclass(frozen=True)
 class NeededConfig:
@@ -61,10 +65,11 @@ class TransferStudyConfig:
     seed: terms.FirstSeed = 0
 
     def validate(self) -> None:
-        """Raise ValueError if ``needed.most`` is no power of 2 or a D has fewer patches than are noisy."""
+        """Raise ValueError if ``needed.most`` is no power of 2, or a D has fewer patches than are noisy or no sets."""
         if math.log2(self.needed.most) % 1:
             raise ValueError(f"--needed.most must be a power of 2, got {self.needed.most}")
         for num_patches in self.needed.num_patches:
+            checks.divides("--curves.set-size", self.curves.set_size, "--needed.num-patches", num_patches)
             checks.probability("noise_rate", self.at_patches(num_patches).noise_rate)
 
     def at_patches(self, num_patches: int) -> TransferConfig:
