@@ -56,13 +56,13 @@ def score(fresh: Margins, own: Margins, strata: Int[ndarray, " K"], importance: 
         importance: the flow's samples are drawn as the fresh ones are; else plainly, with weights of 1.
     """
     losses, share, size = fresh.losses, fresh.weights / fresh.weights.sum(), len(own.weights)
-    loss = float(share @ losses)
+    loss = float((share * losses).sum())  # a dot product would wake the threads of BLAS
     deviations = np.split(share * (losses - loss), np.cumsum(strata)[:-1])
     stderr = float(np.sqrt(sum(len(part) * part.var() for part in deviations)))
     if importance:  # the same draw at another size
         own_stderr = stderr * float(np.sqrt(len(losses) / size))
     else:
-        own_stderr = float(np.sqrt(share @ (losses - loss) ** 2 / size))
+        own_stderr = float(np.sqrt((share * (losses - loss) ** 2).sum() / size))
     right = np.where(np.isnan(fresh.values), np.nan, fresh.values > 0).mean(0)
     accuracy = float(np.average(right, weights=fresh.weights))
     own_loss = float(np.average(own.losses, weights=own.weights))
