@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from layouts import write_unlike_splits
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -108,3 +109,6 @@ def test_the_frontier_with_accuracy(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert "1.0000 ± 0.0000   0.0000 ± 0.0000" in line  # red and blue pictures are told apart
     with pytest.raises(SystemExit, match="digits has 1 channels, the model takes 3"):
         main(f"{given} --labelled digits".split())
+    write_unlike_splits(unlike := tmp_path / "unlike")
+    with pytest.raises(SystemExit, match="have not the same classes; only in the train split of"):
+        main(f"{given} --labelled {unlike}".split())

@@ -34,7 +34,8 @@ def read_path(request: Request) -> Content:
         check_same_classes(folder, path, request.split)
         return read_classes(folder, request)
     if paths := request.shards_in(path):
-        return request.parquet(paths)
+        others = parquet_parts(request.other.shards_in(path))
+        return read_parts(parquet_parts(paths), request.decoding, request.columns, (), others)
     if split_folder(path, request.other.split) or request.other.shards_in(path):
         missing(path, request)
     return part(read_classes(path, request), request)

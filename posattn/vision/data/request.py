@@ -71,10 +71,9 @@ class Request:
         size = self.decoding.image_size or default
         return replace(self, decoding=self.decoding._replace(image_size=size))
 
-    def parquet(self, paths: Sequence[Path], classes: tuple[str, ...] = ()) -> Content:
-        """Parquet files, with ``classes`` if their schema names none."""
-        others = [] if classes else parquet_parts(self.other.shards_in(paths[0].parent))
-        return read_parts(parquet_parts(paths), self.decoding, self.columns, classes, others)
+    def parquet(self, paths: Sequence[Path], classes: tuple[str, ...]) -> Content:
+        """Parquet files of a published set, with ``classes`` if their schema names none."""
+        return read_parts(parquet_parts(paths), self.decoding, self.columns, classes)
 
     def shards_in(self, folder: Path) -> list[Path]:
         """The parquet files of the split in a folder, under any spelling."""
