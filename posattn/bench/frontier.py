@@ -23,6 +23,7 @@ from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.quality import COSINE, NEIGHBOURS, Estimate, Quality, estimate, features_of
 from posattn.vision.convert.saving import load
+from posattn.vision.data.config import refuse_data_dir
 from posattn.vision.data.folders import check_splits
 from posattn.vision.data.images import load_images
 from posattn.vision.data.pictures import Pictures
@@ -102,11 +103,17 @@ class Settings:
     """Threads of a CPU."""
 
     def validate(self) -> None:
-        """Raise ValueError for fewer pictures than the neighbours need."""
+        """Raise ValueError for fewer pictures than the neighbours need, or a setting that no labelled set reads."""
         if self.limit < self.nearest + 2:
             raise ValueError(
                 f"limit must be at least {self.nearest + 2} for {self.nearest} nearest neighbours, got {self.limit}"
             )
+        if self.labelled is not None:
+            refuse_data_dir(self.labelled, self.data_dir)
+            return
+        for name in ("data_dir", "bank", "tested"):
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name} is for a labelled set (--labelled), got {value}")
 
 
 def original_of(settings: Settings) -> ViT:

@@ -28,6 +28,8 @@ SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_head
         ("--limit 6", "--limit must be at least 7 for 5 nearest neighbours, got 6"),
         ("--threads 0", "--threads must be at least 1, got 0"),
         ("--image-size 0", "--image-size must be at least 1, got 0"),
+        ("--bank 9", r"--bank is for a labelled set \(--labelled\), got 9"),
+        ("--labelled . --data-dir elsewhere", r"--data-dir is not for \., .* got 'elsewhere'"),
         ("--checkpoint nowhere.pt", "there is no checkpoint nowhere.pt"),
     ],
 )

@@ -43,11 +43,7 @@ def read_path(request: Request) -> Content:
 
 def read_classes(folder: Path, request: Request) -> Content:
     """A folder of class folders. Raises ValueError if the request names columns, or what ``read_folder`` raises."""
-    for kind, name in request.columns._asdict().items():
-        if name is not None:
-            raise ValueError(
-                f"{folder} holds pictures in folders, not in a table with the {kind} column {name!r}"
-            )
+    request.refuse_columns(folder)
     return read_folder(folder, request.decoding)
 
 

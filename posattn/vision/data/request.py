@@ -61,6 +61,12 @@ class Request:
         """The columns to read of a table."""
         return Columns(self.image_column, self.label_column)
 
+    def refuse_columns(self, place: str | Path) -> None:
+        """Raise ValueError if a column is named; ``place`` holds no table."""
+        for kind, name in self.columns._asdict().items():
+            if name is not None:
+                raise ValueError(f"{kind}_column is not for {place}, which is no table; got {name!r}")
+
     @property
     def other(self) -> "Request":
         """The same request for the other split."""
