@@ -5,6 +5,8 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from scipy.io import savemat
@@ -39,6 +41,13 @@ def write_folder(folder: Path, pictures: dict[str, bytes]) -> None:
     for name, data in pictures.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
+
+
+def write_unlike_splits(folder: Path) -> None:
+    """A training split in class folders, and a test split in a table that has numbers for the classes."""
+    picture = encoded(noise(3, 8, 8))
+    write_folder(folder / "train", {f"{name}/0.png": picture for name in ("cat", "dog")})
+    pq.write_table(pa.table({"image": [picture] * 2, "label": [1, 0]}), folder / "test.parquet")
 
 
 def write_svhn(path: Path, count: int) -> tuple[Tensor, list[int]]:

@@ -23,6 +23,8 @@ from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.quality import COSINE, NEIGHBOURS, Estimate, Quality, estimate, features_of
 from posattn.vision.convert.saving import load
+from posattn.vision.data.config import refuse_data_dir
+from posattn.vision.data.folders import check_splits
 from posattn.vision.data.images import load_images
 from posattn.vision.data.pictures import Pictures
 
@@ -101,11 +103,17 @@ class Settings:
     """Threads of a CPU."""
 
     def validate(self) -> None:
-        """Raise ValueError for fewer pictures than the neighbours need."""
+        """Raise ValueError for fewer pictures than the neighbours need, or a setting that no labelled set reads."""
         if self.limit < self.nearest + 2:
             raise ValueError(
                 f"limit must be at least {self.nearest + 2} for {self.nearest} nearest neighbours, got {self.limit}"
             )
+        if self.labelled is not None:
+            refuse_data_dir(self.labelled, self.data_dir)
+            return
+        for name in ("data_dir", "bank", "tested"):
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name} is for a labelled set (--labelled), got {value}")
 
 
 def original_of(settings: Settings) -> ViT:
@@ -144,7 +152,8 @@ def models_of(settings: Settings, vit: ViT) -> dict[str, nn.Module]:
 def accuracies(settings: Settings, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Estimate]]:
     """The accuracy of each model's nearest neighbours, and the points it loses, paired over pictures.
 
-    Raises ValueError or FileNotFoundError for a set that is not there, or pictures that do not fit.
+    Raises ValueError or FileNotFoundError for a set that is not there, splits of other classes, or pictures that do
+    not fit.
     """
     if settings.labelled is None:
         return {}
@@ -152,6 +161,7 @@ def accuracies(settings: Settings, models: Mapping[str, nn.Module]) -> dict[str,
         part_of(load_images(settings.labelled, split, settings.data_dir), count)
         for split, count in (("train", settings.bank), ("test", settings.tested))
     )
+    check_splits(settings.labelled, bank.classes, tested.classes)
     measure = partial(
         accuracy, bank=bank, tested=tested, nearest=settings.nearest, dtype=getattr(torch, settings.dtype)
     )

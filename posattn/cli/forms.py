@@ -80,8 +80,8 @@ class Run(Work[SettingsT]):
     """Run at a size that takes seconds."""
     resume: bool = False
     """Continue an interrupted run of the same settings."""
-    backend: Literal["loky", "threading", "sequential", "dask", "ray"] = "loky"
-    """Where sweeps run: processes, threads or a single process of this machine, or a Dask or Ray cluster."""
+    backend: Literal["loky", "sequential", "dask", "ray"] = "loky"
+    """Where sweeps run: processes or a single process of this machine, or a Dask or Ray cluster."""
     jobs: int = -1
     """How many parts of a sweep run at once on this machine; -1: one per core."""
     scheduler: str | None = None

@@ -1,7 +1,8 @@
 """Where the parts of a sweep run: processes of this machine, a Dask cluster or a Ray cluster.
 
 An engine takes a function and keyed arguments and yields values as they finish, in any order. The submitting process
-writes the results; a part whose worker is lost is started again.
+writes the results; a part whose worker is lost is started again. Parts never share a process at the same time: random
+numbers, signals and CPU time belong to the process, so threads would change each other's.
 """
 
 import importlib
@@ -20,7 +21,7 @@ Compute = Callable[..., Any]
 Calls = Mapping[str, tuple[Any, ...]]
 Engine = Callable[[Compute, Calls], Iterator[Any]]
 
-LOCAL = ("loky", "threading", "sequential")
+LOCAL = ("loky", "sequential")
 BACKENDS = (*LOCAL, "dask", "ray")
 RETRIES = 2  # starts of a part after the worker that had it is lost
 PATIENCE = 10.0  # seconds to wait for a scheduler
@@ -31,7 +32,7 @@ def use_engine(backend: str = "loky", jobs: int = -1, scheduler: str | None = No
     """Context in which sweeps run on this engine.
 
     Args:
-        backend: loky (processes), threading, sequential, dask or ray.
+        backend: loky (processes), sequential, dask or ray.
         jobs: parts that run at once on this machine; -1: one per core. Ignored by a given cluster.
         scheduler: the address of a Dask scheduler ("tcp://host:8786") or a Ray cluster ("host:6379",
             "ray://host:10001"); None starts a local cluster.
@@ -72,7 +73,7 @@ def run_parts(compute: Compute, calls: Calls) -> Iterator[Any]:
 
 
 def joblib_parts(backend: str, jobs: int, compute: Compute, calls: Calls) -> Iterator[Any]:
-    """Runs parts in processes or threads of this machine."""
+    """Runs parts in processes of this machine, or in this one."""
     from joblib import Parallel, delayed  # the import takes a third of a second
 
     workers = {"initializer": become_worker, "initargs": (os.getpid(),)} if backend == "loky" else {}
@@ -83,7 +84,7 @@ def joblib_parts(backend: str, jobs: int, compute: Compute, calls: Calls) -> Ite
 
 @contextmanager
 def local_engine(backend: str, jobs: int, scheduler: None) -> Iterator[Engine]:
-    """joblib's processes, threads, or the calling process."""
+    """joblib's processes, or the calling process."""
     yield partial(joblib_parts, backend, jobs)
 
 
@@ -100,7 +101,7 @@ def dask_engine(jobs: int, scheduler: str | None) -> Iterator[Engine]:
 
     def parts(compute: Compute, calls: Calls) -> Iterator[Any]:
         futures = [
-            client.submit(compute, key, *arguments, pure=False, retries=RETRIES)
+            client.submit(compute_alone, compute, key, *arguments, pure=False, retries=RETRIES)
             for key, arguments in calls.items()
         ]
         try:
@@ -111,6 +112,17 @@ def dask_engine(jobs: int, scheduler: str | None) -> Iterator[Engine]:
 
     with client:
         yield parts
+
+
+def compute_alone(compute: Compute, *arguments: Any) -> Any:
+    """``compute(*arguments)`` in a Dask worker. Raises ValueError if it has threads for other parts beside this one."""
+    worker = _installed("distributed", "dask").get_worker()
+    if (threads := worker.state.nthreads) > 1:
+        raise ValueError(
+            f"Dask worker {worker.address} must have one thread, so that parts share no process (--nthreads 1); "
+            f"got {threads}"
+        )
+    return compute(*arguments)
 
 
 @contextmanager

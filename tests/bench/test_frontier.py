@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from layouts import write_unlike_splits
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -27,6 +28,8 @@ SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_head
         ("--limit 6", "--limit must be at least 7 for 5 nearest neighbours, got 6"),
         ("--threads 0", "--threads must be at least 1, got 0"),
         ("--image-size 0", "--image-size must be at least 1, got 0"),
+        ("--bank 9", r"--bank is for a labelled set \(--labelled\), got 9"),
+        ("--labelled . --data-dir elsewhere", r"--data-dir is not for \., .* got 'elsewhere'"),
         ("--checkpoint nowhere.pt", "there is no checkpoint nowhere.pt"),
     ],
 )
@@ -108,3 +111,6 @@ def test_the_frontier_with_accuracy(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert "1.0000 ± 0.0000   0.0000 ± 0.0000" in line  # red and blue pictures are told apart
     with pytest.raises(SystemExit, match="digits has 1 channels, the model takes 3"):
         main(f"{given} --labelled digits".split())
+    write_unlike_splits(unlike := tmp_path / "unlike")
+    with pytest.raises(SystemExit, match="have not the same classes; only in the train split of"):
+        main(f"{given} --labelled {unlike}".split())

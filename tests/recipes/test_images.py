@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from layouts import encoded, noise, write_cifar, write_folder, write_svhn
+from layouts import encoded, noise, write_cifar, write_folder, write_svhn, write_unlike_splits
 
 from posattn import cli
 from posattn.recipes import RECIPES
@@ -174,6 +174,9 @@ def test_bad_settings_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--train-images must be at most 1437, got 9999" in said("--train-images", "9999")
     assert "patch_size" in said("--patch-size", "3")
     assert "cifar10 not found" in said("--data", "cifar10", "--data-dir", str(tmp_path))
+    write_unlike_splits(pictures := tmp_path / "pictures")
+    line = said("--data", str(pictures), "--train.batch-size", "2")
+    assert "have not the same classes; only in the train split of" in line
 
 
 def test_shuffling(tmp_path: Path) -> None:

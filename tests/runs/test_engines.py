@@ -29,7 +29,7 @@ def fail(key: str) -> None:
     raise ValueError(f"{key} is refused")
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading", "sequential"])
+@pytest.mark.parametrize("backend", ["loky", "sequential"])
 def test_parts_run_on_this_machine(backend: str) -> None:
     with use_engine(backend, 2):
         found = {key: value for key, value, _ in run_parts(square, {str(i): (i,) for i in range(4)})}
@@ -48,10 +48,22 @@ def test_a_cluster_runs_every_part_and_starts_lost_ones_again(backend: str, tmp_
             list(run_parts(fail, {"a": ()}))
 
 
+def test_a_dask_worker_with_several_threads_is_refused() -> None:
+    """Parts that shared a process would draw from one generator of random numbers."""
+    distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        use_engine("dask", scheduler=cluster.scheduler_address),
+        pytest.raises(ValueError, match=r"Dask worker tcp://.* must have one thread.*--nthreads 1\); got 2"),
+    ):
+        list(run_parts(square, {"a": (1,)}))
+
+
 @pytest.mark.parametrize(
     ("backend", "scheduler", "error", "said"),
     [
-        ("spark", None, ValueError, "unknown backend 'spark'; known: dask, loky, ray"),
+        ("spark", None, ValueError, "unknown backend 'spark'; known: dask, loky, ray, sequential"),
+        ("threading", None, ValueError, "unknown backend 'threading'; known: dask, loky, ray, sequential"),
         (
             "loky",
             "host:1",

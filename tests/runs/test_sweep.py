@@ -24,7 +24,7 @@ def square(number: int, calls: Path) -> list[int]:
     return [number, number**2]
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", ["loky", "sequential"])
 def test_values_come_back_in_order_and_once(backend: str, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     settings = {f"n={n}": (n, calls) for n in (3, 1, 2)}

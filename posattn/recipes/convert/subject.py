@@ -13,6 +13,7 @@ from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.heads import TABLE
 from posattn.vision.convert.recovery import Normalise
+from posattn.vision.data.folders import check_splits
 from posattn.vision.data.images import load_images
 from posattn.vision.data.pictures import Pictures
 
@@ -83,6 +84,7 @@ def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
     )
     if test.shape[0] != channels:
         raise ValueError(f"{config.images} has {test.shape[0]} channels, {config.model} takes {channels}")
+    check_splits(config.images, train.classes, test.classes)
     if train.num_classes < 2:
         raise ValueError(f"{config.images} has one class only, {train.classes[0]}: an accuracy needs two")
     require(config, len(test), config.measured, "test pictures")

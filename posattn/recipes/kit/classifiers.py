@@ -17,6 +17,7 @@ from posattn.recipes.kit.settings import ARCHITECTURES, ImageTraining, ModelSize
 from posattn.runs.folder import CHECKPOINTS, RunFolder
 from posattn.runs.sweep import sweep
 from posattn.vision.data.config import MemoryDataConfig
+from posattn.vision.data.folders import check_splits
 from posattn.vision.data.images import ImageSet, shuffle_patches, to_float
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.models.mimetic import init_mimetic
@@ -115,7 +116,9 @@ def train_grid(
 
 
 def check_data(data: MemoryDataConfig, run: RunFolder) -> None:
-    """Raise ValueError if a set is not what it was at an earlier start of the run, or has a single class."""
+    """Raise ValueError if a set is not what it was at an earlier start, has one class, or splits of other classes."""
+    train, test = (read(data, split).classes for split in ("train", "test"))
+    check_splits(data.data, train, test)
     for split in ("train", "test"):
         images = read(data, split)
         if images.num_classes < 2:

@@ -82,6 +82,8 @@ class DataConfig(MemoryDataConfig):
     def validate(self) -> None:
         """Raise ValueError for a setting that the set, or a stream, does not read."""
         super().validate()
+        if self.stream and self.data in DATA_SETS and self.data not in STREAMED:
+            raise ValueError(f"stream is for folders of classes and imagenet, got {self.data}")
         if self.workers is not None and not (self.stream or self.data in STREAMED):
             raise ValueError(f"workers is for a stream (--stream), got {self.workers}")
         if self.stream or self.data in STREAMED:
@@ -98,7 +100,7 @@ class DataConfig(MemoryDataConfig):
         return stream_images(
             self.data,
             split,
-            self.data_dir if self.data in DATA_SETS else Path(self.data),
+            self.data_dir if self.data in STREAMED else Path(self.data),
             image_size=self.image_size or 224,
             workers=self.workers,
             skip_corrupt=self.skip_corrupt,

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from posattn.vision.data.decoding import extensions
@@ -139,8 +140,16 @@ def check_same_classes(folder: Path, parent: Path, split: str) -> None:
         check_same(str(folder), list_classes(folder), str(other), list_classes(other))
 
 
-def check_same(one: str, ours: Iterable[str], other: str, theirs: Iterable[str]) -> None:
-    """Raise ValueError naming the classes that only one of two splits has."""
+def check_splits(name: str, train: Sequence[str], test: Sequence[str]) -> None:
+    """Raise ValueError if a label is not the same class in both splits of a set, given the classes of each."""
+    check_same(f"the train split of {name}", train, f"the test split of {name}", test)
+
+
+def check_same(one: str, ours: Sequence[str], other: str, theirs: Sequence[str]) -> None:
+    """Raise ValueError naming the classes that only one of two splits has, else the first label that they differ in.
+
+    ``ours`` and ``theirs`` are the names of the labels from 0 on: a label must be the same class in both splits.
+    """
     parts = [
         f"only in {place}: {', '.join(sorted(only)[:10])}"
         for place, only in ((one, {*ours} - {*theirs}), (other, {*theirs} - {*ours}))
@@ -148,3 +157,6 @@ def check_same(one: str, ours: Iterable[str], other: str, theirs: Iterable[str])
     ]
     if parts:
         raise ValueError(f"{one} and {other} have not the same classes; {'; '.join(parts)}")
+    for label, (mine, its) in enumerate(zip_longest(ours, theirs)):
+        if mine != its:
+            raise ValueError(f"label {label} is {mine} in {one} and {its} in {other}")

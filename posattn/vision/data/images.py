@@ -130,7 +130,8 @@ def load_images(
         label_column: of a parquet file; default: label, fine_label or labels.
 
     Raises:
-        ValueError: an unknown name or split, or files whose content is damaged (the file is named).
+        ValueError: an unknown name or split, a column of files that are no tables, or files whose content is damaged
+            (the file is named).
         FileNotFoundError: files are missing; the error lists the folders searched and how to get them.
     """
     checks.known("split", split, SPLITS)

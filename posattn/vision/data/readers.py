@@ -34,7 +34,8 @@ def read_path(request: Request) -> Content:
         check_same_classes(folder, path, request.split)
         return read_classes(folder, request)
     if paths := request.shards_in(path):
-        return request.parquet(paths)
+        others = parquet_parts(request.other.shards_in(path))
+        return read_parts(parquet_parts(paths), request.decoding, request.columns, (), others)
     if split_folder(path, request.other.split) or request.other.shards_in(path):
         missing(path, request)
     return part(read_classes(path, request), request)
@@ -42,11 +43,7 @@ def read_path(request: Request) -> Content:
 
 def read_classes(folder: Path, request: Request) -> Content:
     """A folder of class folders. Raises ValueError if the request names columns, or what ``read_folder`` raises."""
-    for kind, name in request.columns._asdict().items():
-        if name is not None:
-            raise ValueError(
-                f"{folder} holds pictures in folders, not in a table with the {kind} column {name!r}"
-            )
+    request.refuse_columns(folder)
     return read_folder(folder, request.decoding)
 
 

@@ -61,6 +61,12 @@ class Request:
         """The columns to read of a table."""
         return Columns(self.image_column, self.label_column)
 
+    def refuse_columns(self, place: str | Path) -> None:
+        """Raise ValueError if a column is named; ``place`` holds no table."""
+        for kind, name in self.columns._asdict().items():
+            if name is not None:
+                raise ValueError(f"{kind}_column is not for {place}, which is no table; got {name!r}")
+
     @property
     def other(self) -> "Request":
         """The same request for the other split."""
@@ -71,10 +77,9 @@ class Request:
         size = self.decoding.image_size or default
         return replace(self, decoding=self.decoding._replace(image_size=size))
 
-    def parquet(self, paths: Sequence[Path], classes: tuple[str, ...] = ()) -> Content:
-        """Parquet files, with ``classes`` if their schema names none."""
-        others = [] if classes else parquet_parts(self.other.shards_in(paths[0].parent))
-        return read_parts(parquet_parts(paths), self.decoding, self.columns, classes, others)
+    def parquet(self, paths: Sequence[Path], classes: tuple[str, ...]) -> Content:
+        """Parquet files of a published set, with ``classes`` if their schema names none."""
+        return read_parts(parquet_parts(paths), self.decoding, self.columns, classes)
 
     def shards_in(self, folder: Path) -> list[Path]:
         """The parquet files of the split in a folder, under any spelling."""

@@ -11,7 +11,7 @@ from torchvision import datasets as published
 from posattn.vision.data.decoding import Content
 from posattn.vision.data.folders import SPLIT_NAMES, check_same_classes, split_folder
 from posattn.vision.data.formats import read_cifar, read_idx, read_mat
-from posattn.vision.data.readers import part, read_folder
+from posattn.vision.data.readers import part, read_classes
 from posattn.vision.data.request import HOME, Request
 
 FASHION_CLASSES = (
@@ -27,6 +27,7 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 def digits(request: Request) -> Content:
     """scikit-learn's 1,797 handwritten digits (0..16 stretched to 0..255): 1,437 to train, 360 to test."""
+    request.refuse_columns("digits")
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))
     labels = torch.from_numpy(bunch.target).long()
@@ -35,6 +36,7 @@ def digits(request: Request) -> Content:
 
 def fashion_mnist(request: Request) -> Content:
     """70,000 pictures of clothing, 28x28: IDX files as published, in torchvision's layout or from Debian."""
+    request.refuse_columns("fashion-mnist")
     prefix = "train" if request.split == "train" else "t10k"
     images, labels = (
         request.find(
@@ -57,6 +59,7 @@ def cifar10(request: Request) -> Content:
     )
     if paths[0].suffix == ".parquet":
         return request.parquet(paths, CIFAR10_CLASSES)
+    request.refuse_columns(paths[0])
     names = [f"data_batch_{n}" for n in range(1, 6)] if request.split == "train" else ["test_batch"]
     return read_cifar([paths[0].with_name(name) for name in names], paths[0], "labels", "label_names")
 
@@ -70,6 +73,7 @@ def cifar100(request: Request) -> Content:
     )
     if paths[0].suffix == ".parquet":
         return request.parquet(paths, tuple(map(str, range(100))))
+    request.refuse_columns(paths[0])
     return read_cifar([paths[0].with_name(request.split)], paths[0], "fine_labels", "fine_label_names")
 
 
@@ -80,7 +84,10 @@ def svhn(request: Request) -> Content:
         "name the folder that holds train_32x32.mat and test_32x32.mat",
         lambda home: published.SVHN(str(home), request.split, download=True),
     )
-    return read_mat(paths[0]) if paths[0].suffix == ".mat" else request.parquet(paths, tuple("0123456789"))
+    if paths[0].suffix == ".parquet":
+        return request.parquet(paths, tuple("0123456789"))
+    request.refuse_columns(paths[0])
+    return read_mat(paths[0])
 
 
 def tiny_imagenet(request: Request) -> Content:
@@ -101,7 +108,7 @@ def part_of_imagenet(request: Request, classes: int) -> Content:
 
 def imagenet(request: Request) -> Content:
     """A part of ImageNet that fits in memory: train and val with one folder per class; 224x224 by default."""
-    return read_folder(find_split(request), request.at_size(224).decoding)
+    return read_classes(find_split(request), request.at_size(224))
 
 
 def find_split(request: Request) -> Path:

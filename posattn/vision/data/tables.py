@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,26 +80,29 @@ def read_parts(
         decoding: how pictures are decoded.
         columns: which columns to read.
         classes: names of labels from 0 on, of a set whose tables have none.
-        others: the tables of the other split. Labels without names are matched by value: both splits must have the
-            same ones.
+        others: the tables of the other split. Labels must be the same classes there; without names they are matched by
+            value.
 
     Raises:
-        ValueError: a column holds something else, a label is missing, or the splits have other classes; the file, the
-            row and the column are named.
+        ValueError: a column holds something else, a label is missing, tables have labels of different types, or the
+            splits have other classes; the file, the row and the column are named.
     """
     for part in parts:
         column(part.table, part.where, "image", columns.image, IMAGE_COLUMNS)
-    names = shared_names(parts, columns) or shared_names(others, columns) or classes
+    ours, theirs = shared_names(parts, columns), shared_names(others, columns)
+    if ours and theirs:
+        check_same(parts[0].where, ours, others[0].where, theirs)
+    names = ours or theirs or classes
     images, kept = decode_all(
         (cell for part in parts for cell in encoded_cells(part, columns.image)), decoding, parts[0].where
     )
-    values = [value for part in parts for value in label_values(part, columns.label, bool(names))]
+    values = split_labels(parts, columns.label, bool(names))
     if names:
         labels = torch.tensor(values, dtype=torch.long)
     else:
         labels, names = numbered(values, parts[0].where)
         if others:
-            theirs = {str(value) for part in others for value in label_values(part, columns.label, False)}
+            _, theirs = numbered(split_labels(others, columns.label, False), others[0].where)
             check_same(parts[0].where, names, others[0].where, theirs)
     return Content(images, labels[kept], names, len(values) - len(kept))
 
@@ -185,6 +189,17 @@ def holds_bytes(kind: Any) -> bool:
             pa.types.is_fixed_size_binary,
         )
     )
+
+
+def split_labels(parts: Sequence[Part], asked: str | None, named: bool) -> list[Any]:
+    """The labels of all tables of a split. Raises ValueError naming two tables with labels of different types."""
+    found = {part.where: label_values(part, asked, named) for part in parts}
+    kinds = {where: type(values[0]).__name__ for where, values in found.items() if values}
+    first = next(iter(kinds), "")
+    for where, kind in kinds.items():
+        if kind != kinds[first]:
+            raise ValueError(f"the labels of {first} are {kinds[first]}, those of {where} are {kind}")
+    return list(chain.from_iterable(found.values()))
 
 
 def label_values(part: Part, asked: str | None, named: bool) -> list[Any]:

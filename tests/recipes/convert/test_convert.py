@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from layouts import write_unlike_splits
 from rich.progress import Progress
 from safetensors.torch import load_file
 
@@ -150,6 +151,12 @@ def test_labels(config_of: Configure, place: Path, tmp_path: Path) -> None:
     assert 0 < found["original"]["accuracy"] <= 1
     assert "accuracy" in found["curves"]["greedy"]
     assert {kind for of in found["chosen"]["kinds"].values() for kind in of.values()} == {"relative"}
+
+
+def test_splits_of_other_classes_have_no_accuracy(config_of: Configure, tmp_path: Path) -> None:
+    write_unlike_splits(pictures := tmp_path / "pictures")
+    with pytest.raises(ValueError, match="have not the same classes; only in the train split of"):
+        convert(config_of(images=str(pictures), labels=True), tmp_path / "run")
 
 
 def test_sizes_that_maps_by_offset_serve(config_of: Configure, place: Path, tmp_path: Path) -> None:

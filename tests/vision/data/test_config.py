@@ -119,6 +119,15 @@ def test_any_folder_can_be_streamed(imagenet: Path) -> None:
         DataConfig("imagenet", imagenet / "val").load("train")
 
 
+def test_folders_in_data_are_no_named_set(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").symlink_to(imagenet)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="digits not found"):
+        DataConfig("digits", stream=True).load("test")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -132,6 +141,8 @@ def test_any_folder_can_be_streamed(imagenet: Path) -> None:
             "--label-column is not for fashion-mnist.* got 'kind'",
         ),
         (DataConfig("cifar10", workers=3), "--workers is for a stream .* got 3"),
+        (DataConfig("digits", stream=True), "--stream is for folders of classes and imagenet, got digits"),
+        (DataConfig("cifar10", Path("elsewhere"), stream=True), "--stream is for .* got cifar10"),
         (DataConfig("imagenet", label_column="kind"), "--label-column is not for imagenet"),
     ],
 )

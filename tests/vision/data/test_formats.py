@@ -254,10 +254,16 @@ def test_labels_that_svhn_cannot_have_are_named(label: float, tmp_path: Path) ->
         load_images("svhn", "test", tmp_path)
 
 
-def test_columns_of_no_table_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["label_column", "image_column"])
+@pytest.mark.parametrize(
+    "name", ["a folder", "imagenet", "cifar10", "cifar100", "svhn", "digits", "fashion-mnist"]
+)
+def test_columns_of_no_table_are_refused(name: str, column: str, tmp_path: Path) -> None:
     for split in ("train", "test"):
-        write_folder(tmp_path / split, {f"{name}/0.png": encoded(noise(3, 4, 4)) for name in ("cat", "dog")})
-    with pytest.raises(
-        ValueError, match="holds pictures in folders, not in a table with the label column 'kind'"
-    ):
-        load_images(str(tmp_path), label_column="kind")
+        write_folder(tmp_path / split, {f"{each}/0.png": encoded(noise(3, 4, 4)) for each in ("cat", "dog")})
+    write_cifar(tmp_path / "cifar-10-batches-py", {"test_batch": 3}, "labels", "batches.meta", {})
+    write_cifar(tmp_path / "cifar-100-python", {"test": 3}, "fine_labels", "meta", {})
+    write_svhn(tmp_path / "test_32x32.mat", 3)
+    path, place = (str(tmp_path), None) if name == "a folder" else (name, tmp_path)
+    with pytest.raises(ValueError, match=rf"^{column} is not for .*, which is no table; got 'kind'$"):
+        load_images(path, "test", place, **{column: "kind"})

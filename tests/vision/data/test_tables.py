@@ -42,11 +42,52 @@ def test_labels_without_names_are_numbered_by_value(
     assert [loaded.classes[label] for label in loaded.labels.tolist()] == [str(label) for label in labels]
 
 
+def named(*names: str) -> dict[str, Any]:
+    """The schema of labels with names."""
+    return {"label": {"names": names}}
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_splits_with_other_labels_are_refused_by_them(split: str, tmp_path: Path) -> None:
-    write(tmp_path / "train.parquet", [0, 1, 2])
-    write(tmp_path / "test.parquet", [1, 2])
-    with pytest.raises(ValueError, match=r"have not the same classes; only in .*train\.parquet: 0$"):
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"train": ([0, 1, 2], {}), "test": ([1, 2], {})},
+            r"have not the same classes; only in .*train\.parquet: 0$",
+        ),
+        (
+            {"a/train-0": ([0, 1, 2], {}), "b/test-0": ([1, 2], {})},
+            r"have not the same classes; only in .*train-0\.parquet: 0$",
+        ),
+        (
+            {"train": ([0, 1], named("cat", "dog")), "test": ([0, 1], named("dog", "cat"))},
+            r"label 0 is (cat|dog) in .* and (dog|cat) in ",
+        ),
+        (
+            {"train": ([0, 1], named("cat", "dog")), "test": ([0, 1], named("apple", "pear"))},
+            r"have not the same classes; .*only in .*test\.parquet: apple, pear",
+        ),
+        (
+            {"train": ([1, 2, 10], {}), "test": (["1", "2", "10"], {})},
+            r"label 1 is (2|10) in .* and (10|2) in ",
+        ),
+        (
+            {
+                f"{split}-{n}": (labels, {})
+                for split in ("train", "test")
+                for n, labels in enumerate([[0, 1], ["0", "1"]])
+            },
+            r"the labels of .*-0\.parquet are int, those of .*-1\.parquet are str",
+        ),
+    ],
+)
+def test_a_label_that_is_another_class_elsewhere_is_refused(
+    files: dict[str, Any], said: str, split: str, tmp_path: Path
+) -> None:
+    for name, (labels, schema) in files.items():
+        (path := tmp_path / f"{name}.parquet").parent.mkdir(exist_ok=True)
+        write(path, labels, **schema)
+    with pytest.raises(ValueError, match=said):
         load_images(str(tmp_path), split)
 
 
