@@ -16,7 +16,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.attention import OfTransformers, as_timm, stacked
-from posattn.vision.convert.adapters.vit import Converted, Forward, ViT
+from posattn.vision.convert.adapters.vit import Converted, Forward, ViT, pair, refuse_other_grid
 
 CLASS_TOKENS = {"vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 """Tokens before the registers and the patches, by model_type."""
@@ -88,7 +88,7 @@ class TransformersViT(ViT):
         model = self.model
         model.config.architectures = [type(model).__name__]
         setattr(model.config, RECORD, {**converted, "options": options_of(model, self.tower)})
-        refuse_masks(self.tower)
+        guard(self.tower)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,22 +118,26 @@ class TransformersViT(ViT):
         return {"mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": 1.0}
 
 
-def refuse_masks(tower: nn.Module) -> None:
-    """Let exports of a converted tower, once, raise ValueError if they are given a mask.
+def guard(tower: nn.Module) -> None:
+    """Let a converted tower, once, raise ValueError for images of another grid, and in exports for a mask.
 
-    Only here is it known whether a mask was given: in exports the library makes one for its layers anyway.
+    DINOv2 takes images of any size, and ViT does by ``interpolate_pos_encoding``. Only here is it known whether a mask
+    was given: in exports the library makes one for its layers anyway.
     """
-    place = list(inspect.signature(tower.forward).parameters).index("attention_mask")
+    names = list(inspect.signature(tower.forward).parameters)
     hooks = tower._forward_pre_hooks.values()
-    if not any(isinstance(hook, partial) and hook.func is refuse_mask for hook in hooks):
-        tower.register_forward_pre_hook(partial(refuse_mask, place), with_kwargs=True)
+    if not any(isinstance(hook, partial) and hook.func is check_input for hook in hooks):
+        tower.register_forward_pre_hook(partial(check_input, names), with_kwargs=True)
 
 
-def refuse_mask(place: int, tower: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Raise ValueError in an export with a mask, the argument at that place."""
-    mask = options.get("attention_mask", args[place] if len(args) > place else None)
-    if mask is not None and torch.compiler.is_exporting():
+def check_input(names: list[str], tower: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Raise the errors of ``guard``; ``names`` are those of the arguments."""
+    given = {**dict(zip(names, args, strict=False)), **options}
+    if given.get("attention_mask") is not None and torch.compiler.is_exporting():
         raise ValueError("positional attention takes no mask: export the model without attention_mask")
+    if (images := given.get("pixel_values")) is not None:
+        embed = tower.embeddings.patch_embeddings
+        refuse_other_grid(images.shape[-2:], pair(embed.image_size), pair(embed.patch_size))
 
 
 def options_of(model: Any, tower: Any) -> dict[str, bool]:
@@ -179,7 +183,7 @@ def blank(folder: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder)
     model = getattr(transformers, config.architectures[0])(config, **getattr(config, RECORD)["options"])
     if (vit := find(model)) is not None:
-        refuse_masks(vit.tower)
+        guard(vit.tower)
     return model
 
 

@@ -114,6 +114,17 @@ class ViT(ABC):
         """How pictures become input: ``mean``, ``std``, ``interpolation`` and ``crop_pct``, as timm's."""
 
 
+def refuse_other_grid(size: Sequence[int], own: tuple[int, int], patch: tuple[int, int]) -> None:
+    """Raise ValueError if images of a size in pixels have another grid of patches than those of the model's own size.
+
+    As many patches in another grid are refused too: constant maps tie each of them to a place.
+    """
+    if any(side // pixels != mine // pixels for side, mine, pixels in zip(size, own, patch, strict=True)):
+        raise ValueError(
+            f"images must be of the model's size, {own[0]} x {own[1]} px, got {size[0]} x {size[1]}"
+        )
+
+
 def pair(value: Any) -> tuple[int, int]:
     """One side of a square, or both."""
     height, width = (value, value) if isinstance(value, int) else value
