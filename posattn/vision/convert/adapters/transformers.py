@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.attention import OfTransformers, as_timm, stacked
-from posattn.vision.convert.adapters.vit import Converted, Forward, ViT, pair, refuse_other_grid
+from posattn.vision.convert.adapters.vit import Converted, Forward, ViT, classes_of, pair, refuse_other_grid
 
 CLASS_TOKENS = {"vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 """Tokens before the registers and the patches, by model_type."""
 LAYERS = ("layers", "encoder.layer")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")  # of every family since version 5.18 of the library
-RECORD, WEIGHTS, PROCESSOR = "posattn", "model.safetensors", "preprocessor_config.json"
+CLASSIFIERS = ("classifier", "cls_classifier")  # the latter in DeiT with a teacher
+RECORD, PROCESSOR = "posattn", "preprocessor_config.json"
 
 
 class TransformersViT(ViT):
@@ -90,11 +90,13 @@ class TransformersViT(ViT):
         setattr(model.config, RECORD, {**converted, "options": options_of(model, self.tower)})
         guard(self.tower)
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def save_config(self, folder: Path) -> None:
+        """As ``save_pretrained`` does, with the image processor from where the model came from."""
+        held = (getattr(self.model, name) for name in CLASSIFIERS if hasattr(self.model, name))
+        classes = classes_of(next(held, None))
+        if classes not in (None, self.model.config.num_labels):
+            self.model.config.num_labels = classes
         self.model.config.save_pretrained(folder)
-        tensors = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         processor = Path(self.model.config._name_or_path) / PROCESSOR
         if processor.is_file() and not (folder / PROCESSOR).exists():
             shutil.copy(processor, folder)
@@ -185,10 +187,3 @@ def blank(folder: Path) -> Any:
     if (vit := find(model)) is not None:
         guard(vit.tower)
     return model
-
-
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """The weights that ``save`` wrote, in place, with their types."""
-    state = load_file(folder / WEIGHTS)
-    model.to(next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32))
-    model.load_state_dict(state)
