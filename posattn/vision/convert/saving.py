@@ -82,7 +82,7 @@ def require_rebuilt(model: nn.Module) -> None:
 
 
 def load(folder: str | Path, **options: Any) -> nn.Module:
-    """The model that ``save`` wrote, in evaluation mode.
+    """The model that ``save`` wrote, in evaluation mode and of the type that it had.
 
     Args:
         folder: of ``save``, timm's ``save_for_hf``, or the run folder of ``posattn convert``.
@@ -186,8 +186,9 @@ def build(
     model.default_cfg = model.pretrained_cfg
     if pretrained:
         channels = model.pretrained_cfg["input_size"][0]
+        filter_fn = loadable if "dtype" in options else typed
         load_pretrained(
-            model, model.pretrained_cfg, model.num_classes, channels, loadable, cache_dir=cache_dir
+            model, model.pretrained_cfg, model.num_classes, channels, filter_fn, cache_dir=cache_dir
         )
     adapt(model, saved, options)
     return model
