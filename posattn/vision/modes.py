@@ -1,9 +1,14 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode, or single precision, for a while."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+Types = Mapping[str, torch.dtype]  # of parameters and buffers
+HALF = (torch.float16, torch.bfloat16)
 
 
 @contextmanager
@@ -16,3 +21,31 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def in_single(model: nn.Module) -> Iterator[None]:
+    """Parameters and buffers of half precision are float32 while it lasts, then of the types they had."""
+    before = to_single(model)
+    try:
+        yield
+    finally:
+        to_types(model, before)
+
+
+def to_single(model: nn.Module) -> Types:
+    """Make parameters and buffers of half precision float32, in place; returns the types of all before."""
+    before = {name: tensor.dtype for name, tensor in tensors_of(model)}
+    to_types(model, {name: torch.float32 for name, dtype in before.items() if dtype in HALF})
+    return before
+
+
+def to_types(model: nn.Module, types: Types) -> None:
+    """Give the named parameters and buffers, as far as the model has them, other types in place."""
+    for name, tensor in tensors_of(model):
+        tensor.data = tensor.data.to(types.get(name, tensor.dtype))
+
+
+def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with their names."""
+    return chain(model.named_parameters(), model.named_buffers())

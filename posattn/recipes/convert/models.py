@@ -23,7 +23,7 @@ from posattn.recipes.kit.sources import (
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.layers import attention_of
-from posattn.vision.convert.saving import MODEL
+from posattn.vision.convert.saving import MODEL, check_savable
 from posattn.vision.models.state_dicts import adapted, brief, read_checkpoint, unwrap_checkpoint
 
 
@@ -32,8 +32,8 @@ def load_model(config: ConvertConfig) -> ViT:
 
     Raises:
         TypeError: its heads cannot be replaced.
-        ValueError: it has converted heads already, is not known, or does not take the image size; or the checkpoint
-            does not fit it.
+        ValueError: it has converted heads already, is not known, does not take the image size, or could not be saved
+            once it is converted; or the checkpoint does not fit it.
         FileNotFoundError, ConnectionError, ModuleNotFoundError: it, or the library it needs, is not there.
     """
     vit = adapter_of(with_weights(config).eval())
@@ -46,6 +46,7 @@ def load_model(config: ConvertConfig) -> ViT:
     if config.image_size is not None:
         vit.check_size((config.image_size, config.image_size), "--image-size")
         vit.set_size((config.image_size, config.image_size))
+    check_savable(vit.model)
     return vit
 
 

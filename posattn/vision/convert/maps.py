@@ -1,7 +1,7 @@
 """Conversion of a timm ViT: attention heads are replaced by constant maps, their average attention."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from posattn import checks
 from posattn.vision.convert.adapters.find import adapter_of
-from posattn.vision.convert.adapters.vit import ViT
+from posattn.vision.convert.adapters.vit import ViT, refuse_other_grid
 from posattn.vision.convert.attention import ConvertedAttention
 from posattn.vision.convert.heads import (
     CONVOLUTION,
@@ -28,6 +28,7 @@ from posattn.vision.convert.layers import attention_of, count_heads
 from posattn.vision.convert.offsets import OffsetMaps, fit_offsets
 from posattn.vision.convert.parts import linear, read_parts, reordered
 from posattn.vision.inspect.average import positionality
+from posattn.vision.inspect.batches import batches
 from posattn.vision.inspect.watch import watch_attention
 from posattn.vision.models.attention import FrozenMaps, MapsHNN, PositionalAttention
 from posattn.vision.models.scores import Grid
@@ -35,6 +36,7 @@ from posattn.vision.models.scores import Grid
 Heads = Mapping[int, Sequence[int]]  # block number to heads
 Kinds = Mapping[int, Mapping[int, str]]  # block number to heads, each with how it is kept
 WINDOW = 9  # rows and columns of offsets of a convolution
+BATCH = 64  # images in a forward pass
 
 
 class MapStatistics(NamedTuple):
@@ -73,7 +75,8 @@ def to_positional(
 
     Raises:
         TypeError: heads of ``vit`` cannot be replaced; the module is named.
-        ValueError: a block, head or kind that does not exist, no images, or maps that are not finite.
+        ValueError: a block, head or kind that does not exist, no images, images of another size than the model's,
+            or maps that are not finite.
     """
     layers = attention_of(vit)
     chosen = chosen_heads(layers, blocks, heads, kind)
@@ -108,13 +111,20 @@ def map_statistics(
 
     adapter = adapter_of(vit)
     layers = {number: adapter.attention(number) for number in blocks}
-    count = watch_attention(vit, images, layers, add)
+    count = watch_attention(vit, sized(adapter, images), layers, add)
     if count == 0:
         raise ValueError("images is empty: average attention needs at least one image")
     for number, maps in sums.items():
         if not maps.isfinite().all():
             raise ValueError(f"the average attention of block {number} is not finite over {count} images")
     return {number: statistics(maps / count, squares[number] / count, count) for number, maps in sums.items()}
+
+
+def sized(vit: ViT, images: Tensor | Iterable[Any]) -> Iterator[Tensor]:
+    """Batches of images. Raises ValueError for images of another size than the model's."""
+    for batch in batches(images, BATCH):
+        refuse_other_grid(batch.shape[2:], vit.image_size, vit.patch_size)
+        yield batch
 
 
 def statistics(mean: MapsHNN, square: Float[Tensor, " h"], count: int) -> MapStatistics:

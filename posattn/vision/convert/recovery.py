@@ -21,6 +21,7 @@ from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.convert.heads import log_table
 from posattn.vision.data.augment import augment, derived_seed
 from posattn.vision.models.attention import FrozenMaps, PositionalAttention
+from posattn.vision.modes import to_single, to_types
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
 from posattn.vision.training.resume import flatten_optimizer, load_optimizer, without_prefix
 from posattn.vision.training.signals import StopSignal
@@ -59,8 +60,9 @@ def recover(
 ) -> Iterator[RecoveryRecord]:
     """Train ``model`` in place, maps and all, to match the features of ``original``; a record after each step.
 
-    At the end its maps are frozen again. The order of the pictures and every draw are functions of (seed, step), so
-    that an interrupted training ends as one that was not.
+    At the end its maps are frozen again. A model of half precision is trained in float32, as its steps are smaller than
+    the rounding, and is of its own type again at the end. The order of the pictures and every draw are functions of
+    (seed, step), so that an interrupted training ends as one that was not.
 
     Args:
         model: the converted model.
@@ -116,9 +118,11 @@ class Recovery:
         self.device = accelerator.device
         self.pictures = pictures
         self.frozen = {name: p.requires_grad for name, p in model.named_parameters()}
+        self.types = to_single(model)
         thaw(model)
         self.model: Any = model.to(self.device).train()
         self.original: Any = copy.deepcopy(original).to(self.device).eval().requires_grad_(False)
+        to_single(self.original)
         self.optimizer = create_optimizer_v2(
             groups_of(model, config), opt="adamw", lr=config.lr, weight_decay=config.weight_decay
         )
@@ -202,8 +206,9 @@ class Recovery:
         self.scheduler.step_update(self.step)
 
     def finish(self) -> None:
-        """Freeze the maps, and leave the model in evaluation mode, what can be trained in it as it was."""
+        """Freeze the maps, and leave the model in evaluation mode, its types and what can be trained as before."""
         freeze_maps(self.model)
+        to_types(self.model, self.types)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self.frozen.get(name, False))
         self.model.eval()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.quality import outputs
 from posattn.vision.convert.reruns import block_inputs, resumed
-from posattn.vision.modes import evaluating
+from posattn.vision.modes import evaluating, in_single
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # relative to the mean square of the inputs
 HELD = 5  # one picture of so many is held out to choose the ridge
@@ -62,7 +62,8 @@ def refit(
 ) -> None:
     """Correct the linear layers of a converted model in place, without gradients.
 
-    The tokens of all batches are held for both models: 16 bytes per picture, token and channel.
+    The tokens of all batches are held for both models: 16 bytes per picture, token and channel. A model of half
+    precision is refitted in float32, and is of its own type again at the end.
 
     Args:
         model: the converted model.
@@ -77,7 +78,8 @@ def refit(
     count = sum(len(batch) for batch in batches)
     if count < HELD:
         raise ValueError(f"refitting needs at least {HELD} pictures, got {count}")
-    with evaluating(model), evaluating(original):
+    batches = [single(batch) for batch in batches]
+    with evaluating(model), evaluating(original), in_single(model), in_single(original):
         changed, target = ([block_inputs(m, batch)[0] for batch in batches] for m in (model, original))
         for number in range(len(adapter_of(model).blocks)):
             wanted = [passed(original, number, *pair).tokens for pair in zip(batches, target, strict=True)]
@@ -91,10 +93,16 @@ def refit(
 @torch.no_grad()
 def check_refit(model: nn.Module, images: Tensor) -> None:
     """Raise the TypeError that ``refit`` would."""
-    with evaluating(model):
+    images = single(images)
+    with evaluating(model), in_single(model):
         for number, tokens in block_inputs(model, images).items():
             for place in (1, 2):
                 half_of(model, number, place, images, tokens)
+
+
+def single(images: Tensor) -> Tensor:
+    """Images in float32 or better."""
+    return images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 def correct(

@@ -6,12 +6,16 @@ A model of transformers has its own config, to which ``posattn`` is added; one o
 class.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
+import torch
+from safetensors.torch import load_file
 from timm.models._builder import load_pretrained, resolve_pretrained_cfg
 from torch import Tensor, nn
 
@@ -19,16 +23,17 @@ import posattn.vision.convert.entry  # noqa: F401  (registers the architecture)
 from posattn.vision.convert.adapters import torchvision, transformers
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.timm import ARCHITECTURE
-from posattn.vision.convert.adapters.vit import ViT, pair
-from posattn.vision.convert.maps import replacement
+from posattn.vision.convert.adapters.vit import CONFIG, WEIGHTS, ViT, pair
+from posattn.vision.convert.differences import difference
+from posattn.vision.convert.layers import attention_of, count_heads
+from posattn.vision.convert.maps import replace_heads, replacement
 from posattn.vision.models.checkpoint import ungathered
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.scores import Grid
+from posattn.vision.models.state_dicts import brief
+from posattn.vision.modes import to_types
 
-CONFIG, MODEL = (
-    "config.json",
-    "model",
-)  # the latter: the folder of the model below the run folder of a conversion
+MODEL = "model"  # the folder of the model below the run folder of a conversion
 LOG_TABLE, MAPS = ".maps.scores.table", ".maps.maps"  # of a table that is trained, and frozen
 
 
@@ -38,15 +43,46 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     One of timm's is also read by ``timm.create_model("local-dir:...")``. Maps that were trained are frozen.
 
     Raises:
-        ValueError: the model is not converted, or is timm's and was not made by ``timm.create_model``.
+        ValueError: the model is not converted, is timm's and was not made by ``timm.create_model``, or is another than
+            its config gives; the first difference is named. Nothing is written then.
+        TypeError: it is torchvision's with a convolutional stem.
     """
     heads_kept(model)
-    adapter_of(freeze_attention(model)).save(Path(folder))
+    frozen = freeze_attention(model)
+    require_rebuilt(frozen)
+    adapter_of(frozen).save(Path(folder))
     return Path(folder)
 
 
+@torch.no_grad()
+def check_savable(model: nn.Module) -> None:
+    """Raise, of a model that is to be converted, what ``save`` would raise of the converted one."""
+    empty: Any = copy.deepcopy(model).to("meta")
+    number, attn = next(iter(attention_of(empty).items()))
+    tokens = adapter_of(empty).grid().num_tokens
+    changed = replace_heads(
+        empty, {number: torch.empty(count_heads(attn), tokens, tokens, device="meta")}, {number: [0]}
+    )
+    heads_kept(changed)
+    require_rebuilt(changed)
+
+
+def require_rebuilt(model: nn.Module) -> None:
+    """Raise the errors of ``save``; the model is frozen and a copy: see ``ViT.save_config``."""
+    with TemporaryDirectory() as folder:
+        adapter_of(model).save_config(Path(folder))
+        try:
+            with torch.device("meta"):
+                again = blank(Path(folder))
+        except Exception as error:
+            raise ValueError(f"{type(model).__name__} cannot be built again: {brief(error)}") from error
+    shapes = {name: tuple(value.shape) for name, value in loadable(model.state_dict(), again).items()}
+    if found := difference(model, again, shapes):
+        raise ValueError(f"{type(model).__name__} cannot be built again from its config: {found}")
+
+
 def load(folder: str | Path, **options: Any) -> nn.Module:
-    """The model that ``save`` wrote, in evaluation mode.
+    """The model that ``save`` wrote, in evaluation mode and of the type that it had.
 
     Args:
         folder: of ``save``, timm's ``save_for_hf``, or the run folder of ``posattn convert``.
@@ -63,22 +99,35 @@ def load(folder: str | Path, **options: Any) -> nn.Module:
         place = place / MODEL
     if not (place / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} holds no model: there is no {CONFIG}")
-    config = json.loads((place / CONFIG).read_text())
-    if "architecture" in config:
+    if "architecture" in read_config(place):
         return timm.create_model(f"local-dir:{place}", pretrained=True, **options).eval()
-    if transformers.RECORD in config:
-        return of_library(transformers.blank(place), place, **options)
-    if config.get("library") == torchvision.LIBRARY:
-        return of_library(torchvision.blank(place), place, **options)
-    raise ValueError(f"{place / CONFIG} is of no converted model")
+    return of_library(blank(place), place, **options)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a folder."""
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    return config
+
+
+def blank(folder: Path) -> nn.Module:
+    """The model of a folder with random weights and uniform maps."""
+    config = read_config(folder)
+    if "architecture" in config:
+        return timm.create_model(f"local-dir:{folder}")
+    if transformers.RECORD not in config and config.get("library") != torchvision.LIBRARY:
+        raise ValueError(f"{folder / CONFIG} is of no converted model")
+    model: nn.Module = (transformers if transformers.RECORD in config else torchvision).blank(folder)
+    vit = adapter_of(model)
+    replace_blank(vit, vit.converted() or {})
+    return model
 
 
 def of_library(model: nn.Module, folder: Path, img_size: Any = None) -> nn.Module:
-    """A model of transformers or torchvision, from its original with random weights."""
-    vit = adapter_of(model)
-    replace_blank(vit, vit.converted() or {})
-    transformers.load_weights(model, folder)
+    """A model of transformers or torchvision with the weights of a folder."""
+    model.load_state_dict(typed(load_file(folder / WEIGHTS), model))
     if img_size is not None:
+        vit = adapter_of(model)
         refuse_size(vit, pair(img_size))
         vit.set_size(pair(img_size))
     return model.eval()
@@ -137,11 +186,11 @@ def build(
     model.default_cfg = model.pretrained_cfg
     if pretrained:
         channels = model.pretrained_cfg["input_size"][0]
+        filter_fn = loadable if "dtype" in options else typed
         load_pretrained(
-            model, model.pretrained_cfg, model.num_classes, channels, loadable, cache_dir=cache_dir
+            model, model.pretrained_cfg, model.num_classes, channels, filter_fn, cache_dir=cache_dir
         )
     adapt(model, saved, options)
-    model._model_args = {}  # timm notes those of this call
     return model
 
 
@@ -159,6 +208,15 @@ def loadable(state: dict[str, Tensor], model: nn.Module) -> Mapping[str, Any]:
         frozen = name.removesuffix(LOG_TABLE) + MAPS
         if frozen in own:
             found[frozen] = found.pop(name).float().softmax(-1).to(own[frozen])
+    return found
+
+
+def typed(state: dict[str, Tensor], model: nn.Module) -> Mapping[str, Any]:
+    """``loadable``; the model gets the types of the state, its other tensors the first of them."""
+    found = loadable(state, model)
+    types = {name: value.dtype for name, value in found.items() if value.is_floating_point()}
+    model.to(next(iter(types.values()), torch.float32))
+    to_types(model, types)
     return found
 
 

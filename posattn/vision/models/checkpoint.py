@@ -38,7 +38,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
 
     Raises:
         ValueError: nothing of the checkpoint belongs to the model, or its grid is unknown: not the model's, not square
-            and not in ``model.pretrained_cfg``.
+            and not in ``model.pretrained_cfg``. Where the model lacks a prefix token of the checkpoint, a square number
+            of position embeddings is ambiguous too.
     """
     unwrapped, _ = unwrap_checkpoint(state_dict, set(model.state_dict()))
     if not unwrapped.keys() & model.state_dict().keys():
@@ -74,7 +75,7 @@ def drop_prefix(state: State, model: Any) -> State:
     """Without the class token and the registers that the model lacks, nor their rows of ``pos_embed``."""
     lengths = {name: state[name].shape[1] for name in ("cls_token", "reg_token") if name in state}
     lacking = {name for name in lengths if getattr(model, name) is None}
-    if lacking and "pos_embed" in state and embeds_prefix(state["pos_embed"].shape[1], model):
+    if lacking and "pos_embed" in state and embeds_prefix(sum(lengths.values()), state, model):
         patches = state["pos_embed"].shape[1] - sum(lengths.values())
         *prefix, grid = state["pos_embed"].split([*lengths.values(), patches], dim=1)
         kept = [rows for name, rows in zip(lengths, prefix, strict=True) if name not in lacking]
@@ -82,9 +83,24 @@ def drop_prefix(state: State, model: Any) -> State:
     return {k: v for k, v in state.items() if k not in lacking}
 
 
-def embeds_prefix(num_embedded: int, model: Any) -> bool:
-    """Whether a position embedding of this length has rows for prefix tokens, as its length is no grid."""
-    return num_embedded != model.patch_embed.num_patches and math.isqrt(num_embedded) ** 2 != num_embedded
+def embeds_prefix(num_prefix: int, state: State, model: Any) -> bool:
+    """Whether the ``pos_embed`` of a checkpoint has rows for its prefix tokens, by the grid that is left then.
+
+    Raises ValueError if both grids are possible: 225 rows are 15 x 15 patches, or 14 x 16 and a class token.
+    """
+    rows, weight = state["pos_embed"].shape[1], state.get("patch_embed.proj.weight")
+    known = {
+        prefix > 0
+        for prefix in (0, num_prefix)
+        if rows - prefix == model.patch_embed.num_patches
+        or get_pretrained_grid_size(model, weight, rows - prefix)
+    }
+    if len(known) != 1 and math.isqrt(rows) ** 2 == rows:
+        raise ValueError(
+            f"cannot tell whether the {rows} rows of pos_embed are patches alone or hold the checkpoint's {num_prefix} "
+            "prefix tokens: load it at its own img_size, then call set_input_size"
+        )
+    return known != {False}
 
 
 def rename_norm(state: State, model: Any) -> State:

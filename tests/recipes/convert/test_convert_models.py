@@ -130,6 +130,20 @@ def test_torchvision(config_of: Configure, tmp_path: Path, monkeypatch: pytest.M
         load_model(config_of(model="torchvision:vit_z"))
 
 
+def test_what_could_not_be_saved_is_refused_first(
+    config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any picture is read."""
+    norm = partial(torch.nn.LayerNorm, eps=0.1)
+    vit = torchvision.models.VisionTransformer(32, 8, 2, 3, 24, 32, num_classes=5, norm_layer=norm)
+    torch.save(vit.state_dict(), tmp_path / "weights.pt")
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: vit)
+    with pytest.raises(
+        ValueError, match=r"cannot be built again from its config: .*ln_1 is LayerNorm.*eps=0.1"
+    ):
+        load_model(config_of(model="torchvision:vit_b_16", checkpoint=tmp_path / "weights.pt"))
+
+
 def test_a_run_folder(config_of: Configure, trained: Path) -> None:
     """One channel, as digits have; pictures enter as they did in training."""
     name = weights_name(ORIGINAL, 1)

@@ -291,6 +291,27 @@ def test_onnx_agrees(name: str, tmp_path: Path) -> None:
     assert (torch.from_numpy(found) - run(vit, x)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "options"), [("dinov2", {}), ("vit", {"interpolate_pos_encoding": True})])
+def test_another_grid_of_as_many_patches_is_refused(
+    name: str, options: dict[str, bool], kind: str, tmp_path: Path
+) -> None:
+    """8 x 2 patches by maps of 4 x 4; a loaded model refuses them too, at its own size if that was changed."""
+    vit, other = make(name), torch.randn(3, 3, 32, 8)
+    model = to_positional(vit, images(), kind=kind)
+    posattn.save(model, tmp_path)
+    assert vit(other, **options).last_hidden_state.shape == (3, 17, 24)
+    message = "images must be of the model's size, 16 x 16 px, got 32 x 8"
+    for one in (model, posattn.load(tmp_path), freeze_attention(model)):
+        with pytest.raises(ValueError, match=message):
+            one(other, **options)
+    with pytest.raises(ValueError, match=message):
+        to_positional(vit, [images(), other], kind=kind)
+    if kind != "table":
+        with pytest.raises(ValueError, match="24 x 24 px, got 16 x 16"):
+            posattn.load(tmp_path, img_size=24)(images(), **options)
+
+
 def test_a_mask_is_refused() -> None:
     model = to_positional(make("vit"), images())
     with pytest.raises(ValueError, match="positional attention takes no mask"):

@@ -1,5 +1,6 @@
 """A converted model is trained back to the features of its original."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_it_comes_nearer_and_its_maps_stay_maps() -> None:
     assert model.blocks[0].attn.v.weight.requires_grad
     assert not model.training
     assert all(torch.equal(value, state[name]) for name, value in vit.state_dict().items())
+
+
+def test_half_precision_is_trained_in_single() -> None:
+    """As float32 copies are, rounded at the end."""
+    model, vit = (one.bfloat16() for one in make())
+    single, target = (copy.deepcopy(one).float() for one in (model, vit))
+    losses, expected = (
+        [record.loss for record in recover(*pair, pictures(), HALF, CONFIG)]
+        for pair in ((model, vit), (single, target))
+    )
+    assert losses == expected
+    rounded = single.bfloat16().state_dict()
+    assert all(torch.equal(value, rounded[name]) for name, value in model.state_dict().items())
+    assert next(vit.parameters()).dtype == torch.bfloat16
 
 
 def stopped(records: Iterator[RecoveryRecord], step: int) -> None:

@@ -1,5 +1,7 @@
 """Linear layers that are fitted again, against least squares written out and against corrections that are known."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.quality import outputs
-from posattn.vision.convert.refit import Equations, equations, half_of, refit, ridged, solved
+from posattn.vision.convert.refit import Equations, check_refit, equations, half_of, refit, ridged, solved
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}
 NAMES = ("vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224", "beit_base_patch16_224")
@@ -98,6 +100,22 @@ def test_a_converted_model_comes_nearer_on_other_pictures() -> None:
     assert distance(model.eval(), vit, fresh) < 0.9 * before
     assert all(torch.equal(b.attn.attention_maps(), old) for b, old in zip(model.blocks, maps, strict=True))
     assert all(torch.equal(value, state[name]) for name, value in vit.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refitted_in_single(dtype: torch.dtype) -> None:
+    """As float32 copies are, rounded at the end; the original is left as it is."""
+    vit, images = make().to(dtype), [batch.to(dtype) for batch in batches(80)]
+    model = to_positional(vit, images, heads={0: [0, 1], 1: {2: "relative"}})
+    single, target = (copy.deepcopy(one).float() for one in (model, vit))
+    state, fresh = copy.deepcopy(vit.state_dict()), torch.randn(40, 3, 16, 16).to(dtype)
+    check_refit(vit, images[0][:1])
+    before = distance(model, vit, fresh)
+    refit(model, vit, images)
+    assert distance(model, vit, fresh) < 0.9 * before
+    refit(single, target, [batch.float() for batch in images])
+    for one, expected in ((model, single.to(dtype).state_dict()), (vit, state)):
+        assert all(torch.equal(value, expected[name]) for name, value in one.state_dict().items())
 
 
 def test_what_is_refused() -> None:

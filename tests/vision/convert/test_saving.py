@@ -72,6 +72,26 @@ def test_saved_and_loaded(name: str, heads: str, tmp_path: Path) -> None:
     assert config["model_args"]["converted"]["heads"]["1"] == {str(k): v for k, v in HEADS[heads][1].items()}
 
 
+@pytest.mark.parametrize("name", ["vit", "eva", "hybrid"])
+def test_types_are_kept(name: str, tmp_path: Path) -> None:
+    """Half precision, and a classifier that is not; unless another type is asked for."""
+    vit = make(name).bfloat16()
+    model = to_positional(vit, images(vit), heads=HEADS["every kind"], window=3)
+    posattn.save(model, tmp_path / "half")
+    x = images(vit).bfloat16()
+    for loaded in (
+        posattn.load(tmp_path / "half"),
+        timm.create_model(f"local-dir:{tmp_path / 'half'}", pretrained=True).eval(),
+    ):
+        assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
+        assert torch.equal(loaded(x), model(x))
+    assert posattn.load(tmp_path / "half", dtype=torch.float32)(images(vit)).dtype == torch.float32
+    model.head.float()
+    posattn.save(model, tmp_path / "mixed")
+    mixed = posattn.load(tmp_path / "mixed")
+    assert (mixed.head.weight.dtype, mixed.blocks[0].mlp.fc1.weight.dtype) == (torch.float32, torch.bfloat16)
+
+
 def test_without_pretrained_it_is_random(tmp_path: Path) -> None:
     model = to_positional(make(), images(make()), heads=HEADS["some"])
     posattn.save(model, tmp_path)

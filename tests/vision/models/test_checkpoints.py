@@ -76,6 +76,25 @@ def test_a_checkpoint_whose_grid_cannot_be_told_is_refused() -> None:
         checkpoint_filter_fn(source.state_dict(), model)
 
 
+@pytest.mark.parametrize("size", [(4, 8), (6, 10), (8, 10)])
+@pytest.mark.parametrize("embedded", [True, False])
+def test_position_embeddings_with_and_without_a_class_token(size: tuple[int, int], embedded: bool) -> None:
+    """2x4 and 3x5 patches and a class token are as many as a square grid has; 4x5 are not."""
+    stock = make("vit_tiny_patch16_224", img_size=size, no_embed_class=not embedded)
+    torch.nn.init.normal_(stock.pos_embed)
+    model = make(img_size=size)
+    model.load_state_dict(checkpoint_filter_fn(stock.state_dict(), model))
+    assert torch.equal(model.pos_embed, stock.pos_embed[:, int(embedded) :])
+
+
+def test_ambiguous_position_embeddings_are_refused() -> None:
+    stock = make("vit_tiny_patch16_224", img_size=(6, 10))
+    with pytest.raises(
+        ValueError, match=r"cannot tell whether the 16 rows .* hold the checkpoint's 1 prefix"
+    ):
+        checkpoint_filter_fn(stock.state_dict(), make(img_size=(8, 10)))
+
+
 @pytest.mark.parametrize(
     "stock_options", [{}, {"qk_norm": True}, {"class_token": False, "global_pool": "avg"}]
 )

@@ -55,7 +55,7 @@ class OfTransformers(nn.Module):
         """Raises ValueError if a mask is given.
 
         In an export the library makes a mask of its own, which masks nothing; one that was given to the model is
-        refused before (see ``transformers.refuse_masks``).
+        refused before (see ``transformers.guard``).
         """
         mask = None if torch.compiler.is_exporting() else attention_mask
         return self.layer(hidden_states, attn_mask=mask), None

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import timm
 from timm.data import resolve_model_data_config
+from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from posattn.vision.convert.adapters.vit import Converted, Forward, ViT
+from posattn.vision.convert.adapters.vit import CONFIG, Converted, Forward, ViT, classes_of
 from posattn.vision.convert.parts import PROJECTIONS
 
 ARCHITECTURE = "converted_vit"  # timm's name of converted models; see ../entry.py
@@ -62,8 +62,12 @@ class TimmViT(ViT):
         model._model_args = {**args, "converted": converted}
         model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "architecture": ARCHITECTURE}
 
-    def save(self, folder: Path) -> None:
-        timm.models.save_for_hf(self.model, str(folder), safe_serialization=True)
+    def save_config(self, folder: Path) -> None:
+        """As timm's ``save_for_hf`` does."""
+        heads = self.model.get_classifier()  # two where the model is distilled
+        classes = classes_of(heads[0] if isinstance(heads, tuple) else heads)
+        self.model.num_classes = self.model.num_classes if classes is None else classes
+        save_config_for_hf(self.model, str(folder / CONFIG))
 
     def data_config(self) -> dict[str, Any]:
         return resolve_model_data_config(self.model)

@@ -4,16 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.attention import OfTorchvision, as_timm
-from posattn.vision.convert.adapters.transformers import WEIGHTS
-from posattn.vision.convert.adapters.vit import Converted, Forward, ViT
+from posattn.vision.convert.adapters.vit import CONFIG, Converted, Forward, ViT, classes_of
 
-CONFIG, LIBRARY = "config.json", "torchvision"
+LIBRARY = "torchvision"
 ARGUMENTS = (
     "image_size",
     "patch_size",
@@ -75,20 +73,22 @@ class TorchvisionViT(ViT):
         before = self.converted() or {"num_heads": self.model.encoder.layers[0].num_heads}
         self.model.converted_heads = {**converted, "num_heads": before["num_heads"]}
 
-    def save(self, folder: Path) -> None:
-        """Raises TypeError if the model was not built by the arguments that it keeps."""
-        model = self.model
+    def save_config(self, folder: Path) -> None:
+        """The arguments of its class, and the class of a module that took the place of its heads."""
+        model, heads = self.model, self.model.heads
         if not isinstance(model.conv_proj, nn.Conv2d):
             raise TypeError(
                 f"conv_proj ({type(model.conv_proj).__name__}) is not supported: it cannot be built again"
             )
         args = {name: getattr(model, name) for name in ARGUMENTS}
         args |= {"num_layers": len(self.blocks), "num_heads": model.converted_heads["num_heads"]}
-        folder.mkdir(parents=True, exist_ok=True)
+        whole = isinstance(heads, nn.Sequential) and len(heads) > 0
+        args["num_classes"] = classes_of(heads[-1] if whole else heads) or model.num_classes
+        if not whole:
+            args["representation_size"] = None
         config = {"library": LIBRARY, "model_args": args, "converted": model.converted_heads}
+        config["heads"] = type(heads).__name__
         (folder / CONFIG).write_text(json.dumps(config, indent=2))
-        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
     def data_config(self) -> dict[str, Any]:
         """As torchvision's own weights take pictures."""
@@ -113,5 +113,9 @@ def blank(folder: Path) -> Any:
 
     config = json.loads((folder / CONFIG).read_text())
     model = VisionTransformer(**config["model_args"])
+    if config.get("heads") == nn.Linear.__name__:
+        model.heads = model.heads.head
+    elif config.get("heads") == nn.Identity.__name__:
+        model.heads = nn.Identity()
     model.converted_heads = config["converted"]
     return model

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.attention import OfTransformers, as_timm, stacked
-from posattn.vision.convert.adapters.vit import Converted, Forward, ViT
+from posattn.vision.convert.adapters.vit import Converted, Forward, ViT, classes_of, pair, refuse_other_grid
 
 CLASS_TOKENS = {"vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 """Tokens before the registers and the patches, by model_type."""
 LAYERS = ("layers", "encoder.layer")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")  # of every family since version 5.18 of the library
-RECORD, WEIGHTS, PROCESSOR = "posattn", "model.safetensors", "preprocessor_config.json"
+CLASSIFIERS = ("classifier", "cls_classifier")  # the latter in DeiT with a teacher
+RECORD, PROCESSOR = "posattn", "preprocessor_config.json"
 
 
 class TransformersViT(ViT):
@@ -88,13 +88,15 @@ class TransformersViT(ViT):
         model = self.model
         model.config.architectures = [type(model).__name__]
         setattr(model.config, RECORD, {**converted, "options": options_of(model, self.tower)})
-        refuse_masks(self.tower)
+        guard(self.tower)
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def save_config(self, folder: Path) -> None:
+        """As ``save_pretrained`` does, with the image processor from where the model came from."""
+        held = (getattr(self.model, name) for name in CLASSIFIERS if hasattr(self.model, name))
+        classes = classes_of(next(held, None))
+        if classes not in (None, self.model.config.num_labels):
+            self.model.config.num_labels = classes
         self.model.config.save_pretrained(folder)
-        tensors = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         processor = Path(self.model.config._name_or_path) / PROCESSOR
         if processor.is_file() and not (folder / PROCESSOR).exists():
             shutil.copy(processor, folder)
@@ -118,22 +120,26 @@ class TransformersViT(ViT):
         return {"mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": 1.0}
 
 
-def refuse_masks(tower: nn.Module) -> None:
-    """Let exports of a converted tower, once, raise ValueError if they are given a mask.
+def guard(tower: nn.Module) -> None:
+    """Let a converted tower, once, raise ValueError for images of another grid, and in exports for a mask.
 
-    Only here is it known whether a mask was given: in exports the library makes one for its layers anyway.
+    DINOv2 takes images of any size, and ViT does by ``interpolate_pos_encoding``. Only here is it known whether a mask
+    was given: in exports the library makes one for its layers anyway.
     """
-    place = list(inspect.signature(tower.forward).parameters).index("attention_mask")
+    names = list(inspect.signature(tower.forward).parameters)
     hooks = tower._forward_pre_hooks.values()
-    if not any(isinstance(hook, partial) and hook.func is refuse_mask for hook in hooks):
-        tower.register_forward_pre_hook(partial(refuse_mask, place), with_kwargs=True)
+    if not any(isinstance(hook, partial) and hook.func is check_input for hook in hooks):
+        tower.register_forward_pre_hook(partial(check_input, names), with_kwargs=True)
 
 
-def refuse_mask(place: int, tower: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Raise ValueError in an export with a mask, the argument at that place."""
-    mask = options.get("attention_mask", args[place] if len(args) > place else None)
-    if mask is not None and torch.compiler.is_exporting():
+def check_input(names: list[str], tower: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Raise the errors of ``guard``; ``names`` are those of the arguments."""
+    given = {**dict(zip(names, args, strict=False)), **options}
+    if given.get("attention_mask") is not None and torch.compiler.is_exporting():
         raise ValueError("positional attention takes no mask: export the model without attention_mask")
+    if (images := given.get("pixel_values")) is not None:
+        embed = tower.embeddings.patch_embeddings
+        refuse_other_grid(images.shape[-2:], pair(embed.image_size), pair(embed.patch_size))
 
 
 def options_of(model: Any, tower: Any) -> dict[str, bool]:
@@ -179,12 +185,5 @@ def blank(folder: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder)
     model = getattr(transformers, config.architectures[0])(config, **getattr(config, RECORD)["options"])
     if (vit := find(model)) is not None:
-        refuse_masks(vit.tower)
+        guard(vit.tower)
     return model
-
-
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """The weights that ``save`` wrote, in place, with their types."""
-    state = load_file(folder / WEIGHTS)
-    model.to(next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32))
-    model.load_state_dict(state)

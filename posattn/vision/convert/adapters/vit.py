@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from posattn import checks
 from posattn.vision.convert.heads import Place
 from posattn.vision.models.scores import Grid
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # the files of a folder
 Converted = Mapping[str, Any]  # ``heads``: of each block, heads with their kinds; ``grid``; ``window``
 
 
@@ -106,12 +108,42 @@ class ViT(ABC):
         """Record how the heads are kept, for ``save``."""
 
     @abstractmethod
+    def save_config(self, folder: Path) -> None:
+        """Write how a converted model, already frozen, is built again.
+
+        Its classes are those of the classifier that it has now; this is noted in the model, which is to be a copy.
+
+        Raises TypeError or ValueError if that cannot be written.
+        """
+
     def save(self, folder: Path) -> None:
         """Write a converted model, already frozen, to a folder that ``saving.load`` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save_config(folder)
+        tensors = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
     @abstractmethod
     def data_config(self) -> dict[str, Any]:
         """How pictures become input: ``mean``, ``std``, ``interpolation`` and ``crop_pct``, as timm's."""
+
+
+def refuse_other_grid(size: Sequence[int], own: tuple[int, int], patch: tuple[int, int]) -> None:
+    """Raise ValueError if images of a size in pixels have another grid of patches than those of the model's own size.
+
+    As many patches in another grid are refused too: constant maps tie each of them to a place.
+    """
+    if any(side // pixels != mine // pixels for side, mine, pixels in zip(size, own, patch, strict=True)):
+        raise ValueError(
+            f"images must be of the model's size, {own[0]} x {own[1]} px, got {size[0]} x {size[1]}"
+        )
+
+
+def classes_of(head: Any) -> int | None:
+    """The number of classes of a classifier; 0 without one, None if it is more than a linear layer."""
+    if isinstance(head, nn.Linear):
+        return head.out_features
+    return 0 if isinstance(head, nn.Identity) else None
 
 
 def pair(value: Any) -> tuple[int, int]:
