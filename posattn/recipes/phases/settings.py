@@ -99,10 +99,10 @@ def phases(smoke: bool = False) -> PhasesConfig:
     plateau lasts longer with larger D, q and ν and shorter with larger C and σ_A. Only the time against C looks like a
     power law; κ matters only where it is so small that A waits for v.
     Command: posattn run phases
-    Time: 131 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work).
+    Time: 125 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work).
     On CPUs with AVX2 only: unknown
-    Expected, seeds 0 to 3, same machine: plateau 0.496 and transition at t = 7.41e5 (D = 480, C = 8, q = 0.25, seed 0);
-    at 10 times that γ = 5.87, loss 2.3e-4, accuracy 0.9999. SGD at D = 128 has its transition at 9378 ± 832, the flow
+    Expected, seeds 0 to 3, same machine: plateau 0.495 and transition at t = 7.41e5 (D = 480, C = 8, q = 0.25, seed 0);
+    at 10 times that γ = 5.87, loss 2.3e-4, accuracy 0.9999. SGD at D = 128 has its transition at 9383 ± 831, the flow
     at 9080. Local powers, from the first to the last: D 3.9 to 5.2, q 1.9 to 2.7, ν 0.2 to 1.5, exp(σ_A) - 1 -0.4 to
     -0.9 and back to -0.2, κ -1.4 to 0.0; each rejects a power law (p < 1e-4). C: -2.89 (-2.99 to -2.78), p = 0.018.
     """
