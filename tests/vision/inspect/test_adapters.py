@@ -267,6 +267,29 @@ def test_what_is_unobserved_is_told() -> None:
     assert "attends from the class token alone" in table.attrs["unobserved"]["blocks_token_only.0.attn"]
 
 
+def test_modules_that_only_have_heads_are_no_layers() -> None:
+    """A rotary embedding with frequencies for each head comes before the blocks, and attends nowhere."""
+    options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64}
+    model = disturbed(timm.create_model("vit_small_patch16_rope_mixed_224", **options), 0.1)
+    inspection, expected = inspect_model(model, images(2, 64, 64)), softmaxes(model, images(2, 64, 64))
+    assert inspection.table().attrs["numbers"] == [0, 1]
+    for number, maps in enumerate(expected.values()):
+        found = torch.from_numpy(inspection.maps(number))
+        torch.testing.assert_close(found, maps.mean(0), atol=1e-5, rtol=0)
+    assert inspection.rollout().shape == (17, 17)
+
+
+def test_a_layer_that_does_not_run_is_unobserved() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=48, num_heads=3, img_size=64)
+    model.spare = nn.MultiheadAttention(48, 3)
+    inspection = inspect_model(model, images(2, 64, 64))
+    assert inspection.table().attrs["layers"] == ["blocks.0.attn"]
+    reason = {"spare": "does not run in a forward pass of this model"}
+    assert inspection.table().attrs["unobserved"] == reason
+    with pytest.raises(ValueError, match="spare cannot be observed"):
+        inspection.rollout()
+
+
 def test_folded_heads_and_windows_of_timms_sam() -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "window_size": 2, "img_size": 64}

@@ -4,7 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from timm.layers import AttentionPoolLatent, RelPosBias, RelPosMlp, resample_abs_pos_embed
+from timm.layers import (
+    AttentionPoolLatent,
+    AttentionPoolPrr,
+    RelPosBias,
+    RelPosBiasTf,
+    RelPosMlp,
+    RotaryEmbeddingMixed,
+    resample_abs_pos_embed,
+)
 from torch import Tensor, nn
 
 from posattn.vision.grid import Grid
@@ -17,7 +25,14 @@ from posattn.vision.inspect.adapters.layer import (
     owner_of,
 )
 
-NO_LAYERS = (AttentionPoolLatent, RelPosBias, RelPosMlp)  # they have heads, but mix no tokens
+NO_LAYERS = (  # they have heads, but mix no tokens
+    AttentionPoolLatent,
+    AttentionPoolPrr,
+    RelPosBias,
+    RelPosBiasTf,
+    RelPosMlp,
+    RotaryEmbeddingMixed,
+)
 WINDOWED = {"WindowAttention", "WindowAttentionGlobal", "SpatialBlock", "SwinTransformerV2Block"}
 POOLED = {
     "MultiScaleAttention",
