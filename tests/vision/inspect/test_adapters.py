@@ -1,6 +1,7 @@
 """Models of each library: maps against those that the library itself gives, or that written-out attention computes."""
 
 import copy
+from itertools import product
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import timm
 import torch
 import torchvision
 from inspected_models import SMALL, TIMM, TRANSFORMERS
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from posattn.vision.grid import Grid
 from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.inspection import inspect_attention, inspect_model
 from posattn.vision.inspect.watch import observe
@@ -75,11 +78,11 @@ def test_torchvision() -> None:
     assert (table.measure == "pos_embed_similarity").any()
 
 
-def of_transformers(name: str, attention: str) -> Any:
+def of_transformers(name: str, attention: str, **others: Any) -> Any:
     transformers = pytest.importorskip("transformers", reason=f"transformers {OPTIONAL}")
     kind, config, options, _ = TRANSFORMERS[name]
     torch.manual_seed(0)
-    made = getattr(transformers, config)(**options)
+    made = getattr(transformers, config)(**{**options, **others})
     return disturbed(getattr(transformers, kind)._from_config(made, attn_implementation=attention))
 
 
@@ -96,6 +99,29 @@ def test_transformers(name: str) -> None:
         assert inspection.layouts[0].queries == (4, 4, prefix)
     table = inspection.table()
     assert (table.measure == "pos_embed_similarity").any() == (name not in ("BEiT", "DINOv3"))
+
+
+GRIDS = [Grid(2, 8), Grid(8, 2), Grid(4, 4)]
+RECTANGLES = [*product(("ViT", "DeiT"), [*GRIDS, Grid(3, 5)]), *product(("DINOv2", "SigLIP vision"), GRIDS)]
+
+
+@pytest.mark.parametrize(("name", "grid"), RECTANGLES, ids=str)
+def test_positions_of_transformers_are_those_that_a_forward_pass_adds(name: str, grid: Grid) -> None:
+    """DINOv2 resamples by itself, as if its table were that of a square; SigLIP takes any 16 patches."""
+    size = (8 * grid.height, 8 * grid.width)
+    model = of_transformers(name, "sdpa", image_size=32 if name == "SigLIP vision" else size)
+    inner = getattr(model, "vision_model", model)
+    with torch.no_grad():
+        moved = inner.embeddings(images(2, *size))
+        closeness = inspect_attention(model, images(2, *size)).query("measure == 'pos_embed_similarity'")
+        next(p for n, p in inner.named_parameters() if "position_embedding" in n).zero_()
+        added = (moved - inner.embeddings(images(2, *size)))[0, -grid.num_patches :].double()
+    added = nn.functional.normalize(added - added.mean(0), dim=1)
+    places = torch.cartesian_prod(*(torch.arange(float(side)) for side in grid.size))
+    pairs = torch.triu_indices(len(added), len(added), 1)
+    apart = torch.cdist(places, places)[tuple(pairs)]
+    expected = spearmanr((added @ added.T)[tuple(pairs)], -apart).statistic
+    assert closeness.value.tolist() == pytest.approx([expected], abs=1e-3)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
