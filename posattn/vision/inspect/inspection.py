@@ -113,7 +113,7 @@ def inspect_model(
     radius = checks.finite("radius", radius, 0.0)
     tower = find_attention(model)
     numbers = chosen_layers(tower, layers)
-    chosen = Tower(tower.run, [tower.layers[n] for n in numbers.values()], tower.unobserved, tower.positions)
+    chosen = replace(tower, layers=[tower.layers[n] for n in numbers.values()])
     first, images = peek(images)
     planned = plan(model, chosen, first, checks.positive("memory", memory), batch_size, examples)
     check_partition(partition, planned.layouts.values())
@@ -125,7 +125,7 @@ def inspect_model(
     announce(planned)
     numbers = {path: number for path, number in numbers.items() if path in planned.layouts}
     size = (first.shape[2], first.shape[3])
-    inspection = Inspection(chosen, planned, numbers, size, partition, radius)
+    inspection = Inspection(tower, planned, numbers, size, partition, radius)
     collector = Collector(inspection, examples, recover)
     try:
         for turn in planned.turns:
