@@ -110,12 +110,14 @@ def inspect_model(
 
     Other arguments and errors are those of ``inspect_attention``.
     """
-    radius = checks.finite("radius", radius, 0.0)
+    radius, memory = checks.finite("radius", radius, 0.0), checks.positive("memory", memory)
+    examples = checks.natural("examples", examples)
+    batch_size = None if batch_size is None else checks.positive_int("batch_size", batch_size)
     tower = find_attention(model)
     numbers = chosen_layers(tower, layers)
     chosen = replace(tower, layers=[tower.layers[n] for n in numbers.values()])
     first, images = peek(images)
-    planned = plan(model, chosen, first, checks.positive("memory", memory), batch_size, examples)
+    planned = plan(model, chosen, first, memory, batch_size, examples)
     check_partition(partition, planned.layouts.values())
     if len(planned.turns) > 1 and is_stream(images):
         raise ValueError(
