@@ -1,7 +1,6 @@
 """Models of each library: maps against those that the library itself gives, or that written-out attention computes."""
 
 import copy
-from itertools import product
 from typing import Any
 
 import pytest
@@ -9,10 +8,8 @@ import timm
 import torch
 import torchvision
 from inspected_models import SMALL, TIMM, TRANSFORMERS
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from posattn.vision.grid import Grid
 from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.inspection import inspect_attention, inspect_model
 from posattn.vision.inspect.watch import observe
@@ -78,11 +75,11 @@ def test_torchvision() -> None:
     assert (table.measure == "pos_embed_similarity").any()
 
 
-def of_transformers(name: str, attention: str, **others: Any) -> Any:
+def of_transformers(name: str, attention: str) -> Any:
     transformers = pytest.importorskip("transformers", reason=f"transformers {OPTIONAL}")
     kind, config, options, _ = TRANSFORMERS[name]
     torch.manual_seed(0)
-    made = getattr(transformers, config)(**{**options, **others})
+    made = getattr(transformers, config)(**options)
     return disturbed(getattr(transformers, kind)._from_config(made, attn_implementation=attention))
 
 
@@ -99,29 +96,6 @@ def test_transformers(name: str) -> None:
         assert inspection.layouts[0].queries == (4, 4, prefix)
     table = inspection.table()
     assert (table.measure == "pos_embed_similarity").any() == (name not in ("BEiT", "DINOv3"))
-
-
-GRIDS = [Grid(2, 8), Grid(8, 2), Grid(4, 4)]
-RECTANGLES = [*product(("ViT", "DeiT"), [*GRIDS, Grid(3, 5)]), *product(("DINOv2", "SigLIP vision"), GRIDS)]
-
-
-@pytest.mark.parametrize(("name", "grid"), RECTANGLES, ids=str)
-def test_positions_of_transformers_are_those_that_a_forward_pass_adds(name: str, grid: Grid) -> None:
-    """DINOv2 resamples by itself, as if its table were that of a square; SigLIP takes any 16 patches."""
-    size = (8 * grid.height, 8 * grid.width)
-    model = of_transformers(name, "sdpa", image_size=32 if name == "SigLIP vision" else size)
-    inner = getattr(model, "vision_model", model)
-    with torch.no_grad():
-        moved = inner.embeddings(images(2, *size))
-        closeness = inspect_attention(model, images(2, *size)).query("measure == 'pos_embed_similarity'")
-        next(p for n, p in inner.named_parameters() if "position_embedding" in n).zero_()
-        added = (moved - inner.embeddings(images(2, *size)))[0, -grid.num_patches :].double()
-    added = nn.functional.normalize(added - added.mean(0), dim=1)
-    places = torch.cartesian_prod(*(torch.arange(float(side)) for side in grid.size))
-    pairs = torch.triu_indices(len(added), len(added), 1)
-    apart = torch.cdist(places, places)[tuple(pairs)]
-    expected = spearmanr((added @ added.T)[tuple(pairs)], -apart).statistic
-    assert closeness.value.tolist() == pytest.approx([expected], abs=1e-3)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -286,36 +260,6 @@ def test_windows_are_measured_within_themselves() -> None:
     assert chosen.value.tolist() == pytest.approx(entropy.tolist(), abs=1e-5)
 
 
-def test_what_is_unobserved_is_told() -> None:
-    model = timm.create_model("cait_xxs24_224", img_size=64, depth=1, embed_dim=48, num_heads=4).eval()
-    table = inspect_attention(model, images(2, 64, 64))
-    assert table.attrs["layers"] == ["blocks.0.attn"]
-    assert "attends from the class token alone" in table.attrs["unobserved"]["blocks_token_only.0.attn"]
-
-
-def test_modules_that_only_have_heads_are_no_layers() -> None:
-    """A rotary embedding with frequencies for each head comes before the blocks, and attends nowhere."""
-    options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64}
-    model = disturbed(timm.create_model("vit_small_patch16_rope_mixed_224", **options), 0.1)
-    inspection, expected = inspect_model(model, images(2, 64, 64)), softmaxes(model, images(2, 64, 64))
-    assert inspection.table().attrs["numbers"] == [0, 1]
-    for number, maps in enumerate(expected.values()):
-        found = torch.from_numpy(inspection.maps(number))
-        torch.testing.assert_close(found, maps.mean(0), atol=1e-5, rtol=0)
-    assert inspection.rollout().shape == (17, 17)
-
-
-def test_a_layer_that_does_not_run_is_unobserved() -> None:
-    model = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=48, num_heads=3, img_size=64)
-    model.spare = nn.MultiheadAttention(48, 3)
-    inspection = inspect_model(model, images(2, 64, 64))
-    assert inspection.table().attrs["layers"] == ["blocks.0.attn"]
-    reason = {"spare": "does not run in a forward pass of this model"}
-    assert inspection.table().attrs["unobserved"] == reason
-    with pytest.raises(ValueError, match="spare cannot be observed"):
-        inspection.rollout()
-
-
 def test_folded_heads_and_windows_of_timms_sam() -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "window_size": 2, "img_size": 64}
@@ -328,19 +272,3 @@ def test_folded_heads_and_windows_of_timms_sam() -> None:
         model.forward_features(images(2, 64, 64))
     assert [maps.shape for maps in found.values()] == [(8, 3, 4, 4), (2, 3, 16, 16)]
     same_maps(found, expected)
-
-
-def test_attention_from_one_token_is_no_grid() -> None:
-    """VOLO ends with class attention: its one query must not pass as a grid of one patch."""
-    options = {
-        "img_size": 64,
-        "embed_dims": (24, 24, 24, 24),
-        "num_heads": (2, 2, 2, 2),
-        "layers": (1, 1, 1, 1),
-    }
-    model = timm.models.VOLO(**options, mlp_ratio=1, downsamples=(True, False, False, False)).eval()
-    inspection = inspect_model(model, images(2, 64, 64))
-    assert {layout.queries.size for layout in inspection.layouts} == {(4, 4)}
-    reasons = inspection.table().attrs["unobserved"]
-    assert any("from a single token" in reason for reason in reasons.values())
-    assert any("OutlookAttention predicts weights" in reason for reason in reasons.values())

@@ -54,6 +54,7 @@ REFUSED = {
     "OutlookAttention": "predicts weights within 3x3 neighbourhoods from each token, without keys",
     "HaloAttn": "attends from blocks to larger blocks around them",
     "LocalWindowAttention": "has a softmax for each head in a chain of heads",
+    "LambdaLayer": "normalises its keys over tokens, so that no map exists",
     "GlobalMSA": "has a softmax over pooled tokens of unknown places",
 }
 LOOSE = {  # attention whose modules have no num_heads
