@@ -34,7 +34,7 @@ class Grid(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The tokens that a layer attends from and to, and the pixels (height, width) of a query's patch.
+    """The tokens that a layer attends from and to, and the pixels (down, across) from a query's patch to the next.
 
     Queries and keys cover the same part of the image. Their grids differ in layers that pool one of them.
     """

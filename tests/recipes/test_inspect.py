@@ -61,7 +61,7 @@ def test_a_model_of_a_run_folder_is_inspected_as_it_was_trained(
         model.load_state_dict(RunFolder(trained).load_tensors(name))
     expected = inspect_attention(model, to_float(held.images))
     table = pd.read_parquet(out / "table.parquet")
-    pd.testing.assert_frame_equal(table, expected)
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-4)  # other batches, nearly uniform maps
     maps = load_file(out / "maps.safetensors")
     assert torch.equal(maps["pictures"], held.images[:3])
     assert maps["average.0"].shape == (2, *maps["examples.0"].shape[-2:])

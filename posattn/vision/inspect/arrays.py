@@ -70,12 +70,12 @@ def norms_of(inspection: "Inspection", layer: int, image: int) -> NDArray[Any]:
 
 
 def rollout(inspection: "Inspection", image: int | None) -> NDArray[np.float64]:
-    """Attention rollout over the layers that were inspected."""
-    numbers = [number for path, number in inspection.numbers.items() if path in inspection.results]
-    if numbers != list(range(len(numbers))):
-        raise ValueError(f"rollout needs every layer from the first on, the inspection has layers {numbers}")
+    """Attention rollout over all layers of the model."""
     if unobserved := [*inspection.tower.unobserved, *inspection.plan.unobserved]:
         raise ValueError(f"rollout needs every layer, but {', '.join(unobserved)} cannot be observed")
+    numbers = [number for path, number in inspection.numbers.items() if path in inspection.results]
+    if len(numbers) < (count := len(inspection.tower.layers)):
+        raise ValueError(f"rollout needs all {count} layers, the inspection has layers {numbers}")
     layers = {layer.path: layer for layer in inspection.tower.layers}
     unfit = [
         path

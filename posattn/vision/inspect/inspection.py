@@ -110,12 +110,14 @@ def inspect_model(
 
     Other arguments and errors are those of ``inspect_attention``.
     """
-    radius = checks.finite("radius", radius, 0.0)
+    radius, memory = checks.finite("radius", radius, 0.0), checks.positive("memory", memory)
+    examples = checks.natural("examples", examples)
+    batch_size = None if batch_size is None else checks.positive_int("batch_size", batch_size)
     tower = find_attention(model)
     numbers = chosen_layers(tower, layers)
-    chosen = Tower(tower.run, [tower.layers[n] for n in numbers.values()], tower.unobserved, tower.positions)
+    chosen = replace(tower, layers=[tower.layers[n] for n in numbers.values()])
     first, images = peek(images)
-    planned = plan(model, chosen, first, checks.positive("memory", memory), batch_size, examples)
+    planned = plan(model, chosen, first, memory, batch_size, examples)
     check_partition(partition, planned.layouts.values())
     if len(planned.turns) > 1 and is_stream(images):
         raise ValueError(
@@ -125,7 +127,7 @@ def inspect_model(
     announce(planned)
     numbers = {path: number for path, number in numbers.items() if path in planned.layouts}
     size = (first.shape[2], first.shape[3])
-    inspection = Inspection(chosen, planned, numbers, size, partition, radius)
+    inspection = Inspection(tower, planned, numbers, size, partition, radius)
     collector = Collector(inspection, examples, recover)
     try:
         for turn in planned.turns:

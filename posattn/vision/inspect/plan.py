@@ -16,6 +16,7 @@ from posattn.vision.inspect.watch import observe
 
 MEMORY = 2.5e9  # bytes of running sums
 FEWEST_GROUPS = 4  # below this the jackknife says little: rather several passes
+IDLE = "does not run in a forward pass of this model"
 TOKENS_PER_BATCH, LARGEST_BATCH = 8192, 64
 
 
@@ -65,6 +66,7 @@ def plan(
         raise next(
             iter(refused.values()), TypeError("no attention layer runs in a forward pass of this model")
         )
+    idle = {path: IDLE for path in layers if path not in size and path not in refused}
     groups = int(min(GROUPS, memory // max(1, sum(size.values()))))
     turns: tuple[tuple[str, ...], ...] = (tuple(size),)
     if groups < FEWEST_GROUPS:
@@ -75,7 +77,7 @@ def plan(
         turns,
         groups,
         batch_size or max(1, min(LARGEST_BATCH, TOKENS_PER_BATCH // tokens)),
-        {path: str(error) for path, error in refused.items()},
+        {path: str(error) for path, error in refused.items()} | idle,
         groups * max(sum(size[path] for path in turn) for turn in turns)
         + sum(size.values()) * (2 + examples) // 2,
     )

@@ -29,8 +29,8 @@ class LayerSums:
     """Of one layer: mean and spread over images of what is measured on each, and average maps.
 
     Image i belongs to group i mod ``groups``. Maps are summed by group, so that what is measured on the average map
-    has a standard error and can be found again on half of the images. What is summed is S - 1/K, block by block,
-    so that float32 suffices: a test compares the sum of many maps with one in float64.
+    has a standard error and can be found again on half of the images. The sums are of S itself, not of S - 1/K: the
+    logarithm of an average map needs its small entries to a relative precision, which the 1/K would take.
 
     Args:
         layout: Q queries and K keys.
@@ -104,17 +104,16 @@ class LayerSums:
 
     def _add_maps(self, part: Float[Tensor, "b h q K"], rows: slice, share: Float[Tensor, "G b"]) -> None:
         """Sums of maps and of squares, by group, of a block, which is used up."""
-        centred = part.sub_(1 / part.shape[-1])
-        squares = torch.linalg.vecdot(centred, centred).sum(-1).double().cpu()
-        self.spread += share @ squares
         if len(part) == 1:
             for group in share[:, 0].nonzero().flatten().tolist():
-                self.maps[group, :, rows].add_(centred[0], alpha=share[group, 0].item())
-            return
-        present = share.sum(1).nonzero().flatten()
-        sums = share[present].to(part) @ centred.flatten(1)
-        for group, total in zip(present.tolist(), sums, strict=True):
-            self.maps[group, :, rows] += total.view(part.shape[1:])
+                self.maps[group, :, rows].add_(part[0], alpha=share[group, 0].item())
+        else:
+            present = share.sum(1).nonzero().flatten()
+            sums = share[present].to(part) @ part.flatten(1)
+            for group, total in zip(present.tolist(), sums, strict=True):
+                self.maps[group, :, rows] += total.view(part.shape[1:])
+        centred = part.sub_(1 / part.shape[-1])
+        self.spread += share @ torch.linalg.vecdot(centred, centred).sum(-1).double().cpu()
 
     def average(
         self, groups: Sequence[int] | None = None, heads: slice = slice(None)
@@ -124,7 +123,7 @@ class LayerSums:
         total = self.maps[chosen[0], heads].clone()
         for group in chosen[1:]:
             total += self.maps[group, heads]
-        return total.div_(self.images_in(chosen)).add_(1 / self.maps.shape[-1]).cpu()
+        return total.div_(self.images_in(chosen)).cpu()
 
     def images_in(self, groups: Sequence[int]) -> float:
         """How many images some groups have."""
@@ -136,10 +135,11 @@ class LayerSums:
 
     def products(self) -> Float[Tensor, "h G G"]:
         """By head, the products <M_g, M_g'> of the sums M_g of S - 1/K over each group, in float64."""
+        uniform = self.values.in_group[:, None].to(self.maps.device) / self.maps.shape[-1]
         found = torch.zeros(self.maps.shape[1], self.num_groups, self.num_groups, dtype=torch.double)
         for head, sums in enumerate(self.maps.flatten(2).unbind(1)):
             for part in sums.split(PRODUCT_ENTRIES, 1):
-                part = part.double()
+                part = part.double() - uniform
                 found[head] += (part @ part.T).cpu()
         return found
 

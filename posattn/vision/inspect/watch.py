@@ -227,7 +227,12 @@ def chosen_calls(calls: list[LazyMaps | str], layer: AttentionLayer) -> list[Laz
 
 
 def unfolded(maps: LazyMaps, layer: AttentionLayer) -> LazyMaps:
-    """Maps (n·h, Q, K), as some models fold them, with their axis of heads."""
+    """Maps (n·h, Q, K), as some models fold them, with their axis of heads. Raises TypeError if they have no such."""
+    folded = maps.shape[0] if len(maps.shape) == 3 else 0
+    if folded % layer.num_heads:
+        raise layer.refuse(
+            f"its softmax is of {tuple(maps.shape)}, which are not the maps of {layer.num_heads} heads"
+        )
     if isinstance(maps, FromScores) and maps.held.ndim == 3:
         return FromScores(maps.held.unflatten(0, (-1, layer.num_heads)))
     if isinstance(maps, FromQueries) and maps.query.ndim == 3:

@@ -260,13 +260,6 @@ def test_windows_are_measured_within_themselves() -> None:
     assert chosen.value.tolist() == pytest.approx(entropy.tolist(), abs=1e-5)
 
 
-def test_what_is_unobserved_is_told() -> None:
-    model = timm.create_model("cait_xxs24_224", img_size=64, depth=1, embed_dim=48, num_heads=4).eval()
-    table = inspect_attention(model, images(2, 64, 64))
-    assert table.attrs["layers"] == ["blocks.0.attn"]
-    assert "attends from the class token alone" in table.attrs["unobserved"]["blocks_token_only.0.attn"]
-
-
 def test_folded_heads_and_windows_of_timms_sam() -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "window_size": 2, "img_size": 64}
@@ -279,19 +272,3 @@ def test_folded_heads_and_windows_of_timms_sam() -> None:
         model.forward_features(images(2, 64, 64))
     assert [maps.shape for maps in found.values()] == [(8, 3, 4, 4), (2, 3, 16, 16)]
     same_maps(found, expected)
-
-
-def test_attention_from_one_token_is_no_grid() -> None:
-    """VOLO ends with class attention: its one query must not pass as a grid of one patch."""
-    options = {
-        "img_size": 64,
-        "embed_dims": (24, 24, 24, 24),
-        "num_heads": (2, 2, 2, 2),
-        "layers": (1, 1, 1, 1),
-    }
-    model = timm.models.VOLO(**options, mlp_ratio=1, downsamples=(True, False, False, False)).eval()
-    inspection = inspect_model(model, images(2, 64, 64))
-    assert {layout.queries.size for layout in inspection.layouts} == {(4, 4)}
-    reasons = inspection.table().attrs["unobserved"]
-    assert any("from a single token" in reason for reason in reasons.values())
-    assert any("OutlookAttention predicts weights" in reason for reason in reasons.values())

@@ -107,11 +107,14 @@ def test_what_is_not_there_is_named(inspection: Inspection) -> None:
 
 
 def test_rollout_is_refused_where_layers_are_missing_or_windowed() -> None:
-    with pytest.raises(ValueError, match=r"layers \[1, 2\]"):
-        inspect_model(vit(), images(), layers=[1, 2]).rollout()
+    for layers in ([1, 2], [0, 1]):
+        with pytest.raises(
+            ValueError, match=rf"needs all 3 layers, the inspection has layers \[{layers[0]}, "
+        ):
+            inspect_model(vit(), images(), layers=layers).rollout()
     swin = timm.create_model("swin_tiny_patch4_window7_224", img_size=56, embed_dim=12, depths=(1, 1))
     with pytest.raises(ValueError, match="all tokens"):
-        inspect_model(swin, torch.randn(2, 3, 56, 56), layers=[0]).rollout()
+        inspect_model(swin, torch.randn(2, 3, 56, 56)).rollout()
 
 
 class Cells(HTMLParser):

@@ -60,6 +60,30 @@ def test_profile_association_ignores_what_all_rows_and_columns_share(generator: 
     torch.testing.assert_close(plain, moved)
 
 
+@pytest.mark.parametrize("maps", [1, 20])  # one for all images, or one of each
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 12.0])
+def test_profiles_of_local_heads_are_those_of_exact_logarithms(
+    sharpness: float, maps: int, generator: torch.Generator
+) -> None:
+    """A patch attends by about exp(-sharpness·distance²): entries far below the 1/K of a uniform map matter."""
+    places = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0)).double()
+    log = 0.3 * torch.randn(64, 64, generator=generator) - sharpness * torch.cdist(places, places).square()
+    sums, own = LayerSums(layout(8), 1.5), neighbourhoods(Grid(8, 8))
+    sums.add(FromMaps(log.float().softmax(-1).expand(maps, 1, -1, -1)), 20)
+    found = average.estimator(sums, own)(sums.values.groups)[:, 0].tolist()
+    shown = log.softmax(-1).clamp(min=torch.finfo(torch.float32).tiny).log()
+    centred = shown - shown.mean(0) - shown.mean(1, keepdim=True) + shown.mean()
+    profiles = torch.nn.functional.normalize(torch.cat([centred, centred.T], 1), dim=1)
+    shares = []
+    for patch, cosines in enumerate(profiles @ profiles.T):
+        company = set(own[patch].nonzero().flatten().tolist()) - {patch}
+        nearest = sorted(set(range(64)) - {patch}, key=lambda other: -float(cosines[other]))[: len(company)]
+        shares.append(len(company & set(nearest)) / len(company))
+    among = log.softmax(-1).argsort(descending=True)
+    nearby = [own[i, row[: own[i].sum()]].double().mean() for i, row in enumerate(among)]
+    assert found == pytest.approx([1.0, np.mean(nearby), np.mean(shares)], abs=1e-6)
+
+
 def test_noise_has_no_stable_sets(generator: torch.Generator) -> None:
     sums = LayerSums(layout(4), 1.5)
     sums.add(FromMaps(torch.randn(40, 2, 16, 16, generator=generator).softmax(-1)), 40)

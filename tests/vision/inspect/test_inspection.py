@@ -189,6 +189,9 @@ BAD = [
     (lambda: inspect_attention(make(), []), "at least two, got 0"),
     (lambda: inspect_attention(make(), images(), Partition.contiguous(20, 4)), r"4x4 = 16 .*D=20"),
     (lambda: inspect_attention(make(), images(), radius=-1.0), "radius must be .* at least 0, got -1"),
+    (lambda: inspect_model(make(), images(), examples=-1), "examples must be at least 0, got -1"),
+    (lambda: inspect_attention(make(), images(), batch_size=-1), "batch_size must be at least 1, got -1"),
+    (lambda: inspect_attention(make(), images(), batch_size=0), "batch_size must be at least 1, got 0"),
     (lambda: inspect_attention(make(), torch.zeros(4, 1, 8, 8)), "images must be 16x16 .* got 8x8"),
 ]
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.grid import Grid, distances, grid_by_stride
+from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.inspection import Inspection, inspect_attention, inspect_model
+from posattn.vision.inspect.plan import plan
 from posattn.vision.inspect.positions import closeness_correlation, similarity
 from posattn.vision.inspect.watch import watch_attention
 
@@ -173,6 +175,59 @@ def test_a_surrounding_autocast_changes_nothing() -> None:
         found = inspect_attention(model, images())
         assert torch.is_autocast_enabled("cpu")
     pd.testing.assert_frame_equal(found, expected)
+
+
+def padded(size: tuple[int, int]) -> tuple[nn.Module, Tensor, Tensor]:
+    """timm's ViT, whose last patches are padded, its images, and its (n, h, N, N) maps in the first layer."""
+    model, maps = make(dynamic_img_size=True, dynamic_img_pad=True).double(), []
+    model.blocks[0].attn.fused_attn = False
+    model.blocks[0].attn.attn_drop.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
+    model(images(size=size).double())
+    return model, images(size=size).double(), maps[0].detach()
+
+
+def cut_off(size: tuple[int, int]) -> tuple[nn.Module, Tensor, Tensor]:
+    """The same of transformers' DINOv2, which leaves off what is no whole patch."""
+    transformers = pytest.importorskip("transformers", reason="transformers is an optional library")
+    config = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "num_channels": 1}
+    made = transformers.Dinov2Config(**config, image_size=16, patch_size=4, attn_implementation="eager")
+    model = transformers.Dinov2Model(made).double().eval()
+    with torch.no_grad():
+        maps = model(images(size=size).double(), output_attentions=True).attentions[0]
+    return model, images(size=size).double(), maps
+
+
+@pytest.mark.parametrize(
+    ("run", "size", "grid"),
+    [(padded, (17, 13), (5, 4)), (cut_off, (19, 19), (4, 4)), (cut_off, (23, 14), (5, 3))],
+)
+def test_patches_that_do_not_tile_the_image_are_a_stride_apart(
+    run: Any, size: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    model, pictures, maps = run(size)
+    corners = torch.cartesian_prod(*(4.0 * torch.arange(side, dtype=torch.double) for side in grid))
+    among = maps[..., 1:, 1:]
+    expected = (among * torch.cdist(corners, corners)).sum((-1, -2)) / among.sum((-1, -2))
+    table = inspect_attention(model, pictures).query("layer == 0")
+    assert table[table.measure == "distance_px"].value.tolist() == pytest.approx(expected.mean(0).tolist())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "strides"),
+    [
+        ("pit_ti_224", 224, {27: 8, 14: 16, 7: 32}),  # patches of 16 pixels that overlap
+        ("levit_128s", 224, {14: 16, 7: 32, 4: 64}),
+        ("pvt_v2_b0", 65, {17: 4, 9: 8, 5: 16, 3: 32}),
+    ],
+)
+def test_patches_of_later_stages_are_a_multiple_of_the_stride_apart(
+    name: str, size: int, strides: dict[int, int]
+) -> None:
+    model = timm.create_model(name).eval()
+    layouts = plan(model, find_attention(model), torch.rand(1, 3, size, size)).layouts.values()
+    assert {layout.queries.height: layout.patch for layout in layouts} == {
+        side: (stride, stride) for side, stride in strides.items()
+    }
 
 
 def test_other_images_than_floats_are_refused() -> None:

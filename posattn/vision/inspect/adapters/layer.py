@@ -3,15 +3,21 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from posattn.vision.grid import Grid, Layout, grid_by_stride
 
 ImageSize = tuple[int, int]
 GridSize = tuple[int, int]
+STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+STAGES = [
+    2**stage for stage in range(6)
+]  # by which the grids of later layers are smaller than the embedding's
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class AttentionLayer:
             return self._window(image, windows, num_queries, num_keys)
         queries = self._tokens(image, num_queries)
         keys = queries if num_keys == num_queries else self._tokens(image, num_keys)
-        return Layout(queries, keys, (image[0] / queries.height, image[1] / queries.width))
+        return Layout(queries, keys, self._patch(image, queries))
 
     def refuse(self, reason: str) -> TypeError:
         """The error of a layer that cannot be observed."""
@@ -70,20 +76,46 @@ class AttentionLayer:
             f"it attends over {number} tokens, not over {self.prefix or 0} and {grid} of {image[0]}x{image[1]} pixels"
         )
 
+    @cached_property
+    def stride(self) -> tuple[int, int] | None:
+        """The pixels (down, across) from a patch of the embedding to the next; None where they are not known: as timm
+        tells it, else of the convolutions and pools that the image goes through."""
+        if hasattr(self.entry, "feat_ratio"):
+            return tuple(self.entry.feat_ratio(as_scalar=False))  # type: ignore[union-attr, operator, return-value]
+        modules: list[Any] = [*self.entry.modules()] if self.entry else []
+        strides = [to_2tuple(module.stride) for module in modules if isinstance(module, STRIDED)]
+        return (math.prod(s[0] for s in strides), math.prod(s[1] for s in strides)) if strides else None
+
+    def _patch(self, image: ImageSize, grid: Grid) -> tuple[float, float]:
+        """Pixels from a patch to the next: the stride of the embedding, doubled until its grid is this one; the side
+        over the number of patches if it never is."""
+        if self.stride is not None:
+            first = (
+                self.grid(image) if self.grid else [n / s for n, s in zip(image, self.stride, strict=True)]
+            )
+            for times in STAGES:
+                sides = zip(grid.size, (n / times for n in first), strict=True)
+                if all(side in (math.floor(n), math.ceil(n)) for side, n in sides):
+                    return self.stride[0] * times, self.stride[1] * times
+        return image[0] / grid.height, image[1] / grid.width
+
     def _window(self, image: ImageSize, windows: int, num_queries: int, num_keys: int) -> Layout:
         sides = [side for number in (num_queries, num_keys) if (side := square_side(number))]
         if len(sides) < 2:
             raise self.refuse(f"its windows of {num_queries} queries and {num_keys} keys are not square")
-        stride = self._stride(image, windows, sides[1]) * sides[1] / sides[0]
-        return Layout(Grid(sides[0], sides[0]), Grid(sides[1], sides[1]), (stride, stride))
+        pooled, patch = sides[1] / sides[0], self._patch_in_windows(image, windows, sides[1])
+        queries, keys = (Grid(side, side) for side in sides)
+        return Layout(queries, keys, (patch[0] * pooled, patch[1] * pooled))
 
-    def _stride(self, image: ImageSize, windows: int, side: int) -> float:
-        """Pixels of a patch in a window: the patch embedding's, doubled until the windows are as many; else NaN."""
-        first = round(image[0] / self.grid(image)[0]) if self.grid else 1
-        for stride in (first * 2**stage for stage in range(6)):
-            if math.prod(math.ceil(math.ceil(length / stride) / side) for length in image) == windows:
-                return stride
-        return math.nan
+    def _patch_in_windows(self, image: ImageSize, windows: int, side: int) -> tuple[float, float]:
+        """The same in windows: the stride is doubled until the windows are as many; NaN if they never are."""
+        first = self.stride or (1, 1)
+        for times in STAGES:
+            patch = (first[0] * times, first[1] * times)
+            numbers = (math.ceil(math.ceil(n / p) / side) for n, p in zip(image, patch, strict=True))
+            if math.prod(numbers) == windows:
+                return patch
+        return math.nan, math.nan
 
 
 def square_side(number: int) -> int | None:

@@ -4,7 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from timm.layers import AttentionPoolLatent, RelPosBias, RelPosMlp, resample_abs_pos_embed
+from timm.layers import (
+    AttentionPoolLatent,
+    AttentionPoolPrr,
+    RelPosBias,
+    RelPosBiasTf,
+    RelPosMlp,
+    RotaryEmbeddingMixed,
+    resample_abs_pos_embed,
+)
 from torch import Tensor, nn
 
 from posattn.vision.grid import Grid
@@ -17,7 +25,14 @@ from posattn.vision.inspect.adapters.layer import (
     owner_of,
 )
 
-NO_LAYERS = (AttentionPoolLatent, RelPosBias, RelPosMlp)  # they have heads, but mix no tokens
+NO_LAYERS = (  # they have heads, but mix no tokens
+    AttentionPoolLatent,
+    AttentionPoolPrr,
+    RelPosBias,
+    RelPosBiasTf,
+    RelPosMlp,
+    RotaryEmbeddingMixed,
+)
 WINDOWED = {"WindowAttention", "WindowAttentionGlobal", "SpatialBlock", "SwinTransformerV2Block"}
 POOLED = {
     "MultiScaleAttention",
@@ -39,6 +54,7 @@ REFUSED = {
     "OutlookAttention": "predicts weights within 3x3 neighbourhoods from each token, without keys",
     "HaloAttn": "attends from blocks to larger blocks around them",
     "LocalWindowAttention": "has a softmax for each head in a chain of heads",
+    "LambdaLayer": "normalises its keys over tokens, so that no map exists",
     "GlobalMSA": "has a softmax over pooled tokens of unknown places",
 }
 LOOSE = {  # attention whose modules have no num_heads

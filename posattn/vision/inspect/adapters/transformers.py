@@ -5,6 +5,7 @@ They are known by their config, so that the library itself is never imported her
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def grid_of(patch_size: int | tuple[int, int], image: ImageSize) -> GridSize:
 
 
 def positions(owner: Any, grid: Grid, image: ImageSize) -> Tensor | None:
-    """The embedding of the patches, resampled as the model does it; None where positions enter otherwise."""
+    """The embedding of the patches, resampled where the model does so; None where positions enter otherwise."""
     embeddings = getattr(owner, "embeddings", None)
     if embeddings is None:  # SAM: (1, H, W, d), never resampled
         held = getattr(owner, "pos_embed", None)
@@ -101,7 +102,10 @@ def positions(owner: Any, grid: Grid, image: ImageSize) -> Tensor | None:
     table = getattr(embeddings, "position_embeddings", getattr(embeddings, "position_embedding", None))
     if table is None or not hasattr(embeddings, "interpolate_pos_encoding"):
         return None
-    weight = table.weight if isinstance(table, nn.Embedding) else table
+    weight = table.weight if isinstance(table, nn.Embedding) else table[0]
+    on_request = "interpolate_pos_encoding" in signature(embeddings.forward).parameters
+    if on_request and len(weight) == grid.num_tokens:  # else the table would be taken for that of a square
+        return weight[grid.prefix :]
     tokens = torch.zeros(1, grid.num_tokens - extra_prefix(owner), weight.shape[-1]).to(weight)
     embedded: Tensor = embeddings.interpolate_pos_encoding(tokens, *image)
     return embedded[0, -grid.num_patches :]
