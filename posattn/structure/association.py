@@ -111,8 +111,8 @@ def _checked(scores_or_map: Maps, num_patches: int) -> Maps:
 
 
 def own_share_of_largest(
-    maps: Float[Tensor, "*heads D D"], own: Bool[Tensor, "D D"]
-) -> Float[Tensor, "*heads D"]:
+    maps: Float[Tensor, "*heads Q D"], own: Bool[Tensor, "Q D"]
+) -> Float[Tensor, "*heads Q"]:
     """For each row with k entries marked by ``own``, the share of its k largest entries that are marked.
 
     In expectation over the order of tied entries; NaN where it marks none.

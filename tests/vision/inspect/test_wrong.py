@@ -217,6 +217,7 @@ def test_patches_that_do_not_tile_the_image_are_a_stride_apart(
     [
         ("pit_ti_224", 224, {27: 8, 14: 16, 7: 32}),  # patches of 16 pixels that overlap
         ("levit_128s", 224, {14: 16, 7: 32, 4: 64}),
+        ("nextvit_small", 64, {8: 8, 4: 16, 2: 32}),  # whose blocks have a patch_embed of their own
         ("pvt_v2_b0", 65, {17: 4, 9: 8, 5: 16, 3: 32}),
     ],
 )

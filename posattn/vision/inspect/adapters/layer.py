@@ -150,9 +150,13 @@ def outermost_with(model: nn.Module, *names: str) -> Iterator[tuple[str, nn.Modu
 
 
 def owner_of(model: nn.Module, path: str, *names: str) -> nn.Module:
-    """The innermost module around ``path`` that has one of the attributes, else the model."""
+    """The innermost module around ``path`` that has one of the attributes, else the model.
+
+    Blocks are passed over: NextViT's have a ``patch_embed`` of their own, which takes in no image.
+    """
     parts = path.split(".")
-    around = [model.get_submodule(".".join(parts[:end])) for end in range(len(parts))]
+    ends = range(len((block_path(model, path) or path).split(".")))
+    around = [model.get_submodule(".".join(parts[:end])) for end in ends]
     return next((module for module in reversed(around) if any(hasattr(module, n) for n in names)), model)
 
 

@@ -102,9 +102,7 @@ def layer_of(model: nn.Module, path: str, module: nn.Module, prefix: str) -> Att
         module,
         int(module.num_heads),  # type: ignore[arg-type]
         getattr(owner, "num_prefix_tokens", None),
-        embed
-        if isinstance(embed, nn.Module) and not isinstance(embed, nn.ModuleList)
-        else getattr(owner, "stem", None),
+        entry_of(owner, embed),
         grid_of(embed),
         windowed=is_windowed(model, path, module),
         pooled=kind in POOLED,
