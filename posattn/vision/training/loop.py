@@ -71,7 +71,7 @@ def train(
 
 def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
     """The rest of a training. A checkpoint is written only after its record was used, so none is ever lost."""
-    run.start_clocks()
+    run.start_clocks(*run.unrecorded)
     if run.step == run.steps and run.last is not None:
         yield run.last
     with StopSignal(active=checkpoints is not None) as stop:

@@ -19,7 +19,7 @@ def save(training: Training, folder: Path) -> None:
     Raises:
         FloatingPointError: a loss since the last record or a weight is not finite; nothing is written.
     """
-    losses = training.finite_losses()
+    losses, unrecorded = training.finite_losses(), training.passed()
     optimizer, others = flatten_optimizer(training.optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in training.model.state_dict().items()}
     for name, tensor in tensors.items():
@@ -30,7 +30,7 @@ def save(training: Training, folder: Path) -> None:
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()} | {"losses": losses}
     if training.accelerator.is_main_process:
         meta = {"run": identity(training), "optimizer": others, "seconds": training.seconds}
-        meta["cpu_seconds"] = training.cpu_seconds
+        meta |= {"cpu_seconds": training.cpu_seconds, "unrecorded": unrecorded}
         meta["last"] = None if training.last is None else training.last.scalars
         save_checkpoint(folder, training.step, tensors, meta)
 
@@ -57,6 +57,7 @@ def restore(training: Training, folder: Path) -> None:
     load_optimizer(training.optimizer, without_prefix("optimizer.", tensors), meta["optimizer"])
     training.step, training.seconds = checkpoint.step, meta["seconds"]
     training.cpu_seconds = meta.get("cpu_seconds", training.seconds)  # older ones have none
+    training.unrecorded = tuple(meta.get("unrecorded", (0.0, 0.0)))
     training.losses = list(tensors["losses"].to(training.device))
     training.scheduler.step_update(training.step)
     if meta["last"] is not None:
