@@ -151,14 +151,18 @@ def fit(
     ``accuracy`` and ``elapsed`` (seconds of training so far, without tests) at each test, ``seconds`` of the whole
     training, ``clock`` (of these seconds: ``CPU`` for one thread on a CPU, so that other work on a shared machine does
     not count; else ``wall``), and ``precision``, float32 or bfloat16.
+
+    Raises ValueError if a test is lost: its line is damaged and the checkpoint, of an older version, does not keep it.
     """
-    run = RunFolder(folder)
+    run, kept = RunFolder(folder), folder / CHECKPOINTS / unit
+    epochs = range(1, config.epochs + 1) if after is None else after
     with TrainingLog(run, unit, tensorboard) as log:
-        for record in train(model, train_set, config, seed=seed, checkpoints=folder / CHECKPOINTS / unit):
-            tested = record.end_of_epoch and (after is None or round(record.epoch) in after)
+        for record in train(model, train_set, config, seed=seed, checkpoints=kept, notes=log.notes):
+            tested = record.end_of_epoch and round(record.epoch) in epochs
             log.write(record, **({"accuracy": test(record, test_set)} if tested else {}))
+            if record.end_of_epoch:
+                tests = tests_of(log.rows, [epoch for epoch in epochs if epoch <= round(record.epoch)], kept)
     run.save_tensors(unit, model.state_dict())
-    tests = [row for row in log.rows if "accuracy" in row]
     alone = next(model.parameters()).device.type == "cpu" and torch.get_num_threads() == 1
     clock = "cpu_seconds" if alone else "seconds"
     return {
@@ -168,6 +172,16 @@ def fit(
         "clock": "CPU" if alone else "wall",
         "precision": record.precision,
     }
+
+
+def tests_of(rows: Sequence[dict[str, Any]], epochs: Sequence[int], kept: Path) -> list[dict[str, Any]]:
+    """The rows of a log with the tests after these epochs. ValueError if one is missing; ``kept``: the checkpoints."""
+    found = {round(row["epoch"]): row for row in rows if "accuracy" in row}
+    if lost := [epoch for epoch in epochs if epoch not in found]:
+        raise ValueError(
+            f"metrics.jsonl has lost the test of {kept.name} after epoch {lost[0]}; remove {kept} to train it anew"
+        )
+    return [found[epoch] for epoch in epochs]
 
 
 def test(record: TrainRecord, test_set: AnyImages) -> float:

@@ -35,6 +35,7 @@ def save(training: Training, folder: Path) -> None:
     if training.accelerator.is_main_process:
         meta = {"run": identity(training), "optimizer": others, "seconds": training.seconds}
         meta |= {"cpu_seconds": training.cpu_seconds, "unrecorded": unrecorded}
+        meta["notes"] = training.notes
         meta["last"] = None if training.last is None else training.last.scalars
         save_checkpoint(folder, training.step, tensors, meta)
 
@@ -62,6 +63,7 @@ def restore(training: Training, folder: Path) -> None:
     training.step, training.seconds = checkpoint.step, meta["seconds"]
     training.cpu_seconds = meta.get("cpu_seconds", training.seconds)  # older ones have none
     training.unrecorded = tuple(meta.get("unrecorded", (0.0, 0.0)))
+    training.notes[:] = meta.get("notes", [])
     training.losses = list(tensors["losses"].to(training.device))
     training.scheduler.step_update(training.step)
     if meta["last"] is not None:

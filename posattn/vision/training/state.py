@@ -98,6 +98,7 @@ class Training:
         self.start_clocks()
         self.losses: list[Tensor] = []  # of the steps since the last record
         self.last: TrainRecord | None = None
+        self.notes: list[Any] = []  # the caller's
         self.feed: Iterator[tuple[Images, Tensor]] | None = None  # of the epoch feed_epoch
         self.feed_epoch = 0
 
