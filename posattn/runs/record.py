@@ -156,12 +156,18 @@ class RunFolder:
         self._record("unit", name=name, value=value, files=files or [])
         self._done[name] = json.loads(to_json(value))
 
+    def data(self) -> dict[str, str]:
+        """The digest of each set of data that the run was started with, by name."""
+        return {line["name"]: line["sha256"] for line in reversed(self.events("data"))}
+
     def same_data(self, name: str, sha256: str) -> None:
         """Record the digest of the data ``name``. Raises ValueError if an earlier start of the run had other data."""
-        earlier = [line["sha256"] for line in self.events("data") if line["name"] == name]
-        if not earlier:
+        earlier = self.data().get(name)
+        if earlier is None:
             self._record("data", name=name, sha256=sha256)
-        elif earlier[0] != sha256:
+        elif earlier != sha256 and not self.computes:
+            raise ValueError(f"{name} is not what the merged runs were trained on; see --data-dir")
+        elif earlier != sha256:
             raise ValueError(
                 f"{name} has changed since {self.path} was started: its results would mix two sets of data; "
                 "start over with --overwrite or another --out"

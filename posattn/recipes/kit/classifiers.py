@@ -107,8 +107,7 @@ def train_grid(
     """``compute(config, *cell, folder)`` for every cell: a sweep, with a progress bar for each training in it."""
     keys = {"/".join(map(str, cell)): cell for cell in cells}
     arguments = {key: (config, *cell, run.path) for key, cell in keys.items()}
-    if run.computes:
-        check_data(config.data, run)
+    check_data(config.data, run)
     with follow_trainings(run, progress, config.train):
         done = sweep(name, arguments, compute, run, progress)
     return {cell: done[key] for key, cell in keys.items()}

@@ -89,7 +89,7 @@ def last(place: str) -> str:
 
 
 def check_alike(sources: Sequence[Source]) -> None:
-    """ValueError naming the first difference of recipe, settings or precision, or a recipe without seeds."""
+    """ValueError naming the first difference of recipe, settings, data or precision, or a recipe without seeds."""
     first = sources[0]
     for source in sources[1:]:
         old, new = compared(first), compared(source)
@@ -100,6 +100,7 @@ def check_alike(sources: Sequence[Source]) -> None:
             raise ValueError(f"{place} is {said}: runs of different settings are not pooled")
     if not first.seeds:
         raise ValueError(f"{first.folder.path} is a run of {first.recipe}, which has no seeds to pool")
+    check_same_data(sources)
     check_precision(sources)
 
 
@@ -108,6 +109,18 @@ def compared(source: Source) -> Values:
     ignored = {SEED, SEEDS, MODELS} | OF_THE_MACHINE
     kept = {place: value for place, value in source.places.items() if last(place) not in ignored}
     return {"recipe": source.recipe} | kept
+
+
+def check_same_data(sources: Iterable[Source]) -> None:
+    """ValueError where one name stands for different data in two runs."""
+    seen: dict[str, tuple[str, Path]] = {}
+    for source in sources:
+        for name, sha256 in source.folder.data().items():
+            first, path = seen.setdefault(name, (sha256, source.folder.path))
+            if sha256 != first:
+                raise ValueError(
+                    f"{name} differs between {path} and {source.folder.path}: runs on different data are not pooled"
+                )
 
 
 def check_precision(sources: Iterable[Source]) -> None:

@@ -42,9 +42,8 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
     """Learn maps on the source with every seed, then train each arm on each target at each size."""
     check_models(config, [POSITIONAL])
     sizes = {target: available_sizes(config, target) for target in config.targets}
-    if run.computes:
-        for target in config.targets:
-            check_data(target_data(config, target), run)
+    for target in config.targets:
+        check_data(target_data(config, target), run)
     sources = product([POSITIONAL], config.all_seeds)
     learned = train_grid("source", train_one, config, sources, run, progress)
     cells = [cell for target in sizes for cell in product([target], ARMS, sizes[target], config.all_seeds)]
