@@ -173,6 +173,12 @@ class RunFolder:
                 "start over with --overwrite or another --out"
             )
 
+    def precisions(self) -> dict[str, str]:
+        """The precision of each finished training, float32 or bfloat16, by the name of its log lines and weights."""
+        finished = {Path(file).stem for unit in self.events("unit") for file in unit["files"]}
+        lines = (values for _, values in self._journal() if values["event"] in finished)
+        return {line["event"]: line["precision"] for line in lines if isinstance(line.get("precision"), str)}
+
     def value(self, name: str) -> Any:
         """The value of a finished unit. Raises KeyError if it is not finished."""
         return self._done[name]

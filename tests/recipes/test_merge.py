@@ -171,12 +171,14 @@ def test_precisions_are_not_mixed_and_damaged_files_are_named(
         settings = replace(images(True), seed=seed, seeds=1, models=("ViT",))
         with open_run(tmp_path / name, "images", settings) as folder:
             folder.save(f"images-ViT-{seed}.safetensors", b"weights")
-            folder.keep(f"images/ViT/{seed}", {"precision": precision}, [f"images-ViT-{seed}.safetensors"])
+            folder.log(f"images-ViT-{seed}", precision=precision)
+            folder.keep(f"images/ViT/{seed}", {}, [f"images-ViT-{seed}.safetensors"])
         return tmp_path / name
 
     runs = trained("one", 0, "float32"), trained("other", 1, "bfloat16")
     said = refused(capsys, tmp_path / "out", *runs)
-    assert f"{runs[0]} in float32, {runs[1]} in bfloat16; set --train.precision" in said
+    named = f"images-ViT-0 of {runs[0]} in float32, images-ViT-1 of {runs[1]} in bfloat16"
+    assert f"{named}; set --train.precision" in said
     (runs[1] / "images-ViT-1.safetensors").write_bytes(b"weight")
     assert "images-ViT-1.safetensors is damaged" in refused(capsys, tmp_path / "out", runs[1])
 

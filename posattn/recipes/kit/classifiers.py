@@ -8,12 +8,14 @@ from typing import Any
 
 import timm
 import torch
+from accelerate import PartialState
 from jaxtyping import Int
 from rich.progress import Progress
 from torch import Generator, Tensor, nn
 
 from posattn import checks
 from posattn.recipes.kit.settings import ARCHITECTURES, ImageTraining, ModelSize
+from posattn.runs.device import choose_precision, refuse_mixed_precision
 from posattn.runs.folder import CHECKPOINTS, RunFolder
 from posattn.runs.sweep import sweep
 from posattn.vision.data.config import MemoryDataConfig
@@ -110,6 +112,7 @@ def train_grid(
     check_data(config.data, run)
     with follow_trainings(run, progress, config.train):
         done = sweep(name, arguments, compute, run, progress)
+    refuse_mixed_precision(run.precisions())  # of workers with other devices
     return {cell: done[key] for key, cell in keys.items()}
 
 
@@ -151,9 +154,11 @@ def fit(
     training, ``clock`` (of these seconds: ``CPU`` for one thread on a CPU, so that other work on a shared machine does
     not count; else ``wall``), and ``precision``, float32 or bfloat16.
 
+    Raises ValueError if the finished trainings of the run are in another precision, as if on another device.
     Raises ValueError if a test is lost: its line is damaged and the checkpoint, of an older version, does not keep it.
     """
     run, kept = RunFolder(folder), folder / CHECKPOINTS / unit
+    check_precision(run, unit, config)
     epochs = range(1, config.epochs + 1) if after is None else after
     with TrainingLog(run, unit, tensorboard) as log:
         for record in train(model, train_set, config, seed=seed, checkpoints=kept, notes=log.notes):
@@ -171,6 +176,12 @@ def fit(
         "clock": "CPU" if alone else "wall",
         "precision": record.precision,
     }
+
+
+def check_precision(run: RunFolder, unit: str, config: TrainConfig) -> None:
+    """Raise ValueError if this device would train ``unit`` in another precision than the run's finished trainings."""
+    chosen = choose_precision(config.precision, str(PartialState().device)).dtype
+    refuse_mixed_precision(run.precisions() | {unit: chosen})
 
 
 def tests_of(rows: Sequence[dict[str, Any]], epochs: Sequence[int], kept: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from posattn.recipes.stored import read_stored, to_values, with_values
 from posattn.runs.describe import OF_THE_MACHINE
+from posattn.runs.device import refuse_mixed_precision
 from posattn.runs.folder import CONFIG, RunFolder
 from posattn.runs.record import is_run
 
@@ -124,16 +125,14 @@ def check_same_data(sources: Iterable[Source]) -> None:
 
 
 def check_precision(sources: Iterable[Source]) -> None:
-    """ValueError where trainings were computed in different precisions, as `auto` chooses by the device."""
-    seen: dict[str, Path] = {}
-    for source in sources:
-        values = (unit["value"] for unit in source.units.values())
-        for value in values:
-            if isinstance(value, dict) and "precision" in value:
-                seen.setdefault(value["precision"], source.folder.path)
-    if len(seen) > 1:
-        said = ", ".join(f"{path} in {precision}" for precision, path in seen.items())
-        raise ValueError(f"trainings differ in precision: {said}; set --train.precision")
+    """ValueError where trainings were computed in different precisions."""
+    refuse_mixed_precision(
+        {
+            f"{name} of {source.folder.path}": precision
+            for source in sources
+            for name, precision in source.folder.precisions().items()
+        }
+    )
 
 
 def owners(sources: Iterable[Source]) -> dict[str, Source]:
