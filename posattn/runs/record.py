@@ -158,7 +158,10 @@ class RunFolder:
 
     def data(self) -> dict[str, str]:
         """The digest of each set of data that the run was started with, by name."""
-        return {line["name"]: line["sha256"] for line in reversed(self.events("data"))}
+        digests: dict[str, str] = {}
+        for line in self.events("data"):
+            digests.setdefault(line["name"], line["sha256"])
+        return digests
 
     def same_data(self, name: str, sha256: str) -> None:
         """Record the digest of the data ``name``. Raises ValueError if an earlier start of the run had other data."""
