@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,6 +38,16 @@ def choose_precision(setting: Precision, device: str) -> Choice:
         return Choice("bfloat16" if native else "float32", f"{name} {verb}")
     slow = setting == "bfloat16" and not native
     return Choice(setting, f"as set; {name} only emulates it, many times slower" if slow else "as set")
+
+
+def refuse_mixed_precision(trainings: Mapping[str, str]) -> None:
+    """ValueError naming two trainings of different precisions, as ``auto`` chooses by the device."""
+    seen: dict[str, str] = {}
+    for name, precision in trainings.items():
+        seen.setdefault(precision, name)
+    if len(seen) > 1:
+        said = ", ".join(f"{name} in {precision}" for precision, name in seen.items())
+        raise ValueError(f"trainings differ in precision: {said}; set --train.precision from the start")
 
 
 @cache

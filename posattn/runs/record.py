@@ -156,16 +156,31 @@ class RunFolder:
         self._record("unit", name=name, value=value, files=files or [])
         self._done[name] = json.loads(to_json(value))
 
+    def data(self) -> dict[str, str]:
+        """The digest of each set of data that the run was started with, by name."""
+        digests: dict[str, str] = {}
+        for line in self.events("data"):
+            digests.setdefault(line["name"], line["sha256"])
+        return digests
+
     def same_data(self, name: str, sha256: str) -> None:
         """Record the digest of the data ``name``. Raises ValueError if an earlier start of the run had other data."""
-        earlier = [line["sha256"] for line in self.events("data") if line["name"] == name]
-        if not earlier:
+        earlier = self.data().get(name)
+        if earlier is None:
             self._record("data", name=name, sha256=sha256)
-        elif earlier[0] != sha256:
+        elif earlier != sha256 and not self.computes:
+            raise ValueError(f"{name} is not what the merged runs were trained on; see --data-dir")
+        elif earlier != sha256:
             raise ValueError(
                 f"{name} has changed since {self.path} was started: its results would mix two sets of data; "
                 "start over with --overwrite or another --out"
             )
+
+    def precisions(self) -> dict[str, str]:
+        """The precision of each finished training, float32 or bfloat16, by the name of its log lines and weights."""
+        finished = {Path(file).stem for unit in self.events("unit") for file in unit["files"]}
+        lines = (values for _, values in self._journal() if values["event"] in finished)
+        return {line["event"]: line["precision"] for line in lines if isinstance(line.get("precision"), str)}
 
     def value(self, name: str) -> Any:
         """The value of a finished unit. Raises KeyError if it is not finished."""

@@ -14,7 +14,7 @@ from posattn.recipes.loading.settings import loading
 from posattn.recipes.merge.sources import seed_in
 from posattn.recipes.phases.settings import phases
 from posattn.recipes.teachers.settings import teachers
-from posattn.runs.folder import CHECKPOINTS, open_run
+from posattn.runs.folder import CHECKPOINTS, RunFolder, open_run
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # trainings, which test_flags.py runs checked
 SHORT = ["--train.epochs", "1", "--train-images", "128", "--speed-rounds", "2"]
@@ -117,6 +117,7 @@ def test_models_pooled_are_one_run(tmp_path: Path) -> None:
     assert [Path(origin["run"]).name for origin in described["merged_from"]] == ["ViT", "positional", "next"]
     logged = [json.loads(line) for line in (tmp_path / "pooled" / "metrics.jsonl").read_text().splitlines()]
     assert {"images-ViT-0", "images-positional-ViT-1"} <= {line["event"] for line in logged}
+    assert RunFolder(tmp_path / "pooled").data() == RunFolder(tmp_path / "whole").data() != {}
 
 
 def test_finished_parts_of_an_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,14 +171,33 @@ def test_precisions_are_not_mixed_and_damaged_files_are_named(
         settings = replace(images(True), seed=seed, seeds=1, models=("ViT",))
         with open_run(tmp_path / name, "images", settings) as folder:
             folder.save(f"images-ViT-{seed}.safetensors", b"weights")
-            folder.keep(f"images/ViT/{seed}", {"precision": precision}, [f"images-ViT-{seed}.safetensors"])
+            folder.log(f"images-ViT-{seed}", precision=precision)
+            folder.keep(f"images/ViT/{seed}", {}, [f"images-ViT-{seed}.safetensors"])
         return tmp_path / name
 
     runs = trained("one", 0, "float32"), trained("other", 1, "bfloat16")
     said = refused(capsys, tmp_path / "out", *runs)
-    assert f"{runs[0]} in float32, {runs[1]} in bfloat16; set --train.precision" in said
+    named = f"images-ViT-0 of {runs[0]} in float32, images-ViT-1 of {runs[1]} in bfloat16"
+    assert f"{named}; set --train.precision" in said
     (runs[1] / "images-ViT-1.safetensors").write_bytes(b"weight")
     assert "images-ViT-1.safetensors is damaged" in refused(capsys, tmp_path / "out", runs[1])
+
+
+def test_runs_on_different_data_are_not_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The digests of the data are compared, go with the merged run, and hold for what the merge itself reads."""
+
+    def trained(seed: int, digest: str) -> Path:
+        settings = replace(images(True), seed=seed, seeds=1, models=("ViT",))
+        with open_run(tmp_path / f"{digest}-{seed}", "images", settings) as folder:
+            folder.same_data("train split of digits", digest)
+            folder.keep(f"images/ViT/{seed}", {})
+        return folder.path
+
+    one, same, other = trained(0, "ab"), trained(1, "ab"), trained(1, "cd")
+    said = refused(capsys, tmp_path / "out", one, other)
+    assert f"train split of digits differs between {one} and {other}" in said
+    said = refused(capsys, tmp_path / "out", one, same)  # whose data are not the digits
+    assert "train split of digits is not what the merged runs were trained on; see --data-dir" in said
 
 
 def test_names_of_units() -> None:

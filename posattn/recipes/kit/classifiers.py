@@ -8,12 +8,14 @@ from typing import Any
 
 import timm
 import torch
+from accelerate import PartialState
 from jaxtyping import Int
 from rich.progress import Progress
 from torch import Generator, Tensor, nn
 
 from posattn import checks
 from posattn.recipes.kit.settings import ARCHITECTURES, ImageTraining, ModelSize
+from posattn.runs.device import choose_precision, refuse_mixed_precision
 from posattn.runs.folder import CHECKPOINTS, RunFolder
 from posattn.runs.sweep import sweep
 from posattn.vision.data.config import MemoryDataConfig
@@ -108,10 +110,10 @@ def train_grid(
     """``compute(config, *cell, folder)`` for every cell: a sweep, with a progress bar for each training in it."""
     keys = {"/".join(map(str, cell)): cell for cell in cells}
     arguments = {key: (config, *cell, run.path) for key, cell in keys.items()}
-    if run.computes:
-        check_data(config.data, run)
+    check_data(config.data, run)
     with follow_trainings(run, progress, config.train):
         done = sweep(name, arguments, compute, run, progress)
+    refuse_mixed_precision(run.precisions())  # of workers with other devices
     return {cell: done[key] for key, cell in keys.items()}
 
 
@@ -154,14 +156,20 @@ def fit(
     ``accuracy`` and ``elapsed`` (seconds of training so far, without tests) at each test, ``seconds`` of the whole
     training, ``clock`` (of these seconds: ``CPU`` for one thread on a CPU, so that other work on a shared machine does
     not count; else ``wall``), and ``precision``, float32 or bfloat16.
+
+    Raises ValueError if the finished trainings of the run are in another precision, as if on another device.
+    Raises ValueError if a test is lost: its line is damaged and the checkpoint, of an older version, does not keep it.
     """
-    run = RunFolder(folder)
+    run, kept = RunFolder(folder), folder / CHECKPOINTS / unit
+    check_precision(run, unit, config)
+    epochs = range(1, config.epochs + 1) if after is None else after
     with TrainingLog(run, unit, tensorboard) as log:
-        for record in train(model, train_set, config, seed=seed, checkpoints=folder / CHECKPOINTS / unit):
-            tested = record.end_of_epoch and (after is None or round(record.epoch) in after)
+        for record in train(model, train_set, config, seed=seed, checkpoints=kept, notes=log.notes):
+            tested = record.end_of_epoch and round(record.epoch) in epochs
             log.write(record, **({"accuracy": test(record, test_set)} if tested else {}))
+            if record.end_of_epoch:
+                tests = tests_of(log.rows, [epoch for epoch in epochs if epoch <= round(record.epoch)], kept)
     run.save_tensors(unit, model.state_dict())
-    tests = [row for row in log.rows if "accuracy" in row]
     alone = next(model.parameters()).device.type == "cpu" and torch.get_num_threads() == 1
     clock = "cpu_seconds" if alone else "seconds"
     return {
@@ -171,6 +179,22 @@ def fit(
         "clock": "CPU" if alone else "wall",
         "precision": record.precision,
     }
+
+
+def check_precision(run: RunFolder, unit: str, config: TrainConfig) -> None:
+    """Raise ValueError if this device would train ``unit`` in another precision than the run's finished trainings."""
+    chosen = choose_precision(config.precision, str(PartialState().device)).dtype
+    refuse_mixed_precision(run.precisions() | {unit: chosen})
+
+
+def tests_of(rows: Sequence[dict[str, Any]], epochs: Sequence[int], kept: Path) -> list[dict[str, Any]]:
+    """The rows of a log with the tests after these epochs. ValueError if one is missing; ``kept``: the checkpoints."""
+    found = {round(row["epoch"]): row for row in rows if "accuracy" in row}
+    if lost := [epoch for epoch in epochs if epoch not in found]:
+        raise ValueError(
+            f"metrics.jsonl has lost the test of {kept.name} after epoch {lost[0]}; remove {kept} to train it anew"
+        )
+    return [found[epoch] for epoch in epochs]
 
 
 def test(record: TrainRecord, test_set: AnyImages) -> float:

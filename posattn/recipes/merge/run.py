@@ -56,6 +56,9 @@ def pool(
     }
     folder.save(CONFIG, json.dumps(folder.config | described, indent=1).encode())
     copy_units(chosen, folder)
+    for source in sources:
+        for name, sha256 in source.folder.data().items():
+            folder.same_data(name, sha256)
     folder.computes = False
     result = recipe.job(whole, folder, progress)
     shared = {name: str(source.folder.path) for name, source in chosen.items() if seed_in(name) is None}

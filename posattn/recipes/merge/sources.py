@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from posattn.recipes.stored import read_stored, to_values, with_values
 from posattn.runs.describe import OF_THE_MACHINE
+from posattn.runs.device import refuse_mixed_precision
 from posattn.runs.folder import CONFIG, RunFolder
 from posattn.runs.record import is_run
 
@@ -89,7 +90,7 @@ def last(place: str) -> str:
 
 
 def check_alike(sources: Sequence[Source]) -> None:
-    """ValueError naming the first difference of recipe, settings or precision, or a recipe without seeds."""
+    """ValueError naming the first difference of recipe, settings, data or precision, or a recipe without seeds."""
     first = sources[0]
     for source in sources[1:]:
         old, new = compared(first), compared(source)
@@ -100,6 +101,7 @@ def check_alike(sources: Sequence[Source]) -> None:
             raise ValueError(f"{place} is {said}: runs of different settings are not pooled")
     if not first.seeds:
         raise ValueError(f"{first.folder.path} is a run of {first.recipe}, which has no seeds to pool")
+    check_same_data(sources)
     check_precision(sources)
 
 
@@ -110,17 +112,27 @@ def compared(source: Source) -> Values:
     return {"recipe": source.recipe} | kept
 
 
-def check_precision(sources: Iterable[Source]) -> None:
-    """ValueError where trainings were computed in different precisions, as `auto` chooses by the device."""
-    seen: dict[str, Path] = {}
+def check_same_data(sources: Iterable[Source]) -> None:
+    """ValueError where one name stands for different data in two runs."""
+    seen: dict[str, tuple[str, Path]] = {}
     for source in sources:
-        values = (unit["value"] for unit in source.units.values())
-        for value in values:
-            if isinstance(value, dict) and "precision" in value:
-                seen.setdefault(value["precision"], source.folder.path)
-    if len(seen) > 1:
-        said = ", ".join(f"{path} in {precision}" for precision, path in seen.items())
-        raise ValueError(f"trainings differ in precision: {said}; set --train.precision")
+        for name, sha256 in source.folder.data().items():
+            first, path = seen.setdefault(name, (sha256, source.folder.path))
+            if sha256 != first:
+                raise ValueError(
+                    f"{name} differs between {path} and {source.folder.path}: runs on different data are not pooled"
+                )
+
+
+def check_precision(sources: Iterable[Source]) -> None:
+    """ValueError where trainings were computed in different precisions."""
+    refuse_mixed_precision(
+        {
+            f"{name} of {source.folder.path}": precision
+            for source in sources
+            for name, precision in source.folder.precisions().items()
+        }
+    )
 
 
 def owners(sources: Iterable[Source]) -> dict[str, Source]:

@@ -15,6 +15,7 @@ from posattn.recipes.kit.classifiers import (
     build,
     check_data,
     check_models,
+    check_precision,
     load_split,
     load_trained,
     read,
@@ -42,9 +43,8 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
     """Learn maps on the source with every seed, then train each arm on each target at each size."""
     check_models(config, [POSITIONAL])
     sizes = {target: available_sizes(config, target) for target in config.targets}
-    if run.computes:
-        for target in config.targets:
-            check_data(target_data(config, target), run)
+    for target in config.targets:
+        check_data(target_data(config, target), run)
     sources = product([POSITIONAL], config.all_seeds)
     learned = train_grid("source", train_one, config, sources, run, progress)
     cells = [cell for target in sizes for cell in product([target], ARMS, sizes[target], config.all_seeds)]
@@ -102,7 +102,9 @@ def train_arm(config: TransplantConfig, target: str, arm: str, size: int, seed: 
     images = draw_per_class(target_set(config, target, "train"), size, seed)
     test_set = target_set(config, target, "test")
     subset = torch.randperm(len(test_set), generator=Generator().manual_seed(0))[: config.test_images]
-    model = starting_model(config, arm, seed, images, RunFolder(folder))
+    run = RunFolder(folder)
+    check_precision(run, f"{target}/{arm}/{size}/{seed}", config.train)
+    model = starting_model(config, arm, seed, images, run)
     for _ in train(model, images, target_training(config, arm, len(images)), seed=seed):
         pass
     return evaluate(model, test_set.select(subset))

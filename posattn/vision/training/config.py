@@ -27,7 +27,7 @@ class TrainConfig:
     accumulation: Count = 1
     """Parts per batch and process, to save memory"""
     optimizer: str = "adamw"
-    """Any of timm's"""
+    """Any of timm's that a checkpoint can keep"""
     lr: NonNegative = 1e-3
     """Largest learning rate"""
     weight_decay: NonNegative = 0.05
@@ -60,7 +60,7 @@ class TrainConfig:
     """Steps between checkpoints"""
 
     def validate(self) -> None:
-        """The optimizer must be one of timm's; processes and parts must divide a batch."""
+        """The optimizer must be one of timm's that a checkpoint can keep; processes and parts must divide a batch."""
         parts = world_size() * self.accumulation
         checks.divides("processes x accumulation", parts, "batch_size", self.batch_size)
         if self.optimizer != "adamw":
@@ -71,3 +71,6 @@ class TrainConfig:
                 raise ValueError(
                     f"optimizer must be one of timm's, such as {', '.join(map(str, like))}, got {self.optimizer!r}"
                 )
+            from posattn.vision.training.resume import check_optimizer
+
+            check_optimizer(self)

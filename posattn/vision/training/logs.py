@@ -25,6 +25,9 @@ class TrainingLog:
     With several processes, the main one writes. A training resumed from a checkpoint repeats the steps after it: the
     later line of a step counts in ``rows``, and TensorBoard drops the earlier one.
 
+    ``notes`` are the rows in which the caller measured something. ``train(..., notes=log.notes)`` keeps them in its
+    checkpoints: they are in ``rows`` even if the journal loses their lines.
+
     Args:
         run: the run folder.
         name: of the training: the event in metrics.jsonl and the folder below ``tensorboard``.
@@ -38,18 +41,22 @@ class TrainingLog:
         if tensorboard and find_spec("tensorboard") is None:
             raise ValueError("TensorBoard logs need: pip install 'posattn[tensorboard]'")
         self.run, self.name, self.tensorboard = run, name, tensorboard
+        self.notes: list[dict[str, Any]] = []
         self._rows = {row["step"]: row for row in run.events(name)}
         self._writer: Any = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The log, one row per step, including those before an interruption."""
-        return [self._rows[step] for step in sorted(self._rows)]
+        rows = {row["step"]: row for row in self.notes} | self._rows
+        return [rows[step] for step in sorted(rows)]
 
     def write(self, record: TrainRecord, **measured: float) -> None:
         """Log a record and what the caller measured at it, such as ``accuracy``."""
         row = record.scalars | measured
         self._rows[record.step] = row
+        if measured:
+            self.notes.append(row)
         if not PartialState().is_main_process:
             return
         self.run.log(self.name, **row)

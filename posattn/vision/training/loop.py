@@ -7,6 +7,7 @@ records and prints nothing: progress bars, logs and measurements are up to the c
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -36,6 +37,7 @@ def train(
     checkpoints: Path | None = None,
     transform: Transform | None = None,
     accelerator: Accelerator | None = None,
+    notes: list[Any] | None = None,
 ) -> Iterator[TrainRecord]:
     """Train ``model`` in place and yield records; with ``ema_decay`` the model ends with the averaged weights.
 
@@ -54,6 +56,8 @@ def train(
             and KeyboardInterrupt; a handler that was set before is called after the checkpoint instead.
         transform: applied to every augmented batch of float images.
         accelerator: accelerate's object, if the program has its own.
+        notes: JSON values that the caller adds to, as ``TrainingLog.notes``. Each checkpoint keeps them; where training
+            continues from one, the list is first set to what it was then.
 
     Raises:
         ValueError: model, set and config do not fit each other, or the checkpoints are of another run or all
@@ -64,6 +68,7 @@ def train(
     run = Training(
         model, train_set, config, checks.natural("seed", seed), transform, accelerator or Accelerator()
     )
+    run.notes = run.notes if notes is None else notes
     if checkpoints is not None:
         restore(run, checkpoints)
     return steps(run, checkpoints)
@@ -71,7 +76,7 @@ def train(
 
 def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
     """The rest of a training. A checkpoint is written only after its record was used, so none is ever lost."""
-    run.start_clocks()
+    run.start_clocks(*run.unrecorded)
     if run.step == run.steps and run.last is not None:
         yield run.last
     with StopSignal(active=checkpoints is not None) as stop:

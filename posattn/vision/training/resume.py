@@ -1,16 +1,20 @@
 """A training's state as tensors and JSON, and back."""
 
+import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
-from posattn.vision.training.state import Training, TrainRecord
-from posattn.vision.training.weights import load_weights
+from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.state import Training, TrainRecord, make_optimizer
+from posattn.vision.training.weights import load_weights, one_line
 
 
 def save(training: Training, folder: Path) -> None:
@@ -19,7 +23,7 @@ def save(training: Training, folder: Path) -> None:
     Raises:
         FloatingPointError: a loss since the last record or a weight is not finite; nothing is written.
     """
-    losses = training.finite_losses()
+    losses, unrecorded = training.finite_losses(), training.passed()
     optimizer, others = flatten_optimizer(training.optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in training.model.state_dict().items()}
     for name, tensor in tensors.items():
@@ -30,7 +34,8 @@ def save(training: Training, folder: Path) -> None:
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()} | {"losses": losses}
     if training.accelerator.is_main_process:
         meta = {"run": identity(training), "optimizer": others, "seconds": training.seconds}
-        meta["cpu_seconds"] = training.cpu_seconds
+        meta |= {"cpu_seconds": training.cpu_seconds, "unrecorded": unrecorded}
+        meta["notes"] = training.notes
         meta["last"] = None if training.last is None else training.last.scalars
         save_checkpoint(folder, training.step, tensors, meta)
 
@@ -57,6 +62,8 @@ def restore(training: Training, folder: Path) -> None:
     load_optimizer(training.optimizer, without_prefix("optimizer.", tensors), meta["optimizer"])
     training.step, training.seconds = checkpoint.step, meta["seconds"]
     training.cpu_seconds = meta.get("cpu_seconds", training.seconds)  # older ones have none
+    training.unrecorded = tuple(meta.get("unrecorded", (0.0, 0.0)))
+    training.notes[:] = meta.get("notes", [])
     training.losses = list(tensors["losses"].to(training.device))
     training.scheduler.step_update(training.step)
     if meta["last"] is not None:
@@ -96,3 +103,20 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], others: 
         kinds[kind].setdefault(int(number), {})[key] = value
     groups = [kinds["groups"][number] for number in sorted(kinds["groups"])]
     optimizer.load_state_dict({"state": kinds["state"], "param_groups": groups})
+
+
+def check_optimizer(config: TrainConfig) -> None:
+    """Raise ValueError unless the optimizer takes a step and a checkpoint can keep its state, tried on a layer."""
+    device = "cuda" if config.optimizer.startswith(("fused", "bnb")) else "cpu"  # apex, bitsandbytes
+    eager = torch.compiler.set_stance("force_eager")  # timm compiles kron, which takes half a minute
+    try:
+        with torch.random.fork_rng([]), warnings.catch_warnings(action="ignore"), eager:
+            layer = nn.Linear(2, 2).to(device)
+            optimizer = make_optimizer(layer, config)
+            layer(torch.ones(1, 2, device=device)).sum().backward()
+            optimizer.step()
+        json.dumps(flatten_optimizer(optimizer)[1])
+    except Exception as error:
+        raise ValueError(
+            f"optimizer must train and be kept in checkpoints, {config.optimizer!r} fails: {one_line(error)}"
+        ) from error

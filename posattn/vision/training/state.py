@@ -94,9 +94,11 @@ class Training:
             torch.compiler.reset()  # else models trained earlier count against torch's limit of graphs
         self.runner = accelerator.prepare_model(compiled(model) if self.compiled else model)
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
+        self.unrecorded = 0.0, 0.0  # wall and CPU seconds since the last record, before an interruption
         self.start_clocks()
         self.losses: list[Tensor] = []  # of the steps since the last record
         self.last: TrainRecord | None = None
+        self.notes: list[Any] = []  # the caller's
         self.feed: Iterator[tuple[Images, Tensor]] | None = None  # of the epoch feed_epoch
         self.feed_epoch = 0
 
@@ -183,10 +185,10 @@ class Training:
     def record(self) -> TrainRecord:
         """The record of the steps since the last one."""
         loss = self.finite_losses().mean().item()
-        passed = time.perf_counter() - self.clock
+        passed, cpu_passed = self.passed()
         speed = len(self.losses) * self.config.batch_size / passed
         self.seconds += passed
-        self.cpu_seconds += time.process_time() - self.cpu_clock
+        self.cpu_seconds += cpu_passed
         self.losses = []
         self.start_clocks()
         self.last = TrainRecord(
@@ -205,9 +207,13 @@ class Training:
         )
         return self.last
 
-    def start_clocks(self) -> None:
-        """Measure the seconds of the next record from now on."""
-        self.clock, self.cpu_clock = time.perf_counter(), time.process_time()
+    def start_clocks(self, wall: float = 0.0, cpu: float = 0.0) -> None:
+        """Measure the seconds of the next record from now on, as if so many had passed."""
+        self.clock, self.cpu_clock = time.perf_counter() - wall, time.process_time() - cpu
+
+    def passed(self) -> tuple[float, float]:
+        """Wall and CPU seconds since the last record."""
+        return time.perf_counter() - self.clock, time.process_time() - self.cpu_clock
 
     def agree(self, stop: bool) -> bool:
         """Whether to stop now: processes stop together, at a step with a record."""

@@ -1,5 +1,7 @@
 """A training that is interrupted, or finished, ends as one that never was interrupted."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import pytest
 import timm
 import torch
 from small_trainings import RICH, SHORT, few, losses, same_weights, tiny_vit
-from torch import nn
+from torch import Tensor, nn
 
+from posattn.runs.stopping import Stopped
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.loop import train
 
@@ -78,3 +81,29 @@ def test_any_optimizer_goes_on_where_it_was(tmp_path: Path, optimizer: str) -> N
     run.close()
     losses(model := tiny_vit(seed=1), few(), config, checkpoints=tmp_path)
     assert same_weights(model, whole)
+
+
+def test_seconds_since_the_last_record_are_kept_in_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that advances a second a step: an interrupted training has the seconds and the speed of a whole one."""
+    now = 0.0
+    for name in ("perf_counter", "process_time"):
+        monkeypatch.setattr(f"posattn.vision.training.state.time.{name}", lambda: now)
+
+    def tick(images: Tensor) -> Tensor:
+        nonlocal now
+        now += 1
+        if now in (3, 59):  # steps 3 and 9
+            os.kill(os.getpid(), signal.SIGTERM)
+        return images
+
+    config = replace(SHORT, record_every=100, checkpoint_every=100)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            list(train(tiny_vit(), few(), config, checkpoints=tmp_path, transform=tick))
+        now += 50  # between two starts
+    records = list(train(tiny_vit(), few(), config, checkpoints=tmp_path, transform=tick))
+    assert [record.seconds for record in records] == [12, 18]
+    assert [record.cpu_seconds for record in records] == [12, 18]
+    assert [record.images_per_second for record in records] == [config.batch_size] * 2

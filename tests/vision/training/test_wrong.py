@@ -87,6 +87,9 @@ def raised(error: Exception) -> None:
         ({"lr": float("nan")}, "--lr must be finite, got nan"),
         ({"clip": 0.0}, "--clip must be above 0, got 0.0"),
         ({"optimizer": "adamm"}, "--optimizer must be one of timm's, such as .*adam.*, got 'adamm'"),
+        ({"optimizer": "kron"}, "--optimizer must .*checkpoints, 'kron' fails: .*Tensor is not JSON"),
+        ({"optimizer": "adafactorbv"}, "'adafactorbv' fails: Object of type dtype is not JSON"),
+        ({"optimizer": "adahessian"}, "'adahessian' fails: .* does not have a grad_fn"),
         ({"label_smoothing": 1.5}, "--label-smoothing must be at most 1, got 1.5"),
     ],
 )
