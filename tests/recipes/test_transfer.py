@@ -98,5 +98,5 @@ def test_a_d_with_too_few_patches_for_the_noise_is_said_at_once(
 ) -> None:
     arguments = ["run", "transfer", "--smoke", "--jobs", "1", "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit):
-        cli.main([*arguments, "--needed.num-patches", "8", "4"])
+        cli.main([*arguments, "--curves.set-size", "4", "--needed.num-patches", "8", "4"])
     assert "noise_rate must be a probability in [0, 1], got 2.0" in capsys.readouterr().err
