@@ -46,19 +46,20 @@ def match(keys: Tokens, r: int, prefix: int) -> Matching:
     return Matching(order[:, r:].sort(1).values, merged, place.gather(1, merged))
 
 
-def sums(values: Tokens, matching: Matching) -> Merged:
-    """The tokens of A that stay, then those of B, to which the merged ones are added."""
+def sums(values: Tokens, matching: Matching, prefix: int) -> Merged:
+    """The prefix, the other tokens of A that stay, then those of B, to which the merged ones are added."""
     even, odd = values[:, ::2], values[:, 1::2]
     kept, merged, into = (index[..., None].expand(-1, -1, values.shape[2]) for index in matching)
-    return torch.cat([even.gather(1, kept), odd.scatter_add(1, into, even.gather(1, merged))], 1)
+    stay, grown = even.gather(1, kept), odd.scatter_add(1, into, even.gather(1, merged))
+    return torch.cat([values[:, :prefix], stay[:, (prefix + 1) // 2 :], grown[:, prefix // 2 :]], 1)
 
 
 def merge(
-    tokens: Tokens, sizes: Float[Tensor, "n N 1"], matching: Matching
+    tokens: Tokens, sizes: Float[Tensor, "n N 1"], matching: Matching, prefix: int
 ) -> tuple[Merged, Float[Tensor, "n M 1"]]:
-    """The averages of merged tokens, weighted by size, and their sizes."""
-    total = sums(sizes, matching)
-    return sums(tokens * sizes, matching) / total, total
+    """The averages of merged tokens, weighted by size, and their sizes; the prefix stays in front."""
+    total = sums(sizes, matching, prefix)
+    return sums(tokens * sizes, matching, prefix) / total, total
 
 
 class Sizes:
@@ -82,7 +83,7 @@ class MergingBlock(nn.Module):
         x = x + block.drop_path1(block.ls1(mixed))
         if self.r:
             sizes = x.new_ones(*x.shape[:2], 1) if self.sizes.value is None else self.sizes.value
-            x, self.sizes.value = merge(x, sizes, match(keys, self.r, self.prefix))
+            x, self.sizes.value = merge(x, sizes, match(keys, self.r, self.prefix), self.prefix)
         return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 

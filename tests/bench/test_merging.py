@@ -14,7 +14,7 @@ SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_head
 def by_hand(
     tokens: torch.Tensor, keys: torch.Tensor, sizes: list[float], r: int, prefix: int
 ) -> list[tuple[torch.Tensor, float]]:
-    """One image's tokens after a merge, with their sizes: A's that stay in order, then B's."""
+    """One image's tokens after a merge, with their sizes: the prefix, A's that stay in order, then B's."""
     n = len(tokens)
     even, odd = list(range(0, n, 2)), list(range(1, n, 2))
     edges = []
@@ -24,8 +24,9 @@ def by_hand(
             j = max(choices, key=lambda j: torch.cosine_similarity(keys[i], keys[j], dim=0).item())
             edges.append((torch.cosine_similarity(keys[i], keys[j], dim=0).item(), i, j))
     chosen = {i: j for _, i, j in sorted(edges, reverse=True)[: min(r, (n - prefix) // 2)]}
-    found = [(tokens[i], sizes[i]) for i in even if i not in chosen]
-    for j in odd:
+    stay = [*range(prefix), *(i for i in even if i >= prefix and i not in chosen)]
+    found = [(tokens[i], sizes[i]) for i in stay]
+    for j in [j for j in odd if j >= prefix]:
         group = [j, *(i for i, into in chosen.items() if into == j)]
         total = sum(sizes[i] for i in group)
         found.append((sum(sizes[i] * tokens[i] for i in group) / total, total))
@@ -37,7 +38,7 @@ def test_a_merge(n: int, r: int, prefix: int) -> None:
     generator = torch.Generator().manual_seed(n)
     tokens, keys = torch.randn(4, n, 5, generator=generator), torch.randn(4, n, 3, generator=generator)
     sizes = torch.randint(1, 5, (4, n, 1), generator=generator).float()
-    merged, total = merge(tokens, sizes, match(keys, r, prefix))
+    merged, total = merge(tokens, sizes, match(keys, r, prefix), prefix)
     for image in range(4):
         wanted = by_hand(tokens[image], keys[image], sizes[image, :, 0].tolist(), r, prefix)
         torch.testing.assert_close(merged[image], torch.stack([token for token, _ in wanted]))
@@ -70,6 +71,31 @@ def test_a_model(name: str) -> None:
         torch.testing.assert_close(
             model.forward_features(images), first
         )  # nothing is left of the call before
+
+
+@pytest.mark.parametrize("registers", [0, 1, 4])
+def test_every_block_merges_the_same_prefix_apart(registers: int) -> None:
+    """Three blocks in float64, token by token."""
+    torch.manual_seed(0)
+    options = SMALL | {"reg_tokens": registers, "global_pool": "avg", "init_values": 0.5}
+    vit = timm.create_model("vit_tiny_patch16_224", **options).eval().double()
+    images, prefix = torch.randn(2, 3, 32, 32).double(), 1 + registers
+    with torch.no_grad():
+        found = merge_tokens(vit, 3)(images)
+        for image, result in zip(images, found, strict=True):
+            tokens = vit._pos_embed(vit.patch_embed(image[None]))
+            sizes = [1.0] * tokens.shape[1]
+            for block in vit.blocks:
+                scales = torch.tensor(sizes).double().view(1, -1, 1)
+                mixed, keys = attend(block.attn, block.norm1(tokens), scales)
+                tokens = tokens + block.ls1(mixed)
+                merged = by_hand(tokens[0], keys[0], sizes, 3, prefix)
+                tokens, sizes = (
+                    torch.stack([token for token, _ in merged])[None],
+                    [size for _, size in merged],
+                )
+                tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))
+            torch.testing.assert_close(result, vit.forward_head(vit.norm(tokens))[0])
 
 
 def test_equal_tokens_merge_without_loss() -> None:

@@ -1,6 +1,7 @@
 """The speed recipe: what enters, what is printed, and ratios against hand-made timings."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,9 @@ def test_a_model_that_cannot_be_built_does_not_end_the_comparison(monkeypatch: p
     cell = speed.time_cell(config, "inference", 32, "float32")
     assert cell["convit"]["failed"]["eager"].startswith("TypeError")
     assert len(cell["vit"]["eager"]["seconds"]) == 2
+    alone = speed.time_cell(replace(config, models=("convit",)), "inference", 32, "float32")
+    section = cell_section("inference", 32, "float32", alone)
+    assert section.claim.startswith("Not timed: convit eager: TypeError")
 
 
 def test_what_enters_where() -> None:
@@ -92,6 +96,15 @@ def test_what_enters_where() -> None:
     assert not any(mode == "training" and size > 224 for mode, size, _ in config.cells)
     assert batch_of(config, 32) * 64 <= 3136 < (batch_of(config, 32) + 1) * 64
     assert batch_of(SpeedConfig(batch=5), 512) == 5
+
+
+def test_sizes_that_no_model_has_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "PRODUCT", 64)
+    options = ["--executions", "eager", "--modes", "inference", "--dtypes", "float32", "--depth", "1"]
+    options += ["--batch", "1", "--rounds", "2", "--out", str(tmp_path / "bench")]
+    cli.main(["bench", "--models", "pruned16", "--sizes", "32", "192", *options])
+    cells = json.loads((tmp_path / "bench" / "result.json").read_text())["timing"]["cells"]
+    assert set(cells) == {"inference 192 float32"}
 
 
 def test_models_have_the_form_they_are_timed_in() -> None:
@@ -138,6 +151,10 @@ def test_bad_settings_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (["--models", "vti"], "'vti'"),
         (["--sizes", "100"], "100"),
         (["--batch", "0"], "batch"),
+        (
+            ["--models", "gmlp", "mixer", "--sizes", "32"],
+            "nothing to time: gmlp, mixer do not exist at 32 px",
+        ),
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(["bench", *wrong, "--out", str(tmp_path / "x")])

@@ -39,7 +39,7 @@ def ratios(config: Any, cells: dict[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for mode, size, dtype in config.cells:
-        cell = cells[f"{mode} {size} {dtype}"]
+        cell = cells.get(f"{mode} {size} {dtype}", {})
         lines = found.setdefault(f"{mode}, {dtype}", {})
         for name in [n for n in OURS if timed(cell, n) and timed(cell, REFERENCE)]:
             line = lines.setdefault(
@@ -61,7 +61,8 @@ def throughput_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> Quarti
 
 def speed_sections(config: Any, numbers: dict[str, Any]) -> list[Section]:
     """The ratios, then the numbers behind them."""
-    cells = [(*cell, numbers["cells"][" ".join(map(str, cell))]) for cell in config.cells]
+    named = {" ".join(map(str, cell)): cell for cell in config.cells}
+    cells = [(*named[name], cell) for name, cell in numbers["cells"].items()]
     return [ratio_section(numbers["ratios"]), *(cell_section(*cell) for cell in cells)]
 
 
@@ -112,6 +113,9 @@ def best(lines: tuple[str, dict[str, Any]]) -> str:
 
 def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Section:
     """All models at one mode, size and type."""
+    title = f"{mode.capitalize()}, {size} px, {dtype}"
+    if "peak" not in cell:  # no model could be built
+        return Section(title, failures(cell).strip(), [])
     peak = 2 * PRODUCT**3 / quartiles(cell["peak"]).median
     models = {
         name: cell[name] for name, entry in cell.items() if isinstance(entry, dict) and timed(cell, name)
@@ -141,7 +145,6 @@ def cell_section(mode: str, size: int, dtype: str, cell: dict[str, Any]) -> Sect
         f"matrix product, at the better execution{backward}. MiB: the most that torch held during the call beyond "
         f"weights, optimizer and images.{failures(cell)}"
     )
-    title = f"{mode.capitalize()}, {size} px, {dtype}"
     return Section(title, claim, [Table(title, columns, rows, caption)])
 
 

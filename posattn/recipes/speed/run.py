@@ -62,18 +62,19 @@ def time_cell(config: SpeedConfig, mode: str, size: int, dtype: str) -> dict[str
         except Exception as error:
             failed[name] = {"failed": dict.fromkeys(config.executions, reason(error))}
     images = torch.randn(batch_of(config, size), 3, size, size, device=config.device)
-    return {
-        "batch": len(images),
-        **side_by_side(models, images, mode, dtype, config.rounds, config.executions),
-        **failed,
-    }
+    found = side_by_side(models, images, mode, dtype, config.rounds, config.executions) if models else {}
+    return {"batch": len(images), **found, **failed}
 
 
 def time_all(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
-    """Every cell by its name; each is a unit that a resumed run does not repeat. A line is printed after each."""
+    """Every cell that a model enters, by its name; each is a unit that a resumed run does not repeat.
+
+    A line is printed after each.
+    """
     cells: dict[str, Any] = {}
-    start, done, left = time.perf_counter(), 0, sum(weight(config, cell) for cell in config.cells)
-    for cell in progress.track(config.cells, description="speed: comparisons"):
+    chosen = [cell for cell in config.cells if entered(config, *cell)]
+    start, done, left = time.perf_counter(), 0, sum(weight(config, cell) for cell in chosen)
+    for cell in progress.track(chosen, description="speed: comparisons"):
         name, repeated = " ".join(map(str, cell)), run.finished_units()
         cells[name] = run.unit(name, partial(time_cell, config, *cell))
         left -= weight(config, cell)
@@ -109,6 +110,11 @@ def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, An
     config, note = with_dtypes(config)
     if note:
         say(progress, note.strip())
+    if not any(entered(config, *cell) for cell in config.cells):
+        models, sizes = ", ".join(config.models), ", ".join(f"{size} px" for size in config.sizes)
+        raise ValueError(
+            f"nothing to time: {models} do not exist at {sizes} for {' and '.join(config.modes)}"
+        )
     with own_compiler_cache():
         cells = time_all(config, run, progress)
         inspections = [
