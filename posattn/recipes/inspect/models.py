@@ -26,6 +26,7 @@ from posattn.recipes.kit.sources import (
 )
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import pair
+from posattn.vision.inspect.adapters.transformers import mean_and_std
 from posattn.vision.models.state_dicts import brief, load_checkpoint, read_checkpoint
 
 
@@ -165,7 +166,7 @@ def of_transformers(name: str) -> Loaded:
     model = transformers_model(transformers.AutoModel, name, local).eval()
     with loading(name):
         processor = transformers.AutoImageProcessor.from_pretrained(name, local_files_only=local)
-    mean, std = (torch.tensor(getattr(processor, key))[:, None, None] for key in ("image_mean", "image_std"))
+    mean, std = (torch.tensor(values)[:, None, None] for values in mean_and_std(processor))
 
     def transform(picture: Any) -> Tensor:
         pixels: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from posattn import checks
 from posattn.vision.data.decoding import UNDECODABLE, Picture, extensions, open_picture
-from posattn.vision.data.folders import walk
+from posattn.vision.data.folders import split_of, walk
 from posattn.vision.data.images import load_images
 from posattn.vision.data.tables import IMAGE_COLUMNS, Part, cell_source, column, encoded_cells
 
@@ -28,8 +28,9 @@ class Pictures:
     be decoded.
 
     Args:
-        name: a path (a .txt file lists one picture per line), or one of ``posattn.vision.data.images.DATA_SETS``,
-            whose test split is read.
+        name: a path (a .txt file lists one picture per line; of a folder without pictures the parquet files are read,
+            those of a test split if there are any), or one of ``posattn.vision.data.images.DATA_SETS``, whose test
+            split is read.
         data_dir: the folder of a named set's files.
         limit: take so many, evenly spaced; None for all.
         skip_corrupt: leave out what cannot be decoded, instead of stopping.
@@ -148,6 +149,23 @@ class Rows:
             first += len(part)
 
 
+class Tables:
+    """The rows of several parquet files, one after the other."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.parts = [Rows(path) for path in paths]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def at(self, chosen: Iterable[int]) -> Iterator[tuple[Any, str]]:
+        left, first = np.asarray(list(chosen)), 0
+        for part in self.parts:
+            inside = left[(left >= first) & (left < first + len(part))] - first
+            yield from part.at(inside.tolist())
+            first += len(part)
+
+
 class Arrays:
     """Pictures in memory, (n, H, W, c) uint8."""
 
@@ -163,7 +181,7 @@ class Arrays:
             yield Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), f"image {index}"
 
 
-def source_of(name: str, data_dir: Path | None) -> tuple[Files | Rows | Arrays, list[str]]:
+def source_of(name: str, data_dir: Path | None) -> tuple[Files | Rows | Tables | Arrays, list[str]]:
     """The reader of the named pictures, and a note on the files it ignores."""
     if "://" in name:
         raise ValueError(f"{name} is a URL: download the pictures, and name their folder")
@@ -173,8 +191,15 @@ def source_of(name: str, data_dir: Path | None) -> tuple[Files | Rows | Arrays, 
     if path.is_file():
         return Files(listed(path) if path.suffix.lower() in LISTS else [path]), []
     if path.is_dir():
-        files = list(visible_files(path))
-        if not any(file.suffix.lower() == ".parquet" for file in files):
-            pictures = [file for file in files if file.suffix.lower() in extensions()]
-            return Files(pictures), ignored(file for file in files if file.suffix.lower() not in extensions())
+        return in_folder(list(visible_files(path)))
     return Arrays(load_images(name, "test", data_dir).images.permute(0, 2, 3, 1).numpy()), []
+
+
+def in_folder(files: Sequence[Path]) -> tuple[Files | Tables, list[str]]:
+    """The pictures of a folder, else the rows of its parquet files, those of the test split if names tell it."""
+    pictures = [file for file in files if file.suffix.lower() in extensions()]
+    tables = [file for file in files if file.suffix.lower() == ".parquet"]
+    tables = [file for file in tables if split_of(file.stem) == "test"] or tables
+    taken = set(pictures or tables)
+    others = ignored(file for file in files if file not in taken)
+    return (Files(pictures) if pictures or not tables else Tables(tables)), others

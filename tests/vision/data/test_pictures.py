@@ -64,6 +64,23 @@ def test_a_known_set_is_its_test_split() -> None:
         assert (np.asarray(one)[..., 0] == held.images[number * step, 0].numpy()).all()
 
 
+def test_tables_beside_pictures_are_ignored_and_reported(folder: Path, parquet: Path) -> None:
+    parquet.rename(folder / "table.parquet")
+    pictures = Pictures(str(folder))
+    assert numbers(pictures) == list(range(10))
+    assert pictures.notes == ["ignored, no pictures: 1 of .parquet, 1 of .txt"]
+
+
+def test_the_tables_of_a_folder_are_read_as_one(parquet: Path) -> None:
+    parquet.rename(parquet.with_name("a.parquet"))
+    cells = [{"bytes": encoded(n), "path": None} for n in range(150, 160)]
+    pq.write_table(pa.table({"img": cells}), parquet.with_name("b.parquet"))
+    assert numbers(Pictures(str(parquet.parent))) == list(range(160))
+    assert numbers(Pictures(str(parquet.parent), limit=16)) == list(range(0, 160, 10))
+    parquet.with_name("b.parquet").rename(parquet.with_name("test-0.parquet"))
+    assert numbers(Pictures(str(parquet.parent))) == list(range(150, 160))
+
+
 def test_bad_input_is_named(folder: Path, parquet: Path, tmp_path: Path) -> None:
     (folder / "a" / "2.png").write_bytes(encoded(2)[:-30])
     with pytest.raises(ValueError, match=r"a/2\.png cannot be decoded"):

@@ -1,13 +1,16 @@
-"""Similarity of position embeddings, against what the forward pass adds."""
+"""What models of transformers do to positions and pictures, against the library itself."""
 
 from itertools import product
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from inspected_models import TRANSFORMERS
 from scipy.stats import spearmanr
 
 from posattn.vision.grid import Grid
+from posattn.vision.inspect.adapters.transformers import mean_and_std
 from posattn.vision.inspect.inspection import inspect_attention
 
 GRIDS = [Grid(2, 8), Grid(8, 2), Grid(4, 4)]
@@ -39,3 +42,18 @@ def test_positions_of_transformers_are_those_that_a_forward_pass_adds(name: str,
     apart = torch.cdist(places, places)[tuple(pairs)]
     expected = spearmanr((added @ added.T)[tuple(pairs)], -apart).statistic
     assert closeness.value.tolist() == pytest.approx([expected], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"do_normalize": False}, {"rescale_factor": 1 / 127.5}, {"do_rescale": False}]
+)
+def test_mean_and_std_are_those_that_the_processor_applies(changes: dict[str, Any]) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is an optional library")
+    processor = transformers.ViTImageProcessor(
+        do_resize=False, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], **changes
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    found = torch.as_tensor(np.asarray(processor(picture)["pixel_values"][0])).float()
+    mean, std = (torch.tensor(values)[:, None, None] for values in mean_and_std(processor))
+    expected = (torch.from_numpy(picture).permute(2, 0, 1) / 255 - mean) / std
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.attention import OfTransformers, as_timm, stacked
 from posattn.vision.convert.adapters.vit import Converted, Forward, ViT, classes_of, pair, refuse_other_grid
+from posattn.vision.inspect.adapters.transformers import mean_and_std
 
 CLASS_TOKENS = {"vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
 """Tokens before the registers and the patches, by model_type."""
@@ -112,7 +113,7 @@ class TransformersViT(ViT):
             processor = transformers.AutoImageProcessor.from_pretrained(
                 name, local_files_only=Path(name).is_dir()
             )
-            mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+            mean, std = mean_and_std(processor)
         except Exception as error:
             raise ValueError(
                 f"{name or type(self.model).__name__} has no image processor: {PROCESSOR} gives mean and deviation"

@@ -114,3 +114,11 @@ def positions(owner: Any, grid: Grid, image: ImageSize) -> Tensor | None:
 def extra_prefix(owner: Any) -> int:
     """Registers, which are put in after the positions are added."""
     return getattr(owner.config, "num_register_tokens", 0)
+
+
+def mean_and_std(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What an image processor takes off pictures in [0, 1], and divides them by, channel by channel."""
+    scale = 255 * processor.rescale_factor if processor.do_rescale else 255
+    if not processor.do_normalize:
+        return (0.0,) * 3, (1 / scale,) * 3
+    return tuple(m / scale for m in processor.image_mean), tuple(s / scale for s in processor.image_std)
