@@ -83,11 +83,12 @@ def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     """Load a checkpoint's backbone into a model of timm or of this package; returns notes for the user.
 
     Position embeddings and the input layer are resampled as timm does it. A head with other classes, or a missing
-    one, is ignored: attention does not depend on it.
+    one, is ignored: attention does not depend on it. So is what the model has no part for, such as a decoder.
 
     Raises:
-        ValueError: nothing of the checkpoint belongs to the model, or weights of the backbone are missing or of
-            another shape (they are named).
+        ValueError: nothing of the checkpoint belongs to the model, weights of the backbone are missing or of another
+            shape, or parts of the backbone (``blocks``, ``patch_embed`` …) have weights in the checkpoint that the
+            model lacks: it would compute something else without them. The weights are named.
     """
     own = model.state_dict()
     weights, taken = unwrap_checkpoint(state, set(own))
@@ -105,8 +106,12 @@ def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
         raise ValueError(f"the checkpoint lacks {len(missing)} weights of the model: {', '.join(shapes)}")
     if lacking:
         notes.append(f"left at random: {', '.join(sorted({name.split('.')[0] for name in lacking}))}")
-    if unused := sorted({name.split(".")[0] for name in weights if name not in held} - set(HEADS)):
-        notes.append(f"not used: {', '.join(unused)}")
+    unused = [name for name in weights if name not in own and not in_head(name)]
+    parts = {name.split(".")[0] for name in own}
+    if foreign := [name for name in unused if name.split(".")[0] in parts]:
+        raise ValueError(f"the model has no place for {counted(foreign)}")
+    if unused:
+        notes.append(f"not used: {counted(unused)}")
     model.load_state_dict(held, strict=False)
     return notes
 
@@ -114,6 +119,11 @@ def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
 def in_head(name: str) -> bool:
     """Whether a weight belongs to a layer after the last block."""
     return name.split(".")[0] in HEADS
+
+
+def counted(names: list[str]) -> str:
+    """How many weights of a checkpoint these are, and the first three names."""
+    return f"{len(names)} weights of the checkpoint: {', '.join(names[:3])}{' …' if names[3:] else ''}"
 
 
 def describe(value: Tensor | None) -> str:
