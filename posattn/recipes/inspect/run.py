@@ -49,7 +49,7 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     for note in subject.notes:
         progress.console.print(printable(note), soft_wrap=True, markup=False)
     task = progress.add_task("images", total=subject.total)
-    batches = Counted(subject.batches, subject.total, progress, task)
+    batches = Counted(subject.batches, subject.total, max(1, config.examples), progress, task)
 
     def keep_measured(error: BaseException, measured: Inspection) -> None:
         save_table(measured.table(), folder)
@@ -69,8 +69,7 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     )
     table = inspection.table()
     save_table(table, folder)
-    first = torch.cat(batches.first)[: max(1, config.examples)]
-    pictures = ((first * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    pictures = ((torch.cat(batches.first) * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
     folder.save_tensors("maps", tensors(inspection, pictures))
     digest = (
         subject.batches.digest.hexdigest() if isinstance(subject.batches, Transformed) else inspection.digest
@@ -136,18 +135,21 @@ class Transformed:
 
 
 class Counted:
-    """Batches, each counted when it is done with, in every pass; the first ones are kept for their pictures."""
+    """Batches, each counted when it is done with, in every pass; their first ``examples`` images are kept."""
 
-    def __init__(self, batches: Iterable[Tensor], total: int, progress: Progress, task: Any) -> None:
-        self.batches, self.total, self.progress, self.task = batches, total, progress, task
+    def __init__(
+        self, batches: Iterable[Tensor], total: int, examples: int, progress: Progress, task: Any
+    ) -> None:
+        self.batches, self.total, self.examples = batches, total, examples
+        self.progress, self.task = progress, task
         self.first: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         self.first = []
         self.progress.reset(self.task, total=self.total)
         for batch in self.batches:
-            if not self.first:
-                self.first.append(batch)
+            if (lacking := self.examples - sum(map(len, self.first))) > 0:
+                self.first.append(batch[:lacking])
             yield batch
             self.progress.advance(self.task, len(batch))
 
