@@ -16,7 +16,7 @@ from posattn.recipes.inspect.settings import InspectConfig
 from posattn.recipes.kit.sources import TrainedModels, folder_config
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import printable
-from posattn.vision.data.images import to_float
+from posattn.vision.data.images import evenly_spaced, to_float
 from posattn.vision.data.pictures import Pictures
 from posattn.vision.inspect.average import STABLE
 from posattn.vision.inspect.inspection import inspect_model
@@ -69,7 +69,9 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     )
     table = inspection.table()
     save_table(table, folder)
-    pictures = ((torch.cat(batches.first) * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    pictures = (
+        ((torch.cat(batches.first) * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    )
     folder.save_tensors("maps", tensors(inspection, pictures))
     digest = (
         subject.batches.digest.hexdigest() if isinstance(subject.batches, Transformed) else inspection.digest
@@ -108,7 +110,7 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
         )
     held: Any = models.data(data=config.images, data_dir=config.data_dir)
     model = models.model(file, held, trained=not wanted.endswith(START))
-    pixels = to_float(held.images[: config.limit])
+    pixels = to_float(held.images[evenly_spaced(len(held.images), config.limit)])
     half = torch.full((pixels.shape[1], 1, 1), 0.5)
     return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, wanted, [])
 
