@@ -116,6 +116,14 @@ def test_weights_of_the_backbone_that_the_model_lacks_are_refused(options: dict[
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
+def test_what_the_models_own_filter_fails_on_is_refused() -> None:
+    state = make(class_token=False, global_pool="avg").state_dict()
+    with pytest.raises(
+        ValueError, match=r"^the checkpoint does not fit VisionTransformer: shape .* is invalid"
+    ):
+        load_checkpoint(make(), state)
+
+
 def test_what_the_model_has_no_part_for_is_noted_by_name() -> None:
     decoder = {f"decoder.{i}.w": torch.ones(1) for i in range(4)}
     noted = "not used: 4 weights of the checkpoint: decoder.0.w, decoder.1.w, decoder.2.w …"
