@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from layouts import encoded, noise, write_folder
 from rich.progress import Progress
 
+from posattn import cli
 from posattn.recipes.inspect.run import Counted, load_subject
 from posattn.recipes.inspect.settings import InspectConfig
 from posattn.vision.data.pictures import Pictures
@@ -37,3 +39,19 @@ def test_a_run_folder_gives_images_evenly_spaced_as_other_models_have_them(
     chosen = list(Pictures("digits", limit=limit)._chosen)
     assert torch.equal(torch.cat(list(subject.batches)), images[chosen] / 127.5 - 1)
     assert subject.total == len(chosen)
+
+
+def test_what_qualifies_an_inspection_is_printed_and_on_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = {f"{i}.png": encoded(noise(3, 40, 40)) for i in range(2)}
+    write_folder(tmp_path / "pictures", {**pictures, "8.png": b"cut", "9.txt": b"text"})
+    out = ["--images", str(tmp_path / "pictures"), "--layers", "0", "--out", str(tmp_path / "out")]
+    cli.main(["inspect", "test_vit", *out, "--skip-corrupt"])
+    notes = ["ignored, no pictures: 1 of .txt", "skipped, cannot be decoded: 1 of 3 pictures"]
+    said, page = capsys.readouterr().err, (tmp_path / "out" / "report.html").read_text()
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["notes"] == notes
+    for note in notes:
+        assert note in said
+        assert note in page

@@ -46,8 +46,7 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     Raises the errors of ``inspect_attention``; a partial table is kept in the folder.
     """
     subject = load_subject(config)
-    for note in subject.notes:
-        progress.console.print(printable(note), soft_wrap=True, markup=False)
+    say(subject.notes, progress)
     task = progress.add_task("images", total=subject.total)
     batches = Counted(subject.batches, subject.total, max(1, config.examples), progress, task)
 
@@ -77,10 +76,18 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
         subject.batches.digest.hexdigest() if isinstance(subject.batches, Transformed) else inspection.digest
     )
     skipped = getattr(subject.batches, "skipped", 0)
-    return result_of(config, subject.weights, inspection, table) | {
+    left_out = [f"skipped, cannot be decoded: {skipped} of {subject.total} pictures"] if skipped else []
+    say(left_out, progress)
+    return result_of(config, subject.weights, inspection, table, subject.notes + left_out) | {
         "skipped": skipped,
         "images_digest": digest,
     }
+
+
+def say(notes: list[str], progress: Progress) -> None:
+    """Print what qualifies the numbers."""
+    for note in notes:
+        progress.console.print(printable(note), soft_wrap=True, markup=False)
 
 
 def load_subject(config: InspectConfig) -> Subject:
@@ -179,9 +186,9 @@ def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:
 
 
 def result_of(
-    config: InspectConfig, weights: str, inspection: Inspection, table: pd.DataFrame
+    config: InspectConfig, weights: str, inspection: Inspection, table: pd.DataFrame, notes: list[str]
 ) -> dict[str, Any]:
-    """result.json of an inspection."""
+    """result.json of an inspection; ``notes`` qualify its numbers."""
     first, layouts = inspection.layouts[0], inspection.layouts
     similar = inspection.similarity
     grids = ", ".join(dict.fromkeys(str(layout.queries) for layout in layouts))
@@ -189,7 +196,9 @@ def result_of(
         "kind": "inspection",
         "title": f"Where {title_of(config)} looks",
         "summary": f"{weights}: {inspection.images:,} images of {config.images}; "
-        f"{grids} patches; class tokens and registers: {first.queries.prefix}.",
+        f"{grids} patches; class tokens and registers: {first.queries.prefix}."
+        f"{' Notes: ' if notes else ''}{'; '.join(notes)}",
+        "notes": notes,
         **{str(name): value for name, value in table.attrs.items()},
         "queries": [list(layout.queries) for layout in layouts],
         "keys": [list(layout.keys) for layout in layouts],
