@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from posattn.recipes.compare.page import differences
+from posattn.recipes.compare.page import differences, sections
 
 ROWS = [  # head, a, b, stderr
     (0, 0.5, 0.6, 0.01),  # ten errors
@@ -28,3 +28,12 @@ def test_rounding_is_no_difference_and_exact_differences_are_the_clearest() -> N
     assert means.rows[0][-1] == "2"
     assert [row[1] for row in largest.rows] == ["3", "0", "4"]
     assert largest.rows[0][-1] == "+0.010 ± 0"
+
+
+def test_maps_that_are_not_asked_for_are_no_claim() -> None:
+    table = pd.DataFrame(columns=["layer", "head", "measure", "a", "b", "difference", "stderr"], dtype=float)
+    numbers = {"names": ["p", "q"], "paired": 0, "measures": {}, "shown": [], "queries": []}
+    titles, claims = zip(*((each.title, each.claim) for each in sections(numbers, table, 6)), strict=True)
+    assert titles == ("Differences", "Heads side by side")
+    assert claims[1] == "No head has maps among the same patches."
+    assert [each.title for each in sections(numbers, table, 0)] == ["Differences"]

@@ -14,10 +14,10 @@ LARGEST = 20  # rows of the table of differences
 AXES: dict[str, Any] = {"x": "heads", "y": "layers", "x_label": "head", "y_label": "layer"}
 
 
-def sections(numbers: dict[str, Any], table: pd.DataFrame) -> list[Section]:
-    """The differences in numbers, the heads that moved, and each measure over layers and heads."""
+def sections(numbers: dict[str, Any], table: pd.DataFrame, shown: int) -> list[Section]:
+    """The differences in numbers, the ``shown`` heads that moved most, and each measure over layers and heads."""
     heads = table[(table["head"] >= 0) & (table.measure != IN_PIXELS)]
-    return [differences(numbers, heads), maps(numbers), *measures(numbers)]
+    return [differences(numbers, heads), *([maps(numbers)] if shown else []), *measures(numbers)]
 
 
 def differences(numbers: dict[str, Any], heads: pd.DataFrame) -> Section:
