@@ -9,19 +9,20 @@ from posattn.runs.page import Gallery, HeatMaps, Section, Table
 
 ERRORS = 3  # standard errors from 0 beyond which a difference counts as one
 IN_PIXELS = "distance_px"  # not shown: it is the distance in another unit
+ROUNDING = 1e-6  # of float32, relative to the larger side or to 1: where attention is constant, errors are 0
 LARGEST = 20  # rows of the table of differences
 AXES: dict[str, Any] = {"x": "heads", "y": "layers", "x_label": "head", "y_label": "layer"}
 
 
-def sections(numbers: dict[str, Any], table: pd.DataFrame) -> list[Section]:
-    """The differences in numbers, the heads that moved, and each measure over layers and heads."""
+def sections(numbers: dict[str, Any], table: pd.DataFrame, shown: int) -> list[Section]:
+    """The differences in numbers, the ``shown`` heads that moved most, and each measure over layers and heads."""
     heads = table[(table["head"] >= 0) & (table.measure != IN_PIXELS)]
-    return [differences(numbers, heads), maps(numbers), *measures(numbers)]
+    return [differences(numbers, heads), *([maps(numbers)] if shown else []), *measures(numbers)]
 
 
 def differences(numbers: dict[str, Any], heads: pd.DataFrame) -> Section:
     """How many heads differ in which measure, and the largest differences."""
-    clear = heads.difference.abs() > ERRORS * heads.stderr
+    clear = in_errors(heads) > ERRORS
     first, second = numbers["names"]
     groups = (
         f"paired over {numbers['paired']} groups of the same images" if numbers["paired"] else "not paired"
@@ -33,6 +34,12 @@ def differences(numbers: dict[str, Any], heads: pd.DataFrame) -> Section:
     return Section(
         "Differences", claim, [means_table(heads, clear, first, second), largest_table(heads, first, second)]
     )
+
+
+def in_errors(heads: pd.DataFrame) -> pd.Series:
+    """How many standard errors each difference is from 0, where errors are at least float32's rounding."""
+    rounding = ROUNDING * heads[["a", "b"]].abs().max(axis=1).clip(lower=1)
+    return heads.difference.abs() / heads.stderr.clip(lower=rounding)
 
 
 def means_table(heads: pd.DataFrame, clear: pd.Series, first: str, second: str) -> Table:
@@ -50,11 +57,12 @@ def means_table(heads: pd.DataFrame, clear: pd.Series, first: str, second: str) 
 
 
 def largest_table(heads: pd.DataFrame, first: str, second: str) -> Table:
-    """The differences that are most standard errors from 0."""
-    order = (heads.difference / heads.stderr.where(heads.stderr > 0)).abs().sort_values(ascending=False)
+    """The differences that are most standard errors from 0, without those within one."""
+    errors = in_errors(heads)
+    order = errors[errors > 1].sort_values(ascending=False)
     rows = [
         [str(layer), str(head), measure, f"{a:.3f}", f"{b:.3f}", f"{difference:+.3f} ± {stderr:.2g}"]
-        for layer, head, measure, a, b, difference, stderr in heads.loc[order.dropna().index[:LARGEST]].values
+        for layer, head, measure, a, b, difference, stderr in heads.loc[order.index[:LARGEST]].values
     ]
     caption = f"By standard errors from 0. All are in comparison.csv; a difference is {second} minus {first}."
     columns = ["layer", "head", "measure", first, second, "difference"]

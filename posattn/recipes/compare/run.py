@@ -42,7 +42,7 @@ def run(config: CompareConfig, folder: RunFolder, progress: Progress) -> dict[st
         "title": " and ".join(numbers["names"]),
         "summary": f"Inspections of {config.a} and {config.b}, head by head; standard errors are {how}.",
         "compare": numbers,
-        "page": to_plain(sections(numbers, table)),
+        "page": to_plain(sections(numbers, table, config.shown)),
     }
 
 

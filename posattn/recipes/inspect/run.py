@@ -16,7 +16,7 @@ from posattn.recipes.inspect.settings import InspectConfig
 from posattn.recipes.kit.sources import TrainedModels, folder_config
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import printable
-from posattn.vision.data.images import to_float
+from posattn.vision.data.images import evenly_spaced, to_float
 from posattn.vision.data.pictures import Pictures
 from posattn.vision.inspect.average import STABLE
 from posattn.vision.inspect.inspection import inspect_model
@@ -46,10 +46,9 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     Raises the errors of ``inspect_attention``; a partial table is kept in the folder.
     """
     subject = load_subject(config)
-    for note in subject.notes:
-        progress.console.print(printable(note), soft_wrap=True, markup=False)
+    say(subject.notes, progress)
     task = progress.add_task("images", total=subject.total)
-    batches = Counted(subject.batches, subject.total, progress, task)
+    batches = Counted(subject.batches, subject.total, max(1, config.examples), progress, task)
 
     def keep_measured(error: BaseException, measured: Inspection) -> None:
         save_table(measured.table(), folder)
@@ -69,17 +68,26 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     )
     table = inspection.table()
     save_table(table, folder)
-    first = torch.cat(batches.first)[: max(1, config.examples)]
-    pictures = ((first * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    pictures = (
+        ((torch.cat(batches.first) * subject.std + subject.mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    )
     folder.save_tensors("maps", tensors(inspection, pictures))
     digest = (
         subject.batches.digest.hexdigest() if isinstance(subject.batches, Transformed) else inspection.digest
     )
     skipped = getattr(subject.batches, "skipped", 0)
-    return result_of(config, subject.weights, inspection, table) | {
+    left_out = [f"skipped, cannot be decoded: {skipped} of {subject.total} pictures"] if skipped else []
+    say(left_out, progress)
+    return result_of(config, subject.weights, inspection, table, subject.notes + left_out) | {
         "skipped": skipped,
         "images_digest": digest,
     }
+
+
+def say(notes: list[str], progress: Progress) -> None:
+    """Print what qualifies the numbers."""
+    for note in notes:
+        progress.console.print(printable(note), soft_wrap=True, markup=False)
 
 
 def load_subject(config: InspectConfig) -> Subject:
@@ -109,7 +117,7 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
         )
     held: Any = models.data(data=config.images, data_dir=config.data_dir)
     model = models.model(file, held, trained=not wanted.endswith(START))
-    pixels = to_float(held.images[: config.limit])
+    pixels = to_float(held.images[evenly_spaced(len(held.images), config.limit)])
     half = torch.full((pixels.shape[1], 1, 1), 0.5)
     return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, wanted, [])
 
@@ -136,18 +144,21 @@ class Transformed:
 
 
 class Counted:
-    """Batches, each counted when it is done with, in every pass; the first ones are kept for their pictures."""
+    """Batches, each counted when it is done with, in every pass; their first ``examples`` images are kept."""
 
-    def __init__(self, batches: Iterable[Tensor], total: int, progress: Progress, task: Any) -> None:
-        self.batches, self.total, self.progress, self.task = batches, total, progress, task
+    def __init__(
+        self, batches: Iterable[Tensor], total: int, examples: int, progress: Progress, task: Any
+    ) -> None:
+        self.batches, self.total, self.examples = batches, total, examples
+        self.progress, self.task = progress, task
         self.first: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         self.first = []
         self.progress.reset(self.task, total=self.total)
         for batch in self.batches:
-            if not self.first:
-                self.first.append(batch)
+            if (lacking := self.examples - sum(map(len, self.first))) > 0:
+                self.first.append(batch[:lacking])
             yield batch
             self.progress.advance(self.task, len(batch))
 
@@ -175,9 +186,9 @@ def tensors(inspection: Inspection, pictures: Tensor) -> dict[str, Tensor]:
 
 
 def result_of(
-    config: InspectConfig, weights: str, inspection: Inspection, table: pd.DataFrame
+    config: InspectConfig, weights: str, inspection: Inspection, table: pd.DataFrame, notes: list[str]
 ) -> dict[str, Any]:
-    """result.json of an inspection."""
+    """result.json of an inspection; ``notes`` qualify its numbers."""
     first, layouts = inspection.layouts[0], inspection.layouts
     similar = inspection.similarity
     grids = ", ".join(dict.fromkeys(str(layout.queries) for layout in layouts))
@@ -185,7 +196,9 @@ def result_of(
         "kind": "inspection",
         "title": f"Where {title_of(config)} looks",
         "summary": f"{weights}: {inspection.images:,} images of {config.images}; "
-        f"{grids} patches; class tokens and registers: {first.queries.prefix}.",
+        f"{grids} patches; class tokens and registers: {first.queries.prefix}."
+        f"{' Notes: ' if notes else ''}{'; '.join(notes)}",
+        "notes": notes,
         **{str(name): value for name, value in table.attrs.items()},
         "queries": [list(layout.queries) for layout in layouts],
         "keys": [list(layout.keys) for layout in layouts],

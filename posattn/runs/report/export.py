@@ -65,7 +65,13 @@ def exported(run: RunFolder) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     result = run.result
     parts = [f"# {plain(result['title'])}", plain(result["summary"]), made_by(run)]
-    for section in prepared_sections(run):
+    sections = prepared_sections(run)
+    if result.get("kind") == "inspection":
+        from posattn.runs.report import inspection_table  # it needs pandas, other pages do not
+
+        sections.append(inspection_table.section(run, result))
+        files["table.csv"] = run.checked("table.csv").read_bytes()
+    for section in sections:
         parts += [f"## {plain(section['title'])}", plain(section["claim"])]
         parts += [item_text(item, files) for item in section["items"]]
     numbers = {key: value for key, value in result.items() if key not in ("page", "title", "summary")}

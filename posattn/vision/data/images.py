@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -20,7 +21,7 @@ from posattn.vision.data.readers import read_hub, read_path
 from posattn.vision.data.request import Request
 from posattn.vision.data.sets import DATA_SETS
 
-__all__ = ["DATA_SETS", "ImageSet", "load_images", "shuffle_patches", "to_float"]
+__all__ = ["DATA_SETS", "ImageSet", "evenly_spaced", "load_images", "shuffle_patches", "to_float"]
 
 SPLITS = ("train", "test")
 
@@ -163,6 +164,17 @@ def resized(images: Images, image_size: int | None) -> Shaped[Tensor, "n c h w"]
     if image_size is None or images.shape[-2:] == (image_size, image_size):
         return images
     return resize(images, [image_size, image_size], InterpolationMode.BICUBIC)
+
+
+def evenly_spaced(total: int, limit: int | None) -> list[int]:
+    """The places of at most ``limit`` of ``total`` images, evenly spaced; of all if it is None.
+
+    Sets are often sorted by class: the first images would be of one.
+
+    Raises ValueError if ``limit`` is below 1.
+    """
+    count = total if limit is None else min(total, checks.positive_int("limit", limit))
+    return np.linspace(0, total, count, endpoint=False).astype(int).tolist()
 
 
 def to_float(images: Images) -> Float[Tensor, "n c H W"]:

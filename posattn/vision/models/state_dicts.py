@@ -83,11 +83,11 @@ def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     """Load a checkpoint's backbone into a model of timm or of this package; returns notes for the user.
 
     Position embeddings and the input layer are resampled as timm does it. A head with other classes, or a missing
-    one, is ignored: attention does not depend on it.
+    one, is ignored: attention does not depend on it. So is what the model has no part for, such as a decoder.
 
     Raises:
-        ValueError: nothing of the checkpoint belongs to the model, or weights of the backbone are missing or of
-            another shape (they are named).
+        ValueError: nothing of the checkpoint belongs to the model, the model's own filter fails on it, or what
+            ``check_backbone`` raises.
     """
     own = model.state_dict()
     weights, taken = unwrap_checkpoint(state, set(own))
@@ -97,23 +97,44 @@ def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
             f"nothing of the checkpoint belongs to this {type(model).__name__}: it holds "
             f"{', '.join(list(weights)[:3]) or 'no tensors'} …, the model {', '.join(list(own)[:3])} …"
         )
-    weights = adapted(model, weights)
+    try:
+        weights = adapted(model, weights)
+    except Exception as error:  # of the model's own filter, on weights of another kind
+        raise ValueError(f"the checkpoint does not fit {type(model).__name__}: {brief(error)}") from error
     held = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
-    lacking = [name for name in own if name not in held]
-    if missing := [name for name in lacking if not in_head(name)]:
-        shapes = [f"{n} ({describe(weights.get(n))}, the model's {describe(own[n])})" for n in missing[:3]]
-        raise ValueError(f"the checkpoint lacks {len(missing)} weights of the model: {', '.join(shapes)}")
-    if lacking:
-        notes.append(f"left at random: {', '.join(sorted({name.split('.')[0] for name in lacking}))}")
-    if unused := sorted({name.split(".")[0] for name in weights if name not in held} - set(HEADS)):
-        notes.append(f"not used: {', '.join(unused)}")
+    check_backbone(own, weights, held)
+    if lacking := {name.split(".")[0] for name in own if name not in held}:
+        notes.append(f"left at random: {', '.join(sorted(lacking))}")
+    if unused := [name for name in weights if name not in own and not in_head(name)]:
+        notes.append(f"not used: {counted(unused)}")
     model.load_state_dict(held, strict=False)
     return notes
+
+
+def check_backbone(own: State, weights: State, held: State) -> None:
+    """Raise ValueError naming what the backbone lacks, or has in the checkpoint alone: the model would be another.
+
+    Args:
+        own: the state dict of the model.
+        weights: those of the checkpoint.
+        held: those of them that the model takes.
+    """
+    if missing := [name for name in own if name not in held and not in_head(name)]:
+        shapes = [f"{n} ({describe(weights.get(n))}, the model's {describe(own[n])})" for n in missing[:3]]
+        raise ValueError(f"the checkpoint lacks {len(missing)} weights of the model: {', '.join(shapes)}")
+    parts = {name.split(".")[0] for name in own if not in_head(name)}
+    if foreign := [name for name in weights if name not in own and name.split(".")[0] in parts]:
+        raise ValueError(f"the model has no place for {counted(foreign)}")
 
 
 def in_head(name: str) -> bool:
     """Whether a weight belongs to a layer after the last block."""
     return name.split(".")[0] in HEADS
+
+
+def counted(names: list[str]) -> str:
+    """How many weights of a checkpoint these are, and the first three names."""
+    return f"{len(names)} weights of the checkpoint: {', '.join(names[:3])}{' …' if names[3:] else ''}"
 
 
 def describe(value: Tensor | None) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints as people have them load into timm's models and ours, and what does not belong is an error."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,47 @@ def test_what_does_not_belong_is_named(tmp_path: Path) -> None:
         ValueError, match=r"lacks 12 weights of the model: blocks\.1\.norm1\.weight \(none, the model's 24\)"
     ):
         load_checkpoint(make(depth=2), shallow)
+    with pytest.raises(
+        ValueError, match=r"no place for 12 weights of the checkpoint: blocks\.1\.norm1\.weight"
+    ):
+        load_checkpoint(make(), make(depth=2).state_dict())
     with pytest.raises(FileNotFoundError, match="no checkpoint /nowhere"):
         read_checkpoint(Path("/nowhere"))
     (tmp_path / "broken.pth").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"broken\.pth is no checkpoint"):
         read_checkpoint(tmp_path / "broken.pth")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"qk_norm": True}, "4 weights of the checkpoint: blocks.0.attn.q_norm.weight, "),
+        ({"init_values": 0.1}, "2 weights of the checkpoint: blocks.0.ls1.gamma, blocks.0.ls2.gamma"),
+    ],
+)
+def test_weights_of_the_backbone_that_the_model_lacks_are_refused(options: dict[str, Any], said: str) -> None:
+    target, state = make(seed=1), make(**options).state_dict()
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(ValueError, match=f"the model has no place for {re.escape(said)}"):
+        load_checkpoint(target, state)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def test_what_the_models_own_filter_fails_on_is_refused() -> None:
+    state = make(class_token=False, global_pool="avg").state_dict()
+    with pytest.raises(
+        ValueError, match=r"^the checkpoint does not fit VisionTransformer: shape .* is invalid"
+    ):
+        load_checkpoint(make(), state)
+
+
+def test_what_the_model_has_no_part_for_is_noted_by_name() -> None:
+    decoder = {f"decoder.{i}.w": torch.ones(1) for i in range(4)}
+    noted = "not used: 4 weights of the checkpoint: decoder.0.w, decoder.1.w, decoder.2.w …"
+    assert load_checkpoint(make(), make(num_classes=7).state_dict() | decoder) == [
+        "left at random: head",
+        noted,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""The numbers of an inspection as a section of its export."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from posattn.runs.folder import RunFolder
+from posattn.runs.page import Section, Table
+from posattn.runs.report.inspection import MEASURES, by_head
+
+NONE = "–"
+UNIFORM = "uniform map, or chance"
+
+
+def section(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    """A table of each measure ± standard error by layer and head, after those of a uniform map."""
+    table = pd.read_parquet(run.checked("table.parquet"))
+    shown = [name for name in MEASURES if (table.measure == name).any()]
+    rows = [
+        [str(layer), str(head), *(with_error(row.get(name)) for name in shown)]
+        for (layer, head), row in by_head(table).items()
+    ]
+    caption = "Value ± standard error over images. All numbers, also those of whole layers, are in table.csv."
+    columns = ["layer", "head", *(MEASURES[name][0] for name in shown)]
+    item = Table("Heads", columns, [*uniform_rows(result, shown), *rows], caption)
+    claim = f"{len(rows)} heads on {result['images']:,} images."
+    return asdict(Section("Every number", claim, [item]))
+
+
+def uniform_rows(result: dict[str, Any], shown: list[str]) -> list[list[str]]:
+    """The measures of a uniform map: in one row if all layers have the same."""
+    references = dict(zip(map(str, result["numbers"]), result["references"], strict=True))
+    if all(each == result["reference"] for each in references.values()):
+        references = {"all": result["reference"]}
+    return [
+        [layer, UNIFORM, *(f"{each[name]:.3f}" if name in each else NONE for name in shown)]
+        for layer, each in references.items()
+    ]
+
+
+def with_error(found: tuple[float, float] | None) -> str:
+    """A value ± its standard error; a dash where there is none."""
+    if found is None or found[0] != found[0]:
+        return NONE
+    return f"{found[0]:.3f} ± {found[1]:.2g}"
