@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from posattn import checks
 from posattn.vision.data.decoding import UNDECODABLE, Picture, extensions, open_picture
 from posattn.vision.data.folders import split_of, walk
-from posattn.vision.data.images import load_images
+from posattn.vision.data.images import evenly_spaced, load_images
 from posattn.vision.data.tables import IMAGE_COLUMNS, Part, cell_source, column, encoded_cells
 
 PART = 64  # rows of a parquet file read at once
@@ -46,8 +45,7 @@ class Pictures:
         total = len(self._source)
         if not total:
             raise ValueError(f"{name} holds no pictures{''.join(f' ({note})' for note in self.notes)}")
-        count = total if limit is None else min(total, checks.positive_int("limit", limit))
-        self._chosen = np.linspace(0, total, count, endpoint=False).astype(int)
+        self._chosen = np.asarray(evenly_spaced(total, limit))
         self.skip_corrupt, self.skipped = skip_corrupt, 0
 
     def __len__(self) -> int:
