@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from posattn import cli
 from posattn.recipes.content_heads.correlation import rank_correlation
-from posattn.recipes.content_heads.run import summary
+from posattn.recipes.content_heads.run import calibration_set, summary
+from posattn.vision.data.images import ImageSet
 
 
 def seed(costs: list[float]) -> dict:
@@ -32,6 +34,16 @@ def test_the_drop_is_averaged_by_block() -> None:
     found = summary(seed([1.0, 10.0, 3.0, 30.0]) | {"accuracy": {}})
     assert found["block"] == {"1": 2.0, "2": 20.0}
     assert found["drop"] == [1.0, 10.0, 3.0, 30.0]
+
+
+def test_calibration_images_are_of_all_classes_where_the_set_is_sorted() -> None:
+    labels = torch.arange(10).repeat_interleave(20)
+    images = torch.zeros(200, 1, 2, 2, dtype=torch.uint8)
+    sorted_set = ImageSet("sorted", images, labels, tuple("0123456789"))
+    drawn = calibration_set(sorted_set, 50, seed=0)
+    assert len(drawn) == 50
+    assert drawn.labels.unique().numel() == 10
+    assert len(calibration_set(sorted_set, 1000, seed=0)) == 200
 
 
 @pytest.fixture(scope="module")
