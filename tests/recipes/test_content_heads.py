@@ -8,6 +8,7 @@ import torch
 
 from posattn import cli
 from posattn.recipes.content_heads.correlation import rank_correlation
+from posattn.recipes.content_heads.page import interval_text
 from posattn.recipes.content_heads.run import calibration_set, summary
 from posattn.vision.data.images import ImageSet
 
@@ -28,6 +29,15 @@ def test_the_rank_correlation_and_its_interval() -> None:
     assert found["all"] < -0.9
     assert found["low"] <= found["all"] <= found["high"] < 0
     assert rank_correlation([seed([1.0] * 5)], "loss")["all"] == 0
+
+
+@pytest.mark.parametrize("costs", [[0.0] * 4, [1.0], [2.0, 5.0], [3.0, 2.0, 1.0]])
+def test_an_interval_that_is_not_known_is_said(costs: list[float]) -> None:
+    found = rank_correlation([seed(costs)], "loss")
+    json.dumps(found, allow_nan=False)
+    assert -1 <= found["all"] <= 1
+    assert interval_text(found["low"], found["high"]) == "unknown"
+    assert interval_text(-0.25, 0.5) == "-0.25 to 0.50"
 
 
 def test_the_drop_is_averaged_by_block() -> None:

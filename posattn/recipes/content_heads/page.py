@@ -76,7 +76,7 @@ def replacement_section(config: ContentHeadsConfig, numbers: Numbers) -> Section
 def positionality_section(numbers: Numbers) -> Section:
     """Whether a head's positionality predicts what its conversion costs in testing."""
     found, heads = numbers["rank_correlation"], sum(len(one["ranked"]) for one in numbers["seeds"])
-    interval = {cost: f"{found[cost]['low']:.2f} to {found[cost]['high']:.2f}" for cost in COSTS}
+    interval = {cost: interval_text(found[cost]["low"], found[cost]["high"]) for cost in COSTS}
     claim = (
         "Rank correlation of a head's positionality with the rise of the test loss when it alone is replaced: "
         f"{found['loss']['all']:.2f} (95 % interval {interval['loss']}, {heads} heads)."
@@ -94,3 +94,8 @@ def positionality_section(numbers: Numbers) -> Section:
     columns = ["cost", "all heads", "95 %", "mean ± std over seeds", "within block 1, 2, ..."]
     table = Table("Spearman's rank correlation with positionality", columns, rows)
     return Section("Positionality and conversion", claim, [table])
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval, or ``unknown`` if an end is."""
+    return "unknown" if low is None or high is None else f"{low:.2f} to {high:.2f}"
