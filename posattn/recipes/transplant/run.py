@@ -66,8 +66,10 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
 
 
 def target_data(config: TransplantConfig, target: str) -> MemoryDataConfig:
-    """A target in the size of the source's images."""
-    _, height, _ = load_split(config, "test").shape
+    """A target in the size of the source's images. Raises ValueError if they are not square, as targets are."""
+    _, height, width = load_split(config, "test").shape
+    if height != width:
+        raise ValueError(f"{config.data.data} must have square images, as targets do, got {height} x {width}")
     return MemoryDataConfig(target, config.target_dir, config.data.download, image_size=height)
 
 
