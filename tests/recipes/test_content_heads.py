@@ -8,8 +8,9 @@ import torch
 
 from posattn import cli
 from posattn.recipes.content_heads.correlation import rank_correlation
-from posattn.recipes.content_heads.page import interval_text
+from posattn.recipes.content_heads.page import interval_text, ranking_section
 from posattn.recipes.content_heads.run import calibration_set, summary
+from posattn.recipes.content_heads.settings import ContentHeadsConfig
 from posattn.vision.data.images import ImageSet
 
 
@@ -56,6 +57,15 @@ def test_calibration_images_are_of_all_classes_where_the_set_is_sorted() -> None
     assert len(calibration_set(sorted_set, 1000, seed=0)) == 200
 
 
+def test_a_single_seed_has_no_spread() -> None:
+    one = seed([0.01, 0.02]) | {"accuracy": {}}
+    for need in one["ranked"]:
+        need |= {"head": 0, "stderr": 0.0}
+    numbers = {"mean": {"drop": [0.01, 0.02]}, "seeds": [one]}
+    items = ranking_section(ContentHeadsConfig(seeds=1), numbers, {"1": [0.01], "2": [0.02]}).items
+    assert items[1].rows == [["1", "1.00"], ["2", "2.00"]]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("content-heads") / "run"
@@ -81,5 +91,6 @@ def test_every_head_of_every_seed_is_converted_by_itself(run: Path) -> None:
 
 def test_the_page_answers_both_questions(run: Path) -> None:
     html = (run / "report.html").read_text()
-    assert "most content-based first" in html
+    assert "most expensive first" in html
+    assert "most positional" not in html
     assert "rank correlation with positionality" in html

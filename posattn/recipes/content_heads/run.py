@@ -16,7 +16,7 @@ from posattn.recipes.kit.classifiers import check_models, load_splits, load_trai
 from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
-from posattn.runs.seeds import over_seeds
+from posattn.runs.seeds import collect, over_seeds
 from posattn.vision.convert.maps import map_statistics
 from posattn.vision.convert.ranking import accuracy_over_replaced, content_needs
 from posattn.vision.data.images import ImageSet, to_float
@@ -29,16 +29,17 @@ def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> Numbe
     check_models(config, [ORIGINAL])
     done = train_grid("content-heads", convert_heads, config, zip(config.all_seeds), run, progress)
     seeds = list(done.values())
+    summaries = [summary(one) for one in seeds]
     count = len(seeds[0]["ranked"])
     numbers = {
         "seeds": seeds,
         "rank": list(range(1, 1 + count)),
         "replaced": list(range(1 + count)),
-        **over_seeds([summary(one) for one in seeds]),
+        **over_seeds(summaries),
         "rank_correlation": {cost: rank_correlation(seeds, cost) for cost in ("loss", "drop")},
     }
     sections = [
-        page.ranking_section(config, numbers),
+        page.ranking_section(config, numbers, collect([one["block"] for one in summaries])),
         page.replacement_section(config, numbers),
         page.positionality_section(numbers),
     ]
