@@ -31,7 +31,7 @@ RICH = replace(
 def tiny_vit(seed: int = 0, **options: object) -> nn.Module:
     torch.manual_seed(seed)
     sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "in_chans": 1}
-    return timm.create_model("vit_tiny_patch16_224", num_classes=10, **sizes | options)
+    return timm.create_model("vit_tiny_patch16_224", **sizes | {"num_classes": 10} | options)
 
 
 def few(n: int = 200) -> ImageSet:

@@ -1,10 +1,15 @@
 """Settings of the recipes on images that cannot work are refused before anything is written, and the flag is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from posattn import cli
+from posattn.recipes.transplant.run import available_sizes
+from posattn.recipes.transplant.settings import transplant
+from posattn.vision.data.config import MemoryDataConfig
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,15 @@ def test_a_bad_setting_is_refused(
     assert stop.value.code == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_source_of_wide_pictures_is_refused_before_it_is_trained_on(tmp_path: Path) -> None:
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("L", (12, 8)).save(tmp_path / place / "0.png")
+    config = replace(transplant(smoke=True), data=MemoryDataConfig(str(tmp_path)))
+    with pytest.raises(ValueError, match="must have square images, as targets do, got 8 x 12"):
+        available_sizes(config, "digits")
 
 
 def test_a_size_that_no_class_has_is_refused_before_training(

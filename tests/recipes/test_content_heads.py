@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from posattn import cli
 from posattn.recipes.content_heads.correlation import rank_correlation
-from posattn.recipes.content_heads.run import summary
+from posattn.recipes.content_heads.page import interval_text, ranking_section
+from posattn.recipes.content_heads.run import calibration_set, summary
+from posattn.recipes.content_heads.settings import ContentHeadsConfig
+from posattn.vision.data.images import ImageSet
 
 
 def seed(costs: list[float]) -> dict:
@@ -28,10 +32,38 @@ def test_the_rank_correlation_and_its_interval() -> None:
     assert rank_correlation([seed([1.0] * 5)], "loss")["all"] == 0
 
 
+@pytest.mark.parametrize("costs", [[0.0] * 4, [1.0], [2.0, 5.0], [3.0, 2.0, 1.0]])
+def test_an_interval_that_is_not_known_is_said(costs: list[float]) -> None:
+    found = rank_correlation([seed(costs)], "loss")
+    json.dumps(found, allow_nan=False)
+    assert -1 <= found["all"] <= 1
+    assert interval_text(found["low"], found["high"]) == "unknown"
+    assert interval_text(-0.25, 0.5) == "-0.25 to 0.50"
+
+
 def test_the_drop_is_averaged_by_block() -> None:
     found = summary(seed([1.0, 10.0, 3.0, 30.0]) | {"accuracy": {}})
     assert found["block"] == {"1": 2.0, "2": 20.0}
     assert found["drop"] == [1.0, 10.0, 3.0, 30.0]
+
+
+def test_calibration_images_are_of_all_classes_where_the_set_is_sorted() -> None:
+    labels = torch.arange(10).repeat_interleave(20)
+    images = torch.zeros(200, 1, 2, 2, dtype=torch.uint8)
+    sorted_set = ImageSet("sorted", images, labels, tuple("0123456789"))
+    drawn = calibration_set(sorted_set, 50, seed=0)
+    assert len(drawn) == 50
+    assert drawn.labels.unique().numel() == 10
+    assert len(calibration_set(sorted_set, 1000, seed=0)) == 200
+
+
+def test_a_single_seed_has_no_spread() -> None:
+    one = seed([0.01, 0.02]) | {"accuracy": {}}
+    for need in one["ranked"]:
+        need |= {"head": 0, "stderr": 0.0}
+    numbers = {"mean": {"drop": [0.01, 0.02]}, "seeds": [one]}
+    items = ranking_section(ContentHeadsConfig(seeds=1), numbers, {"1": [0.01], "2": [0.02]}).items
+    assert items[1].rows == [["1", "1.00"], ["2", "2.00"]]
 
 
 @pytest.fixture(scope="module")
@@ -59,5 +91,6 @@ def test_every_head_of_every_seed_is_converted_by_itself(run: Path) -> None:
 
 def test_the_page_answers_both_questions(run: Path) -> None:
     html = (run / "report.html").read_text()
-    assert "most content-based first" in html
+    assert "most expensive first" in html
+    assert "most positional" not in html
     assert "rank correlation with positionality" in html

@@ -8,8 +8,15 @@ import torch
 from puzzles import permutation, smooth_scores
 
 from posattn import cli
-from posattn.recipes.jigsaw.puzzle import in_true_order, patch_brightness, piece_together, puzzle_tensors
+from posattn.recipes.jigsaw.puzzle import (
+    brightness_similarity,
+    in_true_order,
+    patch_brightness,
+    piece_together,
+    puzzle_tensors,
+)
 from posattn.vision.data.images import shuffle_patches
+from posattn.vision.jigsaw.layout import partial_correlation
 
 GRID = (4, 6)
 
@@ -58,6 +65,34 @@ def test_patch_brightness_is_means_of_patches() -> None:
     assert apart == pytest.approx(
         (images[1, 1, 2:4, 2:4].mean() - images[0, 0, 2:4, 2:4].mean()).item(), abs=1e-6
     )
+
+
+def test_a_patch_that_is_always_the_same_is_like_no_other() -> None:
+    pixels = torch.randn(50, 5, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    pixels[:, 2] = 0.3
+    found, others = brightness_similarity(pixels), torch.tensor([0, 1, 3, 4])
+    assert found[2].eq(0).all()
+    assert found[:, 2].eq(0).all()
+    assert torch.equal(found[others][:, others], partial_correlation(pixels[:, others]))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--tile", "3"], "--tile must divide rows of patches, got tile=3, rows of patches=4"),
+        (
+            ["--patch-size", "8", "--tile", "1"],
+            "--patch-size must leave at least three patches, got 8: 1 x 1",
+        ),
+    ],
+)
+def test_a_grid_that_cannot_be_solved_is_refused_before_training(
+    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "jigsaw", "--smoke", "--jobs", "1", *options, "--out", str(tmp_path / "run")])
+    assert expected in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_the_recipe_reports_every_seed_and_shows_pictures(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, loading_ratios, loading_section
+from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, loading_ratios, loading_section, opened
+from posattn.recipes.loading.settings import LoadingConfig
+from posattn.runs.folder import METRICS
 
 
 def test_every_augmentation_is_measured(tmp_path: Path) -> None:
@@ -19,6 +21,11 @@ def test_every_augmentation_is_measured(tmp_path: Path) -> None:
     assert [row[1] for row in rows[:4]] == list(AUGMENTATIONS)
 
 
+def test_a_batch_larger_than_a_set_is_refused_before_any_is_measured() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at most 1437, the images, got 2000"):
+        opened(LoadingConfig(("digits",), batch_size=2000))
+
+
 def test_ratios_are_taken_within_a_turn_and_the_least_is_said() -> None:
     rates = {"none": [60.0, 90.0, 80.0], "ViT": [10.0, 10.0, 20.0], "positional ViT": [20.0, 30.0, 20.0]}
     found = loading_ratios(rates)
@@ -28,10 +35,19 @@ def test_ratios_are_taken_within_a_turn_and_the_least_is_said() -> None:
     assert "It did in 1 of 2 cases; the lowest was 3.0 (toy, none, positional ViT)" in claim
 
 
-def test_a_set_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--sets", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sets", "digits", "cifar10", "--data-dir", "nowhere"], "cifar10 not found"),
+        (["--pictures", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_set_that_is_not_there_is_refused_before_any_is_measured(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["run", "loading", *arguments])
+        cli.main(["run", "loading", "--smoke", *arguments, "--out", str(tmp_path / "run")])
     said = capsys.readouterr().err
-    assert "cifar10 not found" in said
+    assert expected in said
     assert said.count("\n") == 1
+    assert not (tmp_path / "run" / METRICS).exists()

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
+from posattn.recipes.kit.classifiers import check_models
+from posattn.recipes.kit.settings import ORIGINAL, RESNET, SMALL, ImageTraining
 from posattn.runs.device import Choice
 from posattn.runs.folder import METRICS
+from posattn.vision.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # trainings, which test_flags.py runs checked
 
@@ -35,3 +38,11 @@ def test_a_run_does_not_go_on_in_another_precision(
     assert "ViT-1 in float32; set --train.precision from the start" in said
     choice = "bfloat16"
     cli.main([*options, "--resume"])
+
+
+def test_a_model_that_cannot_be_trained_in_a_precision_is_refused_before_any_is() -> None:
+    """The ResNet shrinks digits to one pixel."""
+    config = ImageTraining(size=SMALL, train=TrainConfig(precision="bfloat16"))
+    check_models(config, [ORIGINAL])
+    with pytest.raises(ValueError, match="over one pixel is wrong on a CPU; train with precision float32"):
+        check_models(config, [ORIGINAL, RESNET])

@@ -6,17 +6,19 @@ from posattn.recipes.content_heads.settings import ContentHeadsConfig
 from posattn.runs.page import Section, Table, mean_lines
 from posattn.runs.seeds import collect, mean_std_text
 
-FIRST, LAST = "most positional first", "most content-based first"
+FIRST, LAST = "cheapest first", "most expensive first"
 COSTS = {"loss": "rise of the test loss", "drop": "fall of the test accuracy"}
 Numbers = dict[str, Any]
 
 
-def ranking_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
-    """The section on the cost of each head."""
+def ranking_section(
+    config: ContentHeadsConfig, numbers: Numbers, by_block: dict[str, list[float]]
+) -> Section:
+    """The section on the cost of each head; ``by_block``: mean drop of each seed."""
     drops, seeds = numbers["mean"]["drop"], numbers["seeds"]
     claim = (
         f"Replacing a single head by its average map cost, in training accuracy, {100 * drops[0]:.1f} points for the "
-        f"most positional head and {100 * drops[-1]:.1f} for the one that needs content most "
+        f"head that is cheapest to replace and {100 * drops[-1]:.1f} for the most expensive one "
         f"(mean over {len(seeds)} trained ViTs)."
     )
     figure = mean_lines(
@@ -27,15 +29,14 @@ def ranking_section(config: ContentHeadsConfig, numbers: Numbers) -> Section:
         "drop of accuracy",
         caption=f"Mean and standard deviation over {len(seeds)} seeds, on training images.",
     )
-    mean, std = (numbers[what]["block"] for what in ("mean", "std"))
     blocks = Table(
         "Drop by block, points",
         ["block", "drop"],
-        [[block, f"{100 * mean[block]:.2f} ± {100 * std[block]:.2f}"] for block in mean],
+        [[block, mean_std_text(drop, 2, 100)] for block, drop in by_block.items()],
         f"Mean over heads; ± std over {len(seeds)} seeds.",
     )
     heads = Table(
-        f"The heads of seed {config.seed}, most positional first",
+        f"The heads of seed {config.seed}, {FIRST}",
         ["rank", "block", "head", "drop, points", "positionality"],
         [
             [
@@ -58,8 +59,8 @@ def replacement_section(config: ContentHeadsConfig, numbers: Numbers) -> Section
     before, half, after = (mean_std_text(accuracy[FIRST][i], 1, 100) for i in (0, count // 2, -1))
     claim = (
         f"Test accuracy was {before} % before and {after} % with every head replaced and nothing retrained; with "
-        f"{count // 2} of {count} heads replaced, {half} % if the most positional go first and "
-        f"{mean_std_text(accuracy[LAST][count // 2], 1, 100)} % if those that need content do."
+        f"{count // 2} of {count} heads replaced, {half} % if the cheapest go first and "
+        f"{mean_std_text(accuracy[LAST][count // 2], 1, 100)} % if the most expensive do."
     )
     figure = mean_lines(
         "Test accuracy against heads replaced",
@@ -76,7 +77,7 @@ def replacement_section(config: ContentHeadsConfig, numbers: Numbers) -> Section
 def positionality_section(numbers: Numbers) -> Section:
     """Whether a head's positionality predicts what its conversion costs in testing."""
     found, heads = numbers["rank_correlation"], sum(len(one["ranked"]) for one in numbers["seeds"])
-    interval = {cost: f"{found[cost]['low']:.2f} to {found[cost]['high']:.2f}" for cost in COSTS}
+    interval = {cost: interval_text(found[cost]["low"], found[cost]["high"]) for cost in COSTS}
     claim = (
         "Rank correlation of a head's positionality with the rise of the test loss when it alone is replaced: "
         f"{found['loss']['all']:.2f} (95 % interval {interval['loss']}, {heads} heads)."
@@ -94,3 +95,8 @@ def positionality_section(numbers: Numbers) -> Section:
     columns = ["cost", "all heads", "95 %", "mean ± std over seeds", "within block 1, 2, ..."]
     table = Table("Spearman's rank correlation with positionality", columns, rows)
     return Section("Positionality and conversion", claim, [table])
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval, or ``unknown`` if an end is."""
+    return "unknown" if low is None or high is None else f"{low:.2f} to {high:.2f}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
+from torch import Generator
 
 from posattn.recipes.content_heads import page
 from posattn.recipes.content_heads.correlation import rank_correlation
@@ -15,10 +16,10 @@ from posattn.recipes.kit.classifiers import check_models, load_splits, load_trai
 from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
-from posattn.runs.seeds import over_seeds
+from posattn.runs.seeds import collect, over_seeds
 from posattn.vision.convert.maps import map_statistics
 from posattn.vision.convert.ranking import accuracy_over_replaced, content_needs
-from posattn.vision.data.images import to_float
+from posattn.vision.data.images import ImageSet, to_float
 
 Numbers = dict[str, Any]
 
@@ -28,16 +29,17 @@ def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> Numbe
     check_models(config, [ORIGINAL])
     done = train_grid("content-heads", convert_heads, config, zip(config.all_seeds), run, progress)
     seeds = list(done.values())
+    summaries = [summary(one) for one in seeds]
     count = len(seeds[0]["ranked"])
     numbers = {
         "seeds": seeds,
         "rank": list(range(1, 1 + count)),
         "replaced": list(range(1 + count)),
-        **over_seeds([summary(one) for one in seeds]),
+        **over_seeds(summaries),
         "rank_correlation": {cost: rank_correlation(seeds, cost) for cost in ("loss", "drop")},
     }
     sections = [
-        page.ranking_section(config, numbers),
+        page.ranking_section(config, numbers, collect([one["block"] for one in summaries])),
         page.replacement_section(config, numbers),
         page.positionality_section(numbers),
     ]
@@ -59,7 +61,7 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Number
     train_one(config, ORIGINAL, seed, folder)
     train_set, test_set = load_splits(config)
     vit = load_trained(config.size, ORIGINAL, seed, test_set, RunFolder(folder))
-    sample = train_set.select(torch.arange(min(config.calibration, len(train_set))))
+    sample = calibration_set(train_set, config.calibration, seed)
     statistics = map_statistics(vit, to_float(sample.images), range(config.size.depth))
     maps = {block: found.mean for block, found in statistics.items()}
     ranked = content_needs(vit, maps, sample)
@@ -78,6 +80,12 @@ def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Number
             LAST: accuracy_over_replaced(vit, maps, order[::-1], test_set),
         },
     }
+
+
+def calibration_set(train_set: ImageSet, count: int, seed: int) -> ImageSet:
+    """Random training images, at most ``count``: the first of a set may be of one class."""
+    order = torch.randperm(len(train_set), generator=Generator().manual_seed(seed))
+    return train_set.select(order[:count])
 
 
 def summary(one: Numbers) -> Numbers:

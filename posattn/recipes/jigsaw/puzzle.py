@@ -16,6 +16,7 @@ from posattn.vision.jigsaw.layout import (
     align,
     neighbour_pairs_recovered,
     neighbour_recall,
+    partial_correlation,
     profile_similarity,
 )
 
@@ -64,6 +65,14 @@ def patch_brightness(images: Float[Tensor, "n c H W"], patch_size: int) -> Float
     """The mean of each patch over its pixels, image by image and channel by channel, centred over them."""
     patches = F.avg_pool2d(images, patch_size).flatten(2).flatten(0, 1)
     return patches - patches.mean(0)
+
+
+def brightness_similarity(pixels: Float[Tensor, "samples D"]) -> Float[Tensor, "D D"]:
+    """The partial correlation of the patches' brightness; 0 for a patch that is the same in every image."""
+    varies = (pixels != pixels[0]).any(0)
+    similarity = pixels.new_zeros(len(varies), len(varies))
+    similarity[varies[:, None] & varies] = partial_correlation(pixels[:, varies]).flatten()
+    return similarity
 
 
 def puzzle_tensors(

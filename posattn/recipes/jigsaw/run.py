@@ -10,8 +10,14 @@ from jaxtyping import Float
 from rich.progress import Progress
 from torch import Generator, Tensor
 
+from posattn import checks
 from posattn.recipes.jigsaw.page import PLAIN, SHUFFLED, puzzle_section, scores_section
-from posattn.recipes.jigsaw.puzzle import patch_brightness, piece_together, puzzle_tensors
+from posattn.recipes.jigsaw.puzzle import (
+    brightness_similarity,
+    patch_brightness,
+    piece_together,
+    puzzle_tensors,
+)
 from posattn.recipes.jigsaw.settings import JigsawConfig
 from posattn.recipes.kit import classifiers
 from posattn.recipes.kit.settings import TABLE
@@ -22,7 +28,6 @@ from posattn.vision.jigsaw.assembly import recover_layout
 from posattn.vision.jigsaw.layout import (
     neighbour_pairs_recovered,
     neighbour_recall,
-    partial_correlation,
     profile_similarity,
 )
 
@@ -36,6 +41,7 @@ def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> Numbers:
     test_set = classifiers.load_split(config, "test")
     model: Any = classifiers.build(config.size, TABLE, config.seed, test_set, **OPTIONS)
     grid = model.patch_embed.grid_size
+    check_grid(config, grid)
     cells = [(SHUFFLED, seed) for seed in config.all_seeds]
     cells += [(PLAIN, config.seed + i) for i in range(config.plain_seeds)]
     done = classifiers.train_grid("jigsaw", train_and_solve, config, cells, run, progress)
@@ -56,6 +62,17 @@ def run(config: JigsawConfig, run: RunFolder, progress: Progress) -> Numbers:
         "timing": {"training_seconds": seconds},
         "page": to_plain([puzzle_section(config, numbers), scores_section(config, numbers)]),
     }
+
+
+def check_grid(config: JigsawConfig, grid: tuple[int, int]) -> None:
+    """Raise ValueError, before anything is trained, for grids without neighbours or that tiles do not cover."""
+    rows, columns = grid
+    if rows * columns < 3:
+        raise ValueError(
+            f"patch_size must leave at least three patches, got {config.size.patch_size}: {rows} x {columns}"
+        )
+    checks.divides("tile", config.tile, "rows of patches", rows)
+    checks.divides("tile", config.tile, "columns of patches", columns)
 
 
 def train_and_solve(config: JigsawConfig, order: str, seed: int, folder: Path) -> Numbers:
@@ -94,7 +111,7 @@ def solve_untrained(config: JigsawConfig, grid: tuple[int, int]) -> dict[str, Nu
     count = grid[0] * grid[1]
     draws = torch.randn(config.seeds, 8, count, count, generator=Generator().manual_seed(config.seed))
     similarities = {
-        "images": [partial_correlation(pixels.double())],
+        "images": [brightness_similarity(pixels.double())],
         "noise": [profile_similarity(draw) for draw in draws],
     }
     return {name: solved_from(ones, grid, config.rounds) for name, ones in similarities.items()}

@@ -26,6 +26,7 @@ from posattn.vision.models.mimetic import init_mimetic
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.logs import TrainingLog, follow_trainings
 from posattn.vision.training.loop import TrainRecord, evaluate, train
+from posattn.vision.training.precision import refuse_wrong_convolutions
 from posattn.vision.training.weights import load_weights
 
 AnyImages = ImageSet | ImageStream
@@ -95,8 +96,12 @@ def check_models(config: ImageTraining, names: Sequence[str]) -> None:
     train_set, test_set = load_splits(config)
     if (size := config.train.batch_size) > (count := len(train_set)):
         raise ValueError(f"train.batch_size must be at most {count}, the training images, got {size}")
+    device = PartialState().device
+    dtype = choose_precision(config.train.precision, str(device)).dtype
     for name in names:
-        build(config.size, name, 0, test_set)
+        model = build(config.size, name, 0, test_set).eval()
+        refuse_wrong_convolutions(model, device.type, dtype)
+        model(torch.zeros(1, *test_set.shape))
 
 
 def train_grid(

@@ -16,8 +16,8 @@ from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ModelSize
 from posattn.recipes.loading.settings import LoadingConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, Table, to_plain
-from posattn.vision.data.images import load_images
-from posattn.vision.data.streams import stream_images
+from posattn.vision.data.images import ImageSet, load_images
+from posattn.vision.data.streams import ImageStream, stream_images
 from posattn.vision.training.config import TrainConfig
 
 MODELS = (ORIGINAL, POSITIONAL)
@@ -34,9 +34,10 @@ Ratios = dict[str, dict[str, Quartiles]]  # by kind of loading and model
 
 def run(config: LoadingConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Measure each set, a unit that a resumed run does not repeat."""
-    works = {name: partial(measure_memory, config, name) for name in config.sets}
+    works = {name: partial(measure_memory, config, images) for name, images in opened(config).items()}
     if config.pictures is not None:
-        works[f"{config.pictures.name}, streamed"] = partial(measure_stream, config, config.pictures)
+        stream = opened_stream(config, config.pictures)
+        works[f"{config.pictures.name}, streamed"] = partial(measure_stream, config, stream)
     measured: dict[str, Rates] = {}
     for name, work in progress.track(works.items(), description="loading: sets"):
         measured[name] = run.unit(name, work)
@@ -50,9 +51,24 @@ def run(config: LoadingConfig, run: RunFolder, progress: Progress) -> dict[str, 
     }
 
 
-def measure_memory(config: LoadingConfig, name: str) -> Rates:
+def opened(config: LoadingConfig) -> dict[str, ImageSet]:
+    """Every set held in memory. Raises, before any is measured, what one that is missing or does not fit raises."""
+    sets = {name: load_images(name, "train", config.data_dir) for name in config.sets}
+    for images in sets.values():
+        model(config, ORIGINAL, images)
+        memory_loading(images, training(config))
+    return sets
+
+
+def opened_stream(config: LoadingConfig, folder: Path) -> ImageStream:
+    """Random crops of the pictures of the training split, or of the only one."""
+    split = "train" if (folder / "train").is_dir() else "test"
+    return stream_images(folder.name, split, folder, crop=True, workers=config.workers)
+
+
+def measure_memory(config: LoadingConfig, image_set: ImageSet) -> Rates:
     """Images per second of each augmentation and of each model's training steps, interleaved."""
-    image_set = load_images(name, "train", config.data_dir).to(config.device)
+    image_set = image_set.to(config.device)
     works = {
         kind: memory_loading(image_set, training(config, **options), config.seed)
         for kind, options in AUGMENTATIONS.items()
@@ -60,10 +76,9 @@ def measure_memory(config: LoadingConfig, name: str) -> Rates:
     return rates({**works, **training_steps(config, image_set)}, config.rounds)
 
 
-def measure_stream(config: LoadingConfig, folder: Path) -> Rates:
+def measure_stream(config: LoadingConfig, stream: ImageStream) -> Rates:
     """The same for random crops of pictures that are decoded by workers."""
-    split = "train" if (folder / "train").is_dir() else "test"
-    stream = stream_images(folder.name, split, folder, crop=True, workers=config.workers).to(config.device)
+    stream = stream.to(config.device)
     decoding = stream_loading(stream, training(config), config.stream_batches, config.seed)
     works = {f"decoding by {stream.workers} process(es)": decoding}
     return rates({**works, **training_steps(config, stream)}, config.rounds)

@@ -61,16 +61,6 @@ def train_start(config: ScoreInitConfig, start: str, seed: int, folder: Path) ->
 def starts_section(config: ScoreInitConfig, runs: dict[str, list[Numbers]], means: Numbers) -> Section:
     """A table of all starts, and accuracy over training, a figure for each kind of scores."""
     epochs = [f"{epoch} epoch{'s' * (epoch > 1)}" for epoch in config.after]
-    first, last = (
-        extremes({start: one["mean"]["accuracy"][i] for start, one in means.items()}) for i in (0, -1)
-    )
-    free = [start for start in means if not start.startswith("relative")] or list(means)
-    recall = extremes({start: means[start]["mean"]["neighbour_recall"] for start in free})
-    claim = (
-        f"Of {len(runs)} starts, '{first[1]}' was ahead after {epochs[0]} and '{first[0]}' last ({first[2]}); after "
-        f"{epochs[-1]} it was '{last[1]}' and '{last[0]}' ({last[2]}). Among scores that are free of the grid, "
-        f"neighbours are recognised best with '{recall[1]}' and worst with '{recall[0]}' ({recall[2]})."
-    )
     found = {start: collect(ones) for start, ones in runs.items()}
     rows = [
         [start, *(mean_std_text(values, 1, 100) for values in one["accuracy"])]
@@ -97,10 +87,26 @@ def starts_section(config: ScoreInitConfig, runs: dict[str, list[Numbers]], mean
         )
         for kind in kinds
     ]
-    return Section("Starts", claim, [table, *figures])
+    return Section("Starts", starts_claim(epochs, means), [table, *figures])
 
 
-def extremes(values: dict[str, float]) -> tuple[str, str, str]:
-    """The names of the smallest and the largest value, and both in percent."""
+def starts_claim(epochs: list[str], means: Numbers) -> str:
+    """The best and the worst start after the first and the last of the epochs, and in recognising neighbours."""
+    accuracies = [
+        f"after {epochs[i]} {extremes({start: one['mean']['accuracy'][i] for start, one in means.items()})}"
+        for i in sorted({0, len(epochs) - 1})
+    ]
+    claim = f"Test accuracy: {'; '.join(accuracies)}."
+    recalls = {start: one["mean"]["neighbour_recall"] for start, one in means.items()}
+    if free := {start: recall for start, recall in recalls.items() if not start.startswith("relative")}:
+        claim += f" Neighbours recognised by scores that are free of the grid: {extremes(free)}."
+    return claim
+
+
+def extremes(values: dict[str, float]) -> str:
+    """The best and the worst in percent; without ranks where there is one, or all are equal."""
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    return low, high, f"{100 * values[high]:.1f} against {100 * values[low]:.1f} %"
+    worst, best = (f"{100 * values[name]:.1f}" for name in (low, high))
+    if worst == best:
+        return f"{best} % with {'every start' if len(values) > 1 else repr(low)}"
+    return f"best with '{high}' and worst with '{low}' ({best} against {worst} %)"

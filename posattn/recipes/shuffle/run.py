@@ -64,8 +64,8 @@ def shuffle_section(config: ShuffleConfig, final: Accuracies) -> Section:
     }
     listed = ", ".join(f"{name} {mean_std_text(loss, 1, 100)}" for name, loss in losses.items())
     claim = (
-        "A model without built-in locality loses nothing when the order of the patches changes; one with locality "
-        f"does. Points of test accuracy lost when the patches are shuffled: {listed}."
+        f"Points of test accuracy lost when the patches are shuffled: {listed}. A model without built-in locality "
+        "should lose nothing, one with locality should lose some."
     )
     table = mean_table(
         f"Test accuracy on {config.data.data}, %",

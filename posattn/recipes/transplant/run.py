@@ -55,7 +55,8 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
             {arm: [done[target, arm, size, seed] for size in sizes[target]] for arm in ARMS}
             for seed in config.all_seeds
         ]
-        numbers[target] = {"size": sizes[target], "seeds": seeds, **over_seeds(seeds)}
+        steps = [target_steps(config, target, size) for size in sizes[target]]
+        numbers[target] = {"size": sizes[target], "steps": steps, "seeds": seeds, **over_seeds(seeds)}
     return {
         "title": "Structure that transfers",
         "summary": f"Positional maps learned on {config.data.data}, frozen in new models for other sets.",
@@ -66,8 +67,10 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
 
 
 def target_data(config: TransplantConfig, target: str) -> MemoryDataConfig:
-    """A target in the size of the source's images."""
-    _, height, _ = load_split(config, "test").shape
+    """A target in the size of the source's images. Raises ValueError if they are not square, as targets are."""
+    _, height, width = load_split(config, "test").shape
+    if height != width:
+        raise ValueError(f"{config.data.data} must have square images, as targets do, got {height} x {width}")
     return MemoryDataConfig(target, config.target_dir, config.data.download, image_size=height)
 
 
@@ -123,6 +126,20 @@ def target_training(config: TransplantConfig, arm: str, num_images: int) -> Trai
     )
 
 
+def target_steps(config: TransplantConfig, target: str, size: int) -> int:
+    """The optimizer steps of a training on ``size`` images per class: those asked for, up to whole epochs."""
+    num_images = size * target_set(config, target, "test").num_classes
+    training = target_training(config, SCRATCH, num_images)
+    return training.epochs * (num_images // training.batch_size)
+
+
+def steps_text(least: int, steps: list[int]) -> str:
+    """The steps at each size."""
+    if len(set(steps)) == 1:
+        return f"{steps[0]} steps each"
+    return f"at least {least} steps, in whole epochs: {', '.join(map(str, steps))}"
+
+
 def starting_model(config: TransplantConfig, arm: str, seed: int, images: ImageSet, run: RunFolder) -> Any:
     """The model of an arm before its training on a target."""
     new_model = partial(build, config.size, POSITIONAL, seed, images)
@@ -151,7 +168,8 @@ def target_section(config: TransplantConfig, target: str, numbers: dict[str, Any
         f"from scratch {few[SCRATCH]}, fine-tuning of the whole model {few[TUNED]} and maps of random locality "
         f"{few[LOCAL]}; with {sizes[-1]}, {many[TRANSPLANTED]}, {many[SCRATCH]}, {many[TUNED]} and {many[LOCAL]}."
     )
-    caption = f"Mean and standard deviation over {config.seeds} seeds; {config.target.steps} steps each."
+    steps = steps_text(config.target.steps, numbers["steps"])
+    caption = f"Mean and standard deviation over {config.seeds} seeds; {steps}."
     figure = mean_lines(
         f"Test accuracy on {target}",
         "size",

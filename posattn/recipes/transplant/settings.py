@@ -15,7 +15,7 @@ class TargetTraining:
     """Settings of the training on a target that differ from the training on the source."""
 
     steps: Count = 300
-    """Optimizer steps"""
+    """Optimizer steps at least: a training is of whole epochs"""
     batch_size: Count = 64
     """Images per step; all if there are fewer"""
     lr: Positive = 2e-3

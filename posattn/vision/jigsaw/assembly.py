@@ -20,7 +20,7 @@ Fit = Float[np.ndarray, "N N"]
 Arrangement = Int[np.ndarray, "_ _"]  # the position at each place
 EMPTY = -1
 JITTER = 0.5  # largest noise on the fit while regrowing, in standard deviations of the fit
-ANGLES = 12  # rotations of an embedding to try
+ANGLES = 24  # rotations of an embedding to try
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
@@ -61,14 +61,17 @@ def recover_layout(
 def assigned_layout(similarity: Similarity, grid: tuple[int, int]) -> Layout:
     """A faster, less accurate layout: spectral embedding in the plane, assignment to the grid, then exchanges.
 
-    The embedding is rotated by several angles and the best arrangement is returned. ValueError as above.
+    The embedding is rotated by several angles and the best arrangement is returned. Raises ValueError as above, and for
+    fewer than three places, which have no embedding in the plane.
     """
     fit = as_fit(similarity, grid)
+    if len(fit) < 3:
+        raise ValueError(f"a grid must have at least three places to embed, got {grid}")
     embedding = SpectralEmbedding(2, affinity="precomputed", random_state=0).fit_transform(fit.clip(0))
     rows, columns = np.divmod(np.arange(len(fit)), grid[1])
     places, points = (scale(at) for at in (np.stack([rows, columns], 1).astype(float), embedding))
     arrangements = []
-    for angle in np.linspace(0, np.pi / 2, ANGLES, endpoint=False):
+    for angle in np.linspace(0, np.pi, ANGLES, endpoint=False):  # half a turn is a symmetry of every grid
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         assigned = linear_sum_assignment(cdist(places, points @ turn, "sqeuclidean"))[1]
         arrangements.append(improved(fit, assigned.reshape(grid)))

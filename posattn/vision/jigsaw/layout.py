@@ -97,7 +97,8 @@ def neighbour_recall(similarity: Similarity, layout: Layout, grid: tuple[int, in
     near = placed(adjacency(grid), checked(layout, grid))
     if similarity.shape != near.shape:
         raise ValueError(f"similarity must be {tuple(near.shape)}, got {tuple(similarity.shape)}")
-    others = similarity.detach().cpu().double().fill_diagonal_(-torch.inf)
+    own = torch.eye(len(near), dtype=torch.bool)
+    others = similarity.detach().cpu().double().masked_fill(own, -torch.inf)
     largest = others.topk(min(4, len(others) - 1), dim=-1).indices
     return (near.gather(-1, largest).sum() / near.sum()).item()
 

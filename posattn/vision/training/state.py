@@ -83,9 +83,9 @@ class Training:
         self.dtype = choose_precision(config.precision, str(self.device)).dtype
         self.model = model.to(self.device).train()
         self.train_set = train_set.to(self.device)
-        check_fits(model, train_set)
+        outputs = check_fits(model, train_set)
         refuse_wrong_convolutions(model, self.device.type, self.dtype)
-        self.mixer = make_mixer(config.mixup, config.cutmix, train_set.num_classes)
+        self.mixer = make_mixer(config.mixup, config.cutmix, outputs)
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)
         self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
@@ -250,6 +250,7 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: in
     scheduler, _ = create_scheduler_v2(
         optimizer,
         num_epochs=config.epochs,
+        warmup_lr=min(1e-5, config.lr),  # timm's own, which may be above the largest
         warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # a part of an epoch is fine
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
@@ -270,8 +271,8 @@ def memory_advice(advice: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_fits(model: nn.Module, image_set: ImageSet | ImageStream) -> None:
-    """Raise ValueError if the model does not take the set's images, cuts them short or has too few outputs."""
+def check_fits(model: nn.Module, image_set: ImageSet | ImageStream) -> int:
+    """The model's outputs. ValueError if it does not take the set's images, cuts them short or has too few outputs."""
     patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None) or (1, 1)
     for side, patch, size in zip(("height", "width"), patch_size, image_set.shape[1:], strict=True):
         checks.divides(f"patch {side}", patch, f"image {side}", size)
@@ -285,3 +286,4 @@ def check_fits(model: nn.Module, image_set: ImageSet | ImageStream) -> None:
         raise ValueError(
             f"the model has {outputs} outputs, {image_set.name} has {image_set.num_classes} classes"
         )
+    return outputs

@@ -7,6 +7,7 @@ import pytest
 import torch
 from puzzles import GRIDS, permutation, smooth_scores
 
+from posattn.vision.grid import Grid, distances
 from posattn.vision.jigsaw.assembly import as_fit, assigned_layout, grown, improved, recover_layout, total
 from posattn.vision.jigsaw.layout import adjacency, neighbour_pairs_recovered, profile_similarity
 
@@ -77,6 +78,17 @@ def test_embedding_and_assignment_lay_out_a_clean_grid() -> None:
     assert neighbour_pairs_recovered(assigned_layout(similarity, (5, 6)), order, (5, 6)) > 0.9
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_embedding_is_as_good_on_a_wide_grid_as_on_the_same_grid_upright(seed: int) -> None:
+    similarity = (-(distances(Grid(7, 5)) ** 2) / 4).exp().double()
+    noise = 0.15 * torch.randn(35, 35, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    similarity = similarity + (noise + noise.T) / 2
+    truth = torch.arange(35)
+    turned = truth.reshape(5, 7).T.flatten()  # the place of each position once rows are columns
+    for grid, order in (((7, 5), truth), ((5, 7), turned)):
+        assert neighbour_pairs_recovered(assigned_layout(similarity, grid), order, grid) == 1
+
+
 def test_what_is_no_similarity_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(4, 4\)"):
         recover_layout(torch.zeros(3, 3), (2, 2))
@@ -84,3 +96,5 @@ def test_what_is_no_similarity_is_refused() -> None:
         recover_layout(torch.full((4, 4), torch.inf), (2, 2))
     with pytest.raises(ValueError, match="rounds"):
         recover_layout(torch.zeros(4, 4), (2, 2), rounds=-1)
+    with pytest.raises(ValueError, match=r"at least three places to embed, got \(1, 2\)"):
+        assigned_layout(torch.zeros(2, 2), (1, 2))

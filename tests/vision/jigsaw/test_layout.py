@@ -71,6 +71,13 @@ def test_recall_of_noise_is_chance() -> None:
     assert sum(found) / 40 == pytest.approx(4 / 35, abs=0.015)
 
 
+def test_recall_leaves_the_similarity_as_it_is() -> None:
+    similarity = profile_similarity(smooth_scores((3, 4)))
+    before = similarity.clone()
+    neighbour_recall(similarity, torch.arange(12), (3, 4))
+    assert torch.equal(similarity, before)
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_adjacency_counts_the_edges_of_the_grid(grid: tuple[int, int]) -> None:
     H, W = grid

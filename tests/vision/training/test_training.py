@@ -35,6 +35,20 @@ def test_the_records_tell_the_course() -> None:
     assert [record.seconds for record in records] == sorted(record.seconds for record in records)
 
 
+@pytest.mark.parametrize("lr", [0.0, 1e-6, 1e-3])
+def test_no_learning_rate_is_above_the_largest(lr: float) -> None:
+    config = replace(SHORT, epochs=2, lr=lr, warmup_epochs=1.0, record_every=1)
+    rates = [record.lr for record in train(tiny_vit(), few(64), config)]
+    assert max(rates) <= lr
+    assert rates[0] <= min(1e-5, lr)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_images_are_mixed_for_a_model_with_more_outputs_than_classes(kind: str) -> None:
+    model, config = tiny_vit(num_classes=12), replace(SHORT, epochs=1, **{kind: 0.2})
+    assert all(loss > 0 for loss in losses(model, few(64), config))
+
+
 def test_the_first_loss_is_that_of_the_untrained_model() -> None:
     data, model = few(32), tiny_vit()
     pixels = data.images.double() / 127.5 - 1
