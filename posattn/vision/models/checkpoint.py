@@ -39,12 +39,14 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
     Raises:
         ValueError: nothing of the checkpoint belongs to the model, or its grid is unknown: not the model's, not square
             and not in ``model.pretrained_cfg``. Where the model lacks a prefix token of a stock ViT's checkpoint, a
-            square number of position embeddings is ambiguous too. The checkpoint lacks a prefix token of the model.
+            square number of position embeddings is ambiguous too. The checkpoint lacks a prefix token of the model,
+            or has relative scores where the model has free tables, or the reverse.
     """
     unwrapped, _ = unwrap_checkpoint(state_dict, set(model.state_dict()))
     if not unwrapped.keys() & model.state_dict().keys():
         held = ", ".join(list(unwrapped)[:3])
         raise ValueError(f"nothing of the checkpoint belongs to this model: it holds {held} …")
+    refuse_other_scores(unwrapped, model)
     state = drop_prefix(dict(ungathered(unwrapped, model)), model)
     state = rename_norm(resample_scores(state, model), model)
     return values_of_stock(vit_filter(state, model), model)
@@ -119,6 +121,28 @@ def ungathered(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
         maps = name.removesuffix("indices") + "maps.maps"
         whole[maps] = dense(whole[maps], whole.pop(name))
     return whole
+
+
+def refuse_other_scores(state: Mapping[str, Any], model: Any) -> None:
+    """Raise ValueError if a checkpoint has relative scores and the model free tables, or the reverse.
+
+    Both are named ``table``: (h, N, N) with N tokens, and (h, 2H-1, 2W-1) with H·W patches, which is smaller.
+    """
+    shape = next((value.shape for name, value in state.items() if name.endswith(".scores.table")), None)
+    if shape is None or model.score_kind not in ("relative", "table"):
+        return
+    _, height, width = shape
+    fits = {"relative": height % 2 == width % 2 == 1, "table": height == width}
+    if (embedded := state.get("pos_embed")) is not None:
+        rows = embedded.shape[1]  # at least the patches, at most the tokens
+        fits["relative"] &= (height + 1) * (width + 1) <= 4 * rows
+        fits["table"] &= height >= rows
+    other = "table" if model.score_kind == "relative" else "relative"
+    if fits[other] and not fits[model.score_kind]:
+        raise ValueError(
+            f"checkpoint of other scores: its tables of shape {tuple(shape)} are of scores={other!r}, the model has "
+            f"scores={model.score_kind!r}"
+        )
 
 
 def refuse_other_grid(state: Mapping[str, Any], model: nn.Module) -> None:

@@ -76,6 +76,29 @@ def test_a_checkpoint_whose_grid_cannot_be_told_is_refused() -> None:
         checkpoint_filter_fn(source.state_dict(), model)
 
 
+@pytest.mark.parametrize("size", [(2, 14), (4, 4), (8, 8), (10, 10), (12, 16)])  # 1x7 to 6x8 patches
+@pytest.mark.parametrize("extra", [{}, PREFIX, {"no_embed_class": True, **PREFIX}])
+@pytest.mark.parametrize(("scores", "other"), [("relative", "table"), ("table", "relative")])
+def test_scores_of_the_other_kind_are_refused(
+    scores: str, other: str, size: tuple[int, int], extra: dict[str, object]
+) -> None:
+    """Both name their parameter alike, and 5x5 patches of one and 3x3 of the other give it the same shape."""
+    state = make(scores=scores, **extra, img_size=size).state_dict()
+    make(scores=scores, **extra, img_size=size).load_state_dict(state)
+    for img_size in (size, (6, 6)):
+        model = make(scores=other, **extra, img_size=img_size)
+        for load in (model.load_state_dict, lambda held, to=model: checkpoint_filter_fn(held, to)):
+            with pytest.raises(ValueError, match=f"other scores: .* scores='{scores}', .* scores='{other}'"):
+                load(state)
+
+
+def test_scores_of_the_other_kind_without_position_embeddings() -> None:
+    for scores, other in (("relative", "table"), ("table", "relative")):
+        source = make(scores=scores, pos_embed="none", img_size=(4, 12))
+        with pytest.raises(ValueError, match=f"other scores: .* scores='{scores}'"):
+            checkpoint_filter_fn(source.state_dict(), make(scores=other, pos_embed="none"))
+
+
 @pytest.mark.parametrize("size", [(4, 8), (6, 10), (8, 10)])
 @pytest.mark.parametrize("embedded", [True, False])
 def test_position_embeddings_with_and_without_a_class_token(size: tuple[int, int], embedded: bool) -> None:
