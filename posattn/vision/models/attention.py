@@ -117,10 +117,8 @@ class AttentionMaps(nn.Module):
                 return None
             for held in (module._parameters, module._buffers):
                 tensors += [t for t in held.values() if t is not None]
-        if any(
-            t.is_inference() or type(t) not in (Tensor, nn.Parameter) for t in tensors
-        ):  # no version, or storage
-            return None
+        if any(t.is_inference() or type(t) not in (Tensor, nn.Parameter) for t in tensors):
+            return None  # no version counter, or no storage
         kind = tensors[0].device.type
         casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on meta
         cast = torch.get_autocast_dtype(kind) if casts else None

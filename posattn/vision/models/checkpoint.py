@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from posattn.vision.grid import Grid
 from posattn.vision.models.attention import dense
-from posattn.vision.models.prefix import drop_prefix, scored_patches
+from posattn.vision.models.prefix import PREFIX, drop_prefix, scored_patches
 from posattn.vision.models.scores import OnGrid
 from posattn.vision.models.state_dicts import unwrap_checkpoint
 
 State = dict[str, Tensor]
-ON_GRID = (
-    "pos_embed",
-    "pos_encodings.weight",
-    ".table",
-    ".prefix_rows",
-    ".maps",
-)  # shapes depend on the grid
+GRID_AXES = {  # whose lengths the grid determines, of parameters and maps, by the end of the name
+    "pos_embed": {1},
+    "pos_encodings.weight": {0},
+    ".scores.table": {1, 2},
+    ".prefix_rows": {2},
+    ".maps.maps": {1, 2},
+}
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
@@ -88,7 +88,7 @@ def resample_scores(state: State, model: Any) -> State:
             continue
         for name, _ in module.named_parameters(recurse=False):
             key = f"{path}.{name}"
-            if key.endswith(ON_GRID) and key in state and state[key].shape != own[key].shape:
+            if key in state and of_another_grid(key, state[key], own[key]):
                 old = Grid(*source_grid(state, model), model.num_prefix_tokens)
                 resampled[key] = module.resample(name, state[key], old, module.grid)
     return resampled
@@ -145,12 +145,36 @@ def refuse_other_scores(state: Mapping[str, Any], model: Any) -> None:
         )
 
 
+def of_another_grid(name: str, held: Tensor, own: Tensor) -> bool:
+    """Whether a checkpoint's parameter differs from the model's in axes that the grid determines, and in no others."""
+    axes = next((axes for end, axes in GRID_AXES.items() if name.endswith(end)), set())
+    differing = {i for i, (a, b) in enumerate(zip(held.shape, own.shape, strict=False)) if a != b}
+    return held.ndim == own.ndim and bool(differing) and differing <= axes
+
+
 def refuse_other_grid(state: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise ValueError if a state dict is of another grid than the model."""
+    """Raise ValueError if a state dict is of another grid or prefix than the model, or its maps keep other entries.
+
+    Torch names other differences.
+    """
     own = model.state_dict()
+    same_prefix = all((name in state) == (name in own) for name in PREFIX)
     for name in sorted(own.keys() & state.keys()):
-        if name.endswith(ON_GRID) and state[name].shape != own[name].shape:
+        held, ours = state[name], own[name]
+        if of_another_grid(name, held, ours):
+            what, advice = difference(name, held, ours, same_prefix)
             raise ValueError(
-                f"checkpoint of another grid: {name} is {tuple(state[name].shape)}, the model's "
-                f"{tuple(own[name].shape)}; resample it with checkpoint_filter_fn, or set_input_size first"
+                f"checkpoint of {what}: {name} is {tuple(held.shape)}, the model's {tuple(ours.shape)}; {advice}"
             )
+
+
+def difference(name: str, held: Tensor, own: Tensor, same_prefix: bool) -> tuple[str, str]:
+    """What a checkpoint has that is not the model's, and what to do, for messages."""
+    frozen = name.endswith(".maps.maps")
+    if frozen and held.shape[1] == own.shape[1]:
+        return "other numbers of entries", f"load it into a model frozen with keep={held.shape[2]}"
+    if not same_prefix:
+        return "other prefix tokens", "adapt it with checkpoint_filter_fn"
+    if frozen:
+        return "another grid", "frozen maps are not resampled: build the model at the checkpoint's img_size"
+    return "another grid", "resample it with checkpoint_filter_fn, or set_input_size first"

@@ -70,6 +70,38 @@ def test_checkpoint_of_another_grid(options: dict[str, object], prefix: dict[str
     assert torch.equal(again(images(size=(12, 16))), small(images(size=(12, 16))))
 
 
+@pytest.mark.parametrize("other", [{"embed_dim": 32}, {"num_heads": 4}, {"embed_dim": 32, "num_heads": 4}])
+@pytest.mark.parametrize("size", [(8, 8), (4, 14)])
+def test_another_width_or_number_of_heads_is_no_other_grid(
+    options: dict[str, object], size: tuple[int, int], other: dict[str, object]
+) -> None:
+    """Torch names the weights, before and after the filter; encodings have no weight whose shape heads determine."""
+    state, model = make(**options, img_size=size).state_dict(), make(**options, **other, img_size=size)
+    for held in (state, checkpoint_filter_fn(state, model)):
+        if options["scores"] == "encodings" and "embed_dim" not in other:
+            model.load_state_dict(held)
+        else:
+            with pytest.raises(RuntimeError, match="size mismatch for"):
+                model.load_state_dict(held)
+
+
+def test_other_prefix_tokens_are_no_other_grid(options: dict[str, object]) -> None:
+    source, model = make(**options, class_token=True), make(**options)
+    with pytest.raises(
+        ValueError, match=r"of other prefix tokens: .*\(1, 17, 16\).*adapt it with checkpoint_filter"
+    ):
+        model.load_state_dict(
+            {k: v for k, v in source.state_dict().items() if "maps" not in k and "enc" not in k}
+        )
+
+
+@pytest.mark.parametrize(("keeps", "said"), [((2, 1), r"keep=2$"), ((None, 1), r"keep=16$")])
+def test_other_numbers_of_entries_are_no_other_grid(keeps: tuple[int | None, int], said: str) -> None:
+    source, model = (freeze_attention(make(), keep) for keep in keeps)
+    with pytest.raises(ValueError, match=f"of other numbers of entries: .*{said}"):
+        model.load_state_dict(source.state_dict())
+
+
 def test_a_checkpoint_whose_grid_cannot_be_told_is_refused() -> None:
     source, model = make(img_size=(12, 16)), make()
     with pytest.raises(ValueError, match="cannot tell the grid of a checkpoint of 48 patches"):
