@@ -18,14 +18,10 @@ from torch import Tensor, nn
 from posattn import checks
 from posattn.vision.grid import Grid
 from posattn.vision.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
-from posattn.vision.models.checkpoint import (
-    checkpoint_filter_fn,
-    refuse_other_grid,
-    refuse_other_scores,
-    ungathered,
-)
+from posattn.vision.models.checkpoint import checkpoint_filter_fn, ungathered
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.patches import project_patches
+from posattn.vision.models.refusals import refuse_other_grid, refuse_other_scores
 from posattn.vision.models.scores import SCORES, OnGrid, PositionEncodings, Start
 
 UNDECAYED = ("pos_encodings.weight", ".table", ".prefix_rows", ".prefix_columns")
