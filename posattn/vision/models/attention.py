@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from posattn import checks
 from posattn.vision.models.scores import PositionEncodings
@@ -67,8 +68,10 @@ class AttentionMaps(nn.Module):
     """S = row-softmax of the scores, computed once per forward pass and, in evaluation without gradients, cached.
 
     The cache is tied to the identity, storage and version counter of the tensors it was computed from, so in-place
-    changes invalidate it; train(), load_state_dict() and .to() clear it too. Edits through ``tensor.data``, which
-    autograd cannot see, are the exception: call ``train(model.training)`` after them.
+    changes invalidate it; train(), load_state_dict() and .to() clear it too. Nothing is cached while a module has
+    forward hooks (pruning of ``torch.nn.utils`` is one), in transforms of ``torch.func``, or of tensors that are not
+    plain ones. Edits through ``tensor.data``, which autograd cannot see, are the exception: call
+    ``train(model.training)`` after them.
     """
 
     def __init__(self, scores: nn.Module) -> None:
@@ -92,9 +95,11 @@ class AttentionMaps(nn.Module):
             self.drop()
             return self.compute(positions)
         state = self._state(positions)
-        if self._kept is None or state is None or not same_state(self._kept[0], state):
-            self._kept = (state, self.compute(positions))
-        return self._kept[1]
+        if self._kept is not None and state is not None and same_state(self._kept[0], state):
+            return self._kept[1]
+        maps = self.compute(positions)
+        self._kept = (state, maps) if state is not None and type(maps) is Tensor else None  # not a fake one
+        return maps
 
     @no_type_check
     def compute(self, positions: Tensor | None) -> Tensor:
@@ -103,9 +108,17 @@ class AttentionMaps(nn.Module):
         return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
     def _state(self, positions: Tensor | None) -> list[Any] | None:
-        tensors = [*self.parameters(), *([] if positions is None else [positions])]
-        if any(t.is_inference() for t in tensors):  # these have no version counter
+        """What the maps depend on; None if that cannot be told."""
+        if torch._C._are_functorch_transforms_active() or _has_any_global_hook():
             return None
+        tensors = [] if positions is None else [positions]
+        for module in self.modules():
+            if module._forward_hooks or module._forward_pre_hooks:
+                return None
+            for held in (module._parameters, module._buffers):
+                tensors += [t for t in held.values() if t is not None]
+        if any(t.is_inference() or type(t) not in (Tensor, nn.Parameter) for t in tensors):
+            return None  # no version counter, or no storage
         kind = tensors[0].device.type
         casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on meta
         cast = torch.get_autocast_dtype(kind) if casts else None
@@ -239,9 +252,9 @@ class PositionalAttention(nn.Module):
         return self._encodings[0].weight if self._encodings else None
 
     def attention_maps(self) -> MapsHNN:
-        """S, the (h, N, N) maps of this layer."""
+        """S, the (h, N, N) maps of this layer: the caller's own, not the tensor that the layer keeps."""
         maps = self.maps(self._positions())
-        return maps if self.indices is None else dense(maps, self.indices)
+        return maps.clone() if self.indices is None else dense(maps, self.indices)
 
     def reparameterize(self) -> None:
         """Freeze in place, for timm's ``reparameterize_model``: the maps become a buffer, Q and K are dropped."""

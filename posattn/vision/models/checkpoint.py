@@ -5,24 +5,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from timm.models._input import get_pretrained_grid_size
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter
 from torch import Tensor, nn
 
 from posattn.vision.grid import Grid
 from posattn.vision.models.attention import dense
+from posattn.vision.models.prefix import drop_prefix, scored_patches
+from posattn.vision.models.refusals import of_another_grid, refuse_other_scores
 from posattn.vision.models.scores import OnGrid
 from posattn.vision.models.state_dicts import unwrap_checkpoint
 
 State = dict[str, Tensor]
-ON_GRID = (
-    "pos_embed",
-    "pos_encodings.weight",
-    ".table",
-    ".prefix_rows",
-    ".maps",
-)  # shapes depend on the grid
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
@@ -30,7 +24,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
 
     Parameters that depend on the grid are resampled. From a stock ViT, V (split from the fused qkv) and everything
     outside attention are kept; Q and K of positional blocks are dropped and the model keeps its own scores. A class
-    token or registers that the model lacks are dropped.
+    token or registers that the model lacks are dropped, with their rows and columns of P, tables and maps.
 
     Args:
         state_dict: a state dict, bare, or wrapped or prefixed as in ``state_dicts.unwrap_checkpoint``.
@@ -38,14 +32,16 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
 
     Raises:
         ValueError: nothing of the checkpoint belongs to the model, or its grid is unknown: not the model's, not square
-            and not in ``model.pretrained_cfg``. Where the model lacks a prefix token of the checkpoint, a square number
-            of position embeddings is ambiguous too.
+            and not in ``model.pretrained_cfg``. Where the model lacks a prefix token of a stock ViT's checkpoint, a
+            square number of position embeddings is ambiguous too. The checkpoint lacks a prefix token of the model,
+            or has relative scores where the model has free tables, or the reverse.
     """
     unwrapped, _ = unwrap_checkpoint(state_dict, set(model.state_dict()))
     if not unwrapped.keys() & model.state_dict().keys():
         held = ", ".join(list(unwrapped)[:3])
         raise ValueError(f"nothing of the checkpoint belongs to this model: it holds {held} …")
-    state = drop_prefix(unwrapped, model)
+    refuse_other_scores(unwrapped, model)
+    state = drop_prefix(dict(ungathered(unwrapped, model)), model)
     state = rename_norm(resample_scores(state, model), model)
     return values_of_stock(vit_filter(state, model), model)
 
@@ -55,8 +51,7 @@ def source_grid(state: State, model: Any) -> tuple[int, int]:
     tables = [v for k, v in state.items() if k.endswith(".scores.table")]
     if model.score_kind == "relative" and tables:
         return (tables[0].shape[1] + 1) // 2, (tables[0].shape[2] + 1) // 2
-    tokens = tables[0].shape[1] if tables else state["pos_encodings.weight"].shape[0]
-    return grid_of(tokens - model.num_prefix_tokens, state, model)
+    return grid_of(scored_patches(state, model), state, model)  # type: ignore[arg-type]  # it has scores
 
 
 def grid_of(num_patches: int, state: State, model: Any) -> tuple[int, int]:
@@ -69,38 +64,6 @@ def grid_of(num_patches: int, state: State, model: Any) -> tuple[int, int]:
             "load it at its own img_size, then call set_input_size"
         )
     return known or (side, side)
-
-
-def drop_prefix(state: State, model: Any) -> State:
-    """Without the class token and the registers that the model lacks, nor their rows of ``pos_embed``."""
-    lengths = {name: state[name].shape[1] for name in ("cls_token", "reg_token") if name in state}
-    lacking = {name for name in lengths if getattr(model, name) is None}
-    if lacking and "pos_embed" in state and embeds_prefix(sum(lengths.values()), state, model):
-        patches = state["pos_embed"].shape[1] - sum(lengths.values())
-        *prefix, grid = state["pos_embed"].split([*lengths.values(), patches], dim=1)
-        kept = [rows for name, rows in zip(lengths, prefix, strict=True) if name not in lacking]
-        state["pos_embed"] = torch.cat([*kept, grid], dim=1)
-    return {k: v for k, v in state.items() if k not in lacking}
-
-
-def embeds_prefix(num_prefix: int, state: State, model: Any) -> bool:
-    """Whether the ``pos_embed`` of a checkpoint has rows for its prefix tokens, by the grid that is left then.
-
-    Raises ValueError if both grids are possible: 225 rows are 15 x 15 patches, or 14 x 16 and a class token.
-    """
-    rows, weight = state["pos_embed"].shape[1], state.get("patch_embed.proj.weight")
-    known = {
-        prefix > 0
-        for prefix in (0, num_prefix)
-        if rows - prefix == model.patch_embed.num_patches
-        or get_pretrained_grid_size(model, weight, rows - prefix)
-    }
-    if len(known) != 1 and math.isqrt(rows) ** 2 == rows:
-        raise ValueError(
-            f"cannot tell whether the {rows} rows of pos_embed are patches alone or hold the checkpoint's {num_prefix} "
-            "prefix tokens: load it at its own img_size, then call set_input_size"
-        )
-    return known != {False}
 
 
 def rename_norm(state: State, model: Any) -> State:
@@ -119,7 +82,7 @@ def resample_scores(state: State, model: Any) -> State:
             continue
         for name, _ in module.named_parameters(recurse=False):
             key = f"{path}.{name}"
-            if key in state and state[key].shape != own[key].shape:
+            if key in state and of_another_grid(key, state[key], own[key]):
                 old = Grid(*source_grid(state, model), model.num_prefix_tokens)
                 resampled[key] = module.resample(name, state[key], old, module.grid)
     return resampled
@@ -152,14 +115,3 @@ def ungathered(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
         maps = name.removesuffix("indices") + "maps.maps"
         whole[maps] = dense(whole[maps], whole.pop(name))
     return whole
-
-
-def refuse_other_grid(state: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise ValueError if a state dict is of another grid than the model."""
-    own = model.state_dict()
-    for name in sorted(own.keys() & state.keys()):
-        if name.endswith(ON_GRID) and state[name].shape != own[name].shape:
-            raise ValueError(
-                f"checkpoint of another grid: {name} is {tuple(state[name].shape)}, the model's "
-                f"{tuple(own[name].shape)}; resample it with checkpoint_filter_fn, or set_input_size first"
-            )

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from posattn import checks
 from posattn.vision.grid import Grid
 from posattn.vision.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
-from posattn.vision.models.checkpoint import checkpoint_filter_fn, refuse_other_grid, ungathered
+from posattn.vision.models.checkpoint import checkpoint_filter_fn, ungathered
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.patches import project_patches
+from posattn.vision.models.refusals import refuse_other_grid, refuse_other_scores
 from posattn.vision.models.scores import SCORES, OnGrid, PositionEncodings, Start
 
 UNDECAYED = ("pos_encodings.weight", ".table", ".prefix_rows", ".prefix_columns")
@@ -114,8 +115,9 @@ class VisionTransformerPosAttn(VisionTransformer):
                 module.set_grid(self._grid())
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """Raises ValueError for a checkpoint of another grid, which ``checkpoint_filter_fn`` resamples."""
+        """Raises ValueError for other scores, or another grid, which ``checkpoint_filter_fn`` resamples."""
         state = ungathered(state_dict, self)
+        refuse_other_scores(state, self)
         refuse_other_grid(state, self)
         return super().load_state_dict(state, *args, **options)
 

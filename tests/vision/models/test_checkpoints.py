@@ -70,10 +70,65 @@ def test_checkpoint_of_another_grid(options: dict[str, object], prefix: dict[str
     assert torch.equal(again(images(size=(12, 16))), small(images(size=(12, 16))))
 
 
+@pytest.mark.parametrize("other", [{"embed_dim": 32}, {"num_heads": 4}, {"embed_dim": 32, "num_heads": 4}])
+@pytest.mark.parametrize("size", [(8, 8), (4, 14)])
+def test_another_width_or_number_of_heads_is_no_other_grid(
+    options: dict[str, object], size: tuple[int, int], other: dict[str, object]
+) -> None:
+    """Torch names the weights, before and after the filter; encodings have no weight whose shape heads determine."""
+    state, model = make(**options, img_size=size).state_dict(), make(**options, **other, img_size=size)
+    for held in (state, checkpoint_filter_fn(state, model)):
+        if options["scores"] == "encodings" and "embed_dim" not in other:
+            model.load_state_dict(held)
+        else:
+            with pytest.raises(RuntimeError, match="size mismatch for"):
+                model.load_state_dict(held)
+
+
+def test_other_prefix_tokens_are_no_other_grid(options: dict[str, object]) -> None:
+    source, model = make(**options, class_token=True), make(**options)
+    with pytest.raises(
+        ValueError, match=r"of other prefix tokens: .*\(1, 17, 16\).*adapt it with checkpoint_filter"
+    ):
+        model.load_state_dict(
+            {k: v for k, v in source.state_dict().items() if "maps" not in k and "enc" not in k}
+        )
+
+
+@pytest.mark.parametrize(("keeps", "said"), [((2, 1), r"keep=2$"), ((None, 1), r"keep=16$")])
+def test_other_numbers_of_entries_are_no_other_grid(keeps: tuple[int | None, int], said: str) -> None:
+    source, model = (freeze_attention(make(), keep) for keep in keeps)
+    with pytest.raises(ValueError, match=f"of other numbers of entries: .*{said}"):
+        model.load_state_dict(source.state_dict())
+
+
 def test_a_checkpoint_whose_grid_cannot_be_told_is_refused() -> None:
     source, model = make(img_size=(12, 16)), make()
     with pytest.raises(ValueError, match="cannot tell the grid of a checkpoint of 48 patches"):
         checkpoint_filter_fn(source.state_dict(), model)
+
+
+@pytest.mark.parametrize("size", [(2, 14), (4, 4), (8, 8), (10, 10), (12, 16)])  # 1x7 to 6x8 patches
+@pytest.mark.parametrize("extra", [{}, PREFIX, {"no_embed_class": True, **PREFIX}])
+@pytest.mark.parametrize(("scores", "other"), [("relative", "table"), ("table", "relative")])
+def test_scores_of_the_other_kind_are_refused(
+    scores: str, other: str, size: tuple[int, int], extra: dict[str, object]
+) -> None:
+    """Both name their parameter alike, and 5x5 patches of one and 3x3 of the other give it the same shape."""
+    state = make(scores=scores, **extra, img_size=size).state_dict()
+    make(scores=scores, **extra, img_size=size).load_state_dict(state)
+    for img_size in (size, (6, 6)):
+        model = make(scores=other, **extra, img_size=img_size)
+        for load in (model.load_state_dict, lambda held, to=model: checkpoint_filter_fn(held, to)):
+            with pytest.raises(ValueError, match=f"other scores: .* scores='{scores}', .* scores='{other}'"):
+                load(state)
+
+
+def test_scores_of_the_other_kind_without_position_embeddings() -> None:
+    for scores, other in (("relative", "table"), ("table", "relative")):
+        source = make(scores=scores, pos_embed="none", img_size=(4, 12))
+        with pytest.raises(ValueError, match=f"other scores: .* scores='{scores}'"):
+            checkpoint_filter_fn(source.state_dict(), make(scores=other, pos_embed="none"))
 
 
 @pytest.mark.parametrize("size", [(4, 8), (6, 10), (8, 10)])
