@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from posattn.vision.convert.offsets import OffsetMaps
 from posattn.vision.convert.parts import Parts, linear
-from posattn.vision.models.attention import AttentionMaps, MapsHNN, mix_tokens
+from posattn.vision.models.attention import AttentionMaps, MapsHNN, dense, mix_tokens
 from posattn.vision.models.scores import Grid, Start, TableScores
 
 TABLE, RELATIVE, CONVOLUTION = KINDS = ("table", "relative", "convolution")
@@ -68,8 +68,9 @@ class DenseHeads(nn.Module):
         return mix_tokens(self.attn_drop(self.maps(None)), values, self.indices)
 
     def attention_maps(self) -> MapsHNN:
-        """S, the (h, N, N) maps."""
-        return self.maps(None)
+        """S, the (h, N, N) maps, a copy."""
+        maps = self.maps(None)
+        return maps.clone() if self.indices is None else dense(maps, self.indices)
 
 
 @register_notrace_module

@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 
 import posattn
+from posattn.vision.convert.attention import ConvertedAttention
 from posattn.vision.convert.differences import difference
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.saving import check_savable
@@ -158,6 +159,18 @@ def test_pruned_maps_are_built_again(make: Make, tmp_path: Path) -> None:
     model = posattn.freeze_attention(to_positional(make().eval(), IMAGES), keep=1)
     posattn.save(model, tmp_path)
     torch.testing.assert_close(run(posattn.load(tmp_path)), run(model))
+
+
+@pytest.mark.parametrize("keep", [None, 1])
+def test_maps_handed_out_are_whole_and_a_copy(keep: int | None) -> None:
+    """Also where a row's largest entries are gathered."""
+    model = posattn.freeze_attention(to_positional(of_timm().eval(), IMAGES, heads=HEADS), keep=keep)
+    before, (attn, *_) = run(model), [m for m in model.modules() if isinstance(m, ConvertedAttention)]
+    maps = attn.attention_maps()
+    assert maps.shape[-1] == maps.shape[-2] == 17
+    torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
+    maps.zero_()
+    assert torch.equal(run(model), before)
 
 
 def test_another_pooling_is_saved(tmp_path: Path) -> None:
