@@ -19,6 +19,14 @@ TINY = {
     "num_classes": 5,
 }
 PREFIX = {"class_token": True, "reg_tokens": 2, "global_pool": "token"}
+TRANSFORMERS_SIZE = {  # of transformers' ViTs
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 32,
+    "image_size": 16,
+    "patch_size": 4,
+}
 
 
 def make(name: str = "vit_posattn_tiny_patch4_32", **options: object) -> VisionTransformerPosAttn:

@@ -209,5 +209,5 @@ def encode_positions(
 
 def small_noise_rate(num_patches: int, dim: int) -> float:
     """q = log(d) / D of the paper's small experiments. Raises TypeError or ValueError if it is no probability."""
-    checks.positive_int("num_patches", num_patches), checks.positive_int("dim", dim)
-    return checks.probability("noise_rate = log(d) / D", math.log(dim) / num_patches)
+    D, d = checks.positive_int("num_patches", num_patches), checks.positive_int("dim", dim)
+    return checks.probability("noise_rate = log(d) / D", math.log(d) / D)

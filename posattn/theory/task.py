@@ -156,7 +156,7 @@ class StructuredTask:
 
     def _projected(self, patches: Patches) -> tuple[Float[Tensor, "n D *K"], Float[Tensor, "n L"]]:
         """<w*, X_j> in single precision or better, and the tolerance of its sum over every set."""
-        eps = torch.finfo(self._checked(patches).dtype).eps
+        eps = max(torch.finfo(dtype).eps for dtype in (self._checked(patches).dtype, self._precise))
         feature = self.feature.to(self._precise)
         patches = patches.to(feature.dtype)
         if not patches.isfinite().all():

@@ -99,6 +99,19 @@ def test_labels_are_exact_where_patches_are_rounded(
     assert torch.equal(labels.double(), expected)
 
 
+def test_patches_in_double_precision_are_rounded_as_the_feature_is(generator: Generator) -> None:
+    task = StructuredTask(
+        Partition.random(20, 4, generator=generator),
+        dim=64,
+        noise_rate=0.9,
+        noise_std=300.0,
+        generator=generator,
+    )
+    patches = task.sample(2000, generator=generator).patches
+    assert torch.equal(task.label(patches.double()), task.label(patches))
+    assert (task.label(patches) == 0).any()
+
+
 class SharedNoise(StructuredTask):
     """All patches of a sample, and all batches, have one noise."""
 

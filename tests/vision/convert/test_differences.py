@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision
 import transformers
+from small_vits import TRANSFORMERS_SIZE
 from torch import nn
 
 import posattn
@@ -17,15 +18,7 @@ from posattn.vision.convert.differences import difference
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.saving import check_savable
 
-SIZE = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 32,
-    "image_size": 16,
-    "patch_size": 4,
-    "num_labels": 10,
-}
+SIZE = {**TRANSFORMERS_SIZE, "num_labels": 10}
 of_timm = partial(
     timm.create_model,
     "deit_tiny_patch16_224",

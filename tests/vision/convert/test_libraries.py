@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 import transformers
+from small_vits import TRANSFORMERS_SIZE
 from torch import nn
 
 import posattn
@@ -26,14 +27,6 @@ from posattn.vision.inspect.inspection import inspect_attention
 from posattn.vision.inspect.watch import watch_attention
 from posattn.vision.models.freeze import freeze_attention
 
-SMALL = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 32,
-    "image_size": 16,
-    "patch_size": 4,
-}
 TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], int]] = {  # model, config, options, prefix
     "vit": ("ViTModel", "ViTConfig", {}, 1),
     "vit without biases": ("ViTModel", "ViTConfig", {"qkv_bias": False}, 1),
@@ -63,7 +56,7 @@ def make(name: str) -> nn.Module:
         model: nn.Module = torchvision.models.VisionTransformer(16, 4, 2, 3, 24, 32, num_classes=5)
     else:
         kind, config, options, _ = TRANSFORMERS[name]
-        model = getattr(transformers, kind)(getattr(transformers, config)(**{**SMALL, **options}))
+        model = getattr(transformers, kind)(getattr(transformers, config)(**{**TRANSFORMERS_SIZE, **options}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -351,7 +344,7 @@ def old_layout() -> nn.Module:
     ("model", "message"),
     [
         (
-            lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SMALL)),
+            lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TRANSFORMERS_SIZE)),
             r"layers.0.self_attn \(CLIPAttention\) of CLIPVisionModel is not supported: conversion knows",
         ),
         (
