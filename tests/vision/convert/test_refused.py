@@ -1,0 +1,112 @@
+"""Models of transformers and torchvision, images and masks that a conversion refuses, in one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+import transformers
+from library_vits import images, make, run
+from small_vits import TRANSFORMERS_SIZE
+from torch import nn
+
+import posattn
+from posattn.vision.convert.maps import KINDS, to_positional
+from posattn.vision.models.freeze import freeze_attention
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "options"), [("dinov2", {}), ("vit", {"interpolate_pos_encoding": True})])
+def test_another_grid_of_as_many_patches_is_refused(
+    name: str, options: dict[str, bool], kind: str, tmp_path: Path
+) -> None:
+    """8 x 2 patches by maps of 4 x 4; a loaded model refuses them too, at its own size if that was changed."""
+    vit, other = make(name), torch.randn(3, 3, 32, 8)
+    model = to_positional(vit, images(), kind=kind)
+    posattn.save(model, tmp_path)
+    assert vit(other, **options).last_hidden_state.shape == (3, 17, 24)
+    message = "images must be of the model's size, 16 x 16 px, got 32 x 8"
+    for one in (model, posattn.load(tmp_path), freeze_attention(model)):
+        with pytest.raises(ValueError, match=message):
+            one(other, **options)
+    with pytest.raises(ValueError, match=message):
+        to_positional(vit, [images(), other], kind=kind)
+    if kind != "table":
+        with pytest.raises(ValueError, match="24 x 24 px, got 16 x 16"):
+            posattn.load(tmp_path, img_size=24)(images(), **options)
+
+
+def test_a_mask_is_refused() -> None:
+    model = to_positional(make("vit"), images())
+    with pytest.raises(ValueError, match="positional attention takes no mask"):
+        model(images(), attention_mask=torch.tensor([[1] * 16 + [0]] * 3))
+    eager = make("vit")
+    eager.set_attn_implementation("eager")
+    assert run(to_positional(eager, images()), images()).shape == (3, 17, 24)
+
+
+@pytest.mark.parametrize("name", ["vit", "vit classifier"])
+def test_a_mask_is_refused_in_exports(name: str, tmp_path: Path) -> None:
+    """Where its values are not known, and the library makes one even if none is given; of loaded models too."""
+    vit = make(name)
+    model = to_positional(vit, images(), blocks=[0])
+    posattn.save(model, tmp_path)
+    mask = {"attention_mask": torch.tensor([[1] * 16 + [0]] * 3)}
+    message = "takes no mask: export the model without attention_mask"
+    for one in (model, posattn.load(tmp_path), freeze_attention(model)):
+        with pytest.raises(ValueError, match=message):
+            torch.export.export(one, (images(),), mask)
+    with pytest.raises(torch.onnx.OnnxExporterError) as error:
+        torch.onnx.export(model, (images(),), tmp_path / "a.onnx", kwargs=mask, dynamo=True, verbose=False)
+    assert message in str(error.value.__cause__)
+    assert not (tmp_path / "a.onnx").exists()
+    torch.export.export(vit, (images(),), mask)  # the original takes it
+
+
+def old_layout() -> nn.Module:
+    """Attention without ``q_proj``, as transformers had it before version 5."""
+    model = make("dinov2")
+    for layer in model.encoder.layer:
+        del layer.attention.q_proj
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TRANSFORMERS_SIZE)),
+            r"layers.0.self_attn \(CLIPAttention\) of CLIPVisionModel is not supported: conversion knows",
+        ),
+        (
+            old_layout,
+            r"encoder.layer.0.attention \(Dinov2Attention\) is not supported: it has no q_proj, .* transformers 5",
+        ),
+        (lambda: nn.Linear(3, 4), "Linear is not supported"),
+    ],
+)
+def test_what_is_refused(model, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        to_positional(model(), images())
+
+
+def test_converted_twice_and_adapters() -> None:
+    for name in ("vit", "torchvision"):
+        with pytest.raises(ValueError, match=r"layers\.\w*0\.\w*attention has converted heads already"):
+            to_positional(to_positional(make(name), images(), blocks=[0]), images())
+    vit = make("dinov2")
+    vit.encoder.layer[1].attention.v_proj = nn.Sequential(vit.encoder.layer[1].attention.v_proj)
+    with pytest.raises(TypeError, match=r"encoder.layer.1.attention.v_proj \(Sequential\) .* merge adapters"):
+        to_positional(vit, images())
+
+
+def test_a_convolutional_stem_cannot_be_built_again(tmp_path: Path) -> None:
+    stem = [torchvision.models.vision_transformer.ConvStemConfig(8, 3, 2)] * 2
+    vit = torchvision.models.VisionTransformer(
+        16, 4, 1, 3, 24, 32, num_classes=5, conv_stem_configs=stem
+    ).eval()
+    model = to_positional(vit, images())
+    with pytest.raises(
+        TypeError, match=r"conv_proj \(Sequential\) is not supported: it cannot be built again"
+    ):
+        posattn.save(model, tmp_path)
