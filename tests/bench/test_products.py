@@ -8,6 +8,7 @@ from posattn.vision.models.freeze import largest
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_form_is_the_product(dtype: torch.dtype, generator: torch.Generator) -> None:
     side = 16
@@ -17,14 +18,14 @@ def test_every_form_is_the_product(dtype: torch.dtype, generator: torch.Generato
     order = tiles(side, 8), tiles(side, 4)
     found = forms(maps.to(dtype), columns.to(dtype), side)
     assert len(found) == (9 if dtype == torch.float32 else 6)
-    if dtype == torch.bfloat16:  # compiled once, in float32
-        del found["8x8 tiles, FlexAttention"]
     for name, work in found.items():
         expected = maps @ columns
         if "tiles" in name:
             expected = expected[:, order["4x4" in name]]
         tolerance = 1e-5 if dtype == torch.float32 else 0.03
-        torch.testing.assert_close(work().float(), expected, atol=tolerance, rtol=tolerance, msg=name)
+        with torch.compiler.set_stance("force_eager"):  # compiling FlexAttention takes half a minute
+            result = work().float()
+        torch.testing.assert_close(result, expected, atol=tolerance, rtol=tolerance, msg=name)
 
 
 def test_tiles_are_squares_of_the_grid() -> None:

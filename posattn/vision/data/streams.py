@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,6 +84,8 @@ class ImageStream:
             StreamedPictures(self, seed),
             batch_sampler=[part.tolist() for part in parts],
             num_workers=self.workers,
+            # Python 3.14 would start a server and import torch in each worker of each epoch
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
             pin_memory=torch.device(self.device).type == "cuda",
             worker_init_fn=partial(become_decoder, os.getpid()),
             generator=torch.Generator(),  # else starting the workers draws from the global one
@@ -91,6 +94,8 @@ class ImageStream:
             for images, labels in loader:
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except ValueError as error:  # a worker's error comes with its traceback as the message
+            # the frames of the error hold the loader, and torch takes seconds to end workers in a reference cycle
+            error.__traceback__ = None
             raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
     def __repr__(self) -> str:

@@ -80,17 +80,19 @@ def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
     if run.step == run.steps and run.last is not None:
         yield run.last
     with StopSignal(active=checkpoints is not None) as stop:
-        while run.step < run.steps:
-            run.update()
-            if run.record_due:
-                yield run.record()
-                run.start_clocks()
-            stopping = run.agree(bool(stop.received))
-            if checkpoints is not None and (stopping or run.checkpoint_due):
-                save(run, checkpoints)
-            if stopping:
-                stop.stop()
-        if stop.received:
+        stopping = False
+        try:
+            while run.step < run.steps and not stopping:
+                run.update()
+                if run.record_due:
+                    yield run.record()
+                    run.start_clocks()
+                stopping = run.agree(bool(stop.received))
+                if checkpoints is not None and (stopping or run.checkpoint_due):
+                    save(run, checkpoints)
+        finally:
+            run.feed = None  # its workers end by themselves; at exit they are killed, which torch reports as a failure
+        if stopping or stop.received:
             stop.stop()
     run.finish()
 

@@ -1,6 +1,7 @@
 """Pictures read as they are needed are those of the folder, in order, and crops follow the seed."""
 
 import io
+import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -146,4 +147,5 @@ def test_a_picture_that_goes_while_it_is_read_is_named(
         path.write_bytes(damaged)
     with pytest.raises(ValueError, match=rf"^[^\n]*{path.name} cannot be decoded: [^\n]+$"):
         collect(stream, [[0, 1]])
+    assert not multiprocessing.active_children()  # the workers end at once
     assert open_stream(tmp_path / "set").digest != before
