@@ -67,12 +67,15 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
 
 
 def heat_maps(spec: dict[str, Any], values: NDArray[np.floating], x: list[float], y: list[float]) -> str:
-    """An SVG of (panels, rows, columns) side by side on one colour scale; every row and column takes equal room."""
+    """An SVG of (panels, rows, columns) side by side on one colour scale; every row and column takes equal room.
+
+    Entries that are NaN stay empty.
+    """
     width = 1.2 + 2.9 * len(values)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 3.4), layout="constrained")
         panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
-        scale = {"vmin": values.min(), "vmax": values.max(), "cmap": COLOUR_MAP}
+        scale = {"vmin": np.nanmin(values), "vmax": np.nanmax(values), "cmap": COLOUR_MAP}
         for axes, label, panel in zip(panels, spec["panels"], values, strict=True):
             mesh = axes.pcolormesh(panel, **scale)
             axes.set(title=literal(label), xlabel=literal(spec["x_label"]))

@@ -1,4 +1,4 @@
-"""The numbers of an inspection as a section of its export."""
+"""The numbers of an inspection as a section of its export: heat maps and a table."""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,15 +6,17 @@ from typing import Any
 import pandas as pd
 
 from posattn.runs.folder import RunFolder
-from posattn.runs.page import Section, Table
+from posattn.runs.page import HeatMaps, Section, Table
+from posattn.runs.report import figures
 from posattn.runs.report.inspection import MEASURES, by_head
 
 NONE = "–"
 UNIFORM = "uniform map, or chance"
+DRAWN = ("positionality", "distance")
 
 
 def section(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
-    """A table of each measure ± standard error by layer and head, after those of a uniform map."""
+    """Heat maps of two measures; a table of all ± standard error by layer and head, after those of a uniform map."""
     table = pd.read_parquet(run.checked("table.parquet"))
     shown = [name for name in MEASURES if (table.measure == name).any()]
     rows = [
@@ -25,7 +27,22 @@ def section(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     columns = ["layer", "head", *(MEASURES[name][0] for name in shown)]
     item = Table("Heads", columns, [*uniform_rows(result, shown), *rows], caption)
     claim = f"{len(rows)} heads on {result['images']:,} images."
-    return asdict(Section("Every number", claim, [item]))
+    whole = asdict(Section("Every head", claim, [item]))
+    drawn = [name for name in DRAWN if table.value[table.measure == name].notna().any()]
+    return {**whole, "items": [heat_map(table, name) for name in drawn] + whole["items"]}
+
+
+def heat_map(table: pd.DataFrame, name: str) -> dict[str, Any]:
+    """A measure by layer and head."""
+    title, meaning = MEASURES[name]
+    chosen = table[(table.measure == name) & (table["head"] >= 0)]
+    values = chosen.pivot(index="layer", columns="head", values="value")
+    item = asdict(
+        HeatMaps(title, "", "", "", [title], "head", "layer", caption=f"{meaning[0].upper()}{meaning[1:]}.")
+    )
+    heads, layers = ([float(number) for number in axis] for axis in (values.columns, values.index))
+    svg = figures.heat_maps(item, values.to_numpy()[None], heads, layers)
+    return {**item, "svg": svg}
 
 
 def uniform_rows(result: dict[str, Any], shown: list[str]) -> list[list[str]]:

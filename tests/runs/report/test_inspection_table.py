@@ -47,4 +47,8 @@ def test_an_inspection_is_exported_with_its_numbers(
         "| 3 | 0 | – | 1.000 ± 0 |",
     ]
     assert "| layer | head | Positionality | Entropy, nats |" in text
+    figure = (tmp_path / "out" / "positionality.svg").read_text()
+    assert "![Positionality](positionality.svg)" in text
+    assert "layer" in figure
+    assert not (tmp_path / "out" / "distance.svg").exists()  # it was not measured
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "table.csv"), table)
