@@ -61,6 +61,30 @@ def test_the_script_trains_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert torch.equal(names["train_set"].images, DataConfig().load("train").images)
 
 
+def test_the_inspections_run() -> None:
+    """With names that the page leaves to the reader: a model of 12 layers on a grid of 8 x 8, and images."""
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, embed_dim=24, num_heads=4)
+    images = torch.rand(8, 3, 32, 32)
+    names = {"model": vit.eval(), "loader": [images], "images": images, "before": vit, "after": vit}
+    for body in blocks(ROOT / "docs/inspect.md", "python"):
+        exec(compile(body, "inspect.md", "exec"), names)
+    assert names["inspection"].maps(3).shape == (4, 65, 65)
+
+
+@pytest.mark.parametrize(("page", "root"), [("theory.md", "tests/*/"), ("robustness.md", "")])
+def test_tests_are_in_the_files_that_pages_name(page: str, root: str) -> None:
+    file, missing = "", []
+    for named, test in re.findall(
+        r"`([\w/]*test_\w+\.py|…)(?:::(\w+))?`", (ROOT / "docs" / page).read_text()
+    ):
+        file = file if named == "…" else named
+        sources = "".join(path.read_text() for path in ROOT.glob(root + file))
+        if not sources or (test and f"def {test}(" not in sources):
+            missing.append((file, test))
+    assert missing == []
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "posattn"], ids=" ".join)
 def test_commands_of_the_package_parse(command: list[str]) -> None:
     work, debug = cli.parse(command[1:])

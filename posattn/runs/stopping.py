@@ -94,6 +94,7 @@ def restore(before: dict[signal.Signals, Any]) -> None:
 def end_children() -> None:
     """End the child processes: decoders at once, workers after a checkpoint."""
     children = multiprocessing.active_children()
+    disown_workers()
     for child in children:
         child.kill() if child.daemon else child.terminate()
     deadline = time.monotonic() + GRACE
@@ -101,6 +102,14 @@ def end_children() -> None:
         child.join(max(0.0, deadline - time.monotonic()))
         if child.is_alive():
             child.kill()
+
+
+def disown_workers() -> None:
+    """Make loky forget its workers: when one has ended, it would kill the others before their checkpoints."""
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    processes = getattr(getattr(loky, "_executor", None), "_processes", None)
+    if processes:
+        processes.clear()
 
 
 @contextmanager

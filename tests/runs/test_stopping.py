@@ -15,7 +15,7 @@ from posattn.runs.stopping import SIGNALS, Stopped, stoppable
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from rich.progress import Progress
@@ -32,7 +32,15 @@ class Config:
     seed: int = 0
 
 
+def keep(place, number):
+    time.sleep(2)  # for a checkpoint
+    (place / f"kept-{number}").touch()
+    os._exit(1)
+
+
 def work(place, number):
+    if (place / "slow").exists() and number == 1:
+        signal.signal(signal.SIGTERM, lambda *_: keep(place, number))
     (place / f"started-{number}-{os.getpid()}").touch()
     while number >= 0 and not (place / "go").exists():
         time.sleep(0.02)
@@ -113,6 +121,16 @@ def test_a_signal_ends_every_process_with_one_line(number: signal.Signals, group
     assert said.startswith(f"stopped by {number.name} (finished work is in {place / 'run'}; --resume")
     assert said.count("\n") == 1, said
     wait_until_gone(pids)
+
+
+def test_a_worker_that_has_ended_leaves_the_others_time_for_their_checkpoints(place: Path) -> None:
+    (place / "slow").touch()
+    process = start(place)
+    workers(place, process)
+    process.terminate()
+    process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert (place / "kept-1").exists()
 
 
 def caught_by_a_library() -> None:
