@@ -163,7 +163,7 @@ def solved(fitted: Equations, held: Equations) -> Float[Tensor, "k d"]:
 
 
 def ridged(sums: Equations, ridge: float) -> Float[Tensor, "k d"]:
-    """argmin over C of the squared error of inputs C for what is lacking, plus ridge |C|^2."""
+    """The C that minimises the squared error of inputs times C from what is lacking, plus ridge ``|C|²``."""
     penalty = ridge * sums.gram.diagonal().mean()
     factor = torch.linalg.cholesky(sums.gram + penalty * torch.eye(len(sums.gram)).to(sums.gram))
     return torch.cholesky_solve(sums.moment, factor)
