@@ -103,7 +103,7 @@ def made_by(run: RunFolder) -> str:
 
 def item_text(item: dict[str, Any], files: dict[str, bytes]) -> str:
     """A figure or table as Markdown; its pictures are added to ``files``."""
-    caption = f"**{plain(item['title'])}.** {plain(item['caption'])}"
+    caption = f"**{plain(item['title'])}.** {plain(item['caption'])}".rstrip()
     if item["kind"] == "table":
         rows = [[plain(cell) for cell in row] for row in (item["columns"], *item["rows"])]
         lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
