@@ -137,11 +137,6 @@ def among_largest(maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]) -
     return torch.where(tied, slots[..., None], above.to(maps.dtype))
 
 
-def as_attention(maps: Maps) -> Maps:
-    """Row-stochastic maps unchanged, otherwise the row-softmax."""
-    return maps if is_attention(maps) else torch.softmax(maps, dim=-1)
-
-
 def is_attention(maps: Maps) -> bool:
     """Whether every row is a distribution, up to the rounding of the dtype of ``maps``."""
     rounding = torch.finfo(maps.dtype).eps if maps.is_floating_point() else 0.0
