@@ -19,7 +19,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, training in modes:
+        for module, training in modes:  # from the outside in: train() sets what a module holds
+            if module.training != training:
+                module.train(training)  # a module may do more, as LoRA layers that merge their weights in eval()
+        for module, training in modes:  # and may hold a part in a mode of its own
             module.training = training
 
 
