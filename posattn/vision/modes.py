@@ -19,10 +19,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, training in modes:  # from the outside in: train() sets what a module holds
+        # From the outside in, as train() sets what a module holds too. It may do more, as that of LoRA layers which
+        # merge their weights in evaluation, and hold parts in a mode of their own: these are set last.
+        for module, training in modes:
             if module.training != training:
-                module.train(training)  # a module may do more, as LoRA layers that merge their weights in eval()
-        for module, training in modes:  # and may hold a part in a mode of its own
+                module.train(training)
+        for module, training in modes:
             module.training = training
 
 

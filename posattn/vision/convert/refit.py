@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.quality import outputs
 from posattn.vision.convert.reruns import block_inputs, resumed
+from posattn.vision.inspect.watch import uncompiled
 from posattn.vision.modes import evaluating, in_single
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # relative to the mean square of the inputs
@@ -79,7 +80,15 @@ def refit(
     if count < HELD:
         raise ValueError(f"refitting needs at least {HELD} pictures, got {count}")
     batches = [single(batch) for batch in batches]
-    with evaluating(model), evaluating(original), in_single(model), in_single(original):
+    check_refit(model, batches[0][:1])  # before the first block is changed
+    with (
+        evaluating(model),
+        evaluating(original),
+        in_single(model),
+        in_single(original),
+        uncompiled(model),
+        uncompiled(original),
+    ):
         changed, target = ([block_inputs(m, batch)[0] for batch in batches] for m in (model, original))
         for number in range(len(adapter_of(model).blocks)):
             wanted = [passed(original, number, *pair).tokens for pair in zip(batches, target, strict=True)]
@@ -94,7 +103,7 @@ def refit(
 def check_refit(model: nn.Module, images: Tensor) -> None:
     """Raise the TypeError that ``refit`` would."""
     images = single(images)
-    with evaluating(model), in_single(model):
+    with evaluating(model), in_single(model), uncompiled(model):
         for number, tokens in block_inputs(model, images).items():
             for place in (1, 2):
                 half_of(model, number, place, images, tokens)
