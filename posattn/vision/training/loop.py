@@ -21,6 +21,7 @@ from posattn.vision.data.streams import ImageStream
 from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled
 from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.precision import refuse_wrong_convolutions
 from posattn.vision.training.resume import restore, save
 from posattn.vision.training.signals import StopSignal
 from posattn.vision.training.state import Training, TrainRecord, Transform, memory_advice
@@ -79,7 +80,8 @@ def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
     run.start_clocks(*run.unrecorded)
     if run.step == run.steps and run.last is not None:
         yield run.last
-    with StopSignal(active=checkpoints is not None) as stop:
+    refusal = refuse_wrong_convolutions(run.model, run.device.type, run.dtype)
+    with refusal, StopSignal(active=checkpoints is not None) as stop:
         stopping = False
         try:
             while run.step < run.steps and not stopping:
