@@ -157,9 +157,12 @@ def chosen_layers(tower: Tower, layers: Sequence[int] | None) -> dict[str, int]:
     return {tower.layers[number].path: number for number in sorted(set(numbers))}
 
 
-def check_partition(partition: Partition | None, layouts: Iterable[Layout]) -> None:
-    """Raise ValueError for a partition of another number of patches than any layer has."""
+def check_partition(partition: Any, layouts: Iterable[Layout]) -> None:
+    """Raise TypeError for what is no partition, ValueError for one of another number of patches than any layer has."""
+    if partition is None:
+        return
+    checks.of_type("partition", partition, Partition)
     grids = list(dict.fromkeys(layout.queries for layout in layouts))
-    if partition is not None and all(partition.num_patches != grid.num_patches for grid in grids):
+    if all(partition.num_patches != grid.num_patches for grid in grids):
         counts = " or ".join(f"{grid} = {grid.num_patches}" for grid in grids)
         raise ValueError(f"partition must be of the {counts} patches, got {partition}")
