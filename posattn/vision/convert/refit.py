@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.parts import computed
 from posattn.vision.convert.quality import outputs
 from posattn.vision.convert.reruns import block_inputs, resumed
 from posattn.vision.inspect.watch import uncompiled
@@ -142,15 +143,18 @@ def correct(
 def half_of(model: nn.Module, number: int, place: int, batch: Tensor, tokens: Tensor) -> Half:
     """The last linear layer of the attention (place 1) or MLP (2), and how its output is scaled."""
     found = passed(model, number, batch, tokens, place)
-    change = found.tokens[place] - found.tokens[place - 1]
+    change, part = found.tokens[place] - found.tokens[place - 1], ("attention", "MLP")[place - 1]
     for layer, output in reversed(found.outputs.items()):
         if output.shape == change.shape:
             peak = output.abs().flatten(0, -2).argmax(0, keepdim=True)
             most, moved = (part.flatten(0, -2).gather(0, peak)[0] for part in (output, change))
             scale = torch.where(most == 0, 0, moved / most)
             if torch.allclose(output * scale, change, rtol=1e-3, atol=1e-3 * change.abs().max().item()):
+                if which := computed(layer):
+                    raise TypeError(
+                        f"block {number} cannot be refitted: the {which} that its {part} ends with is computed"
+                    )
                 return Half(layer, scale)
-    part = ("attention", "MLP")[place - 1]
     raise TypeError(
         f"block {number} cannot be refitted: its {part} does not add the output of a linear layer"
     )
