@@ -110,7 +110,7 @@ def evaluate(
     compile: bool = False,
     divide: bool = False,
 ) -> float:
-    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is restored.
+    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is restored. NaN is wrong.
 
     Args:
         model: a classifier.
@@ -141,7 +141,8 @@ def evaluate(
         for part, (images, labels) in zip(parts, image_set.batches(parts), strict=True):
             pixels = to_float(images.to(device))
             logits = run(pixels if transform is None else transform(pixels))
-            correct += (logits.argmax(-1) == labels.to(device))[: part.unique().numel()].sum()
+            found = logits.argmax(-1).where(~logits.isnan().any(-1), -1)  # the largest of NaNs is of no class
+            correct += (found == labels.to(device))[: part.unique().numel()].sum()
     return int(reduce(correct, "sum") if divide else correct) / len(image_set)
 
 
