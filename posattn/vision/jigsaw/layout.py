@@ -80,13 +80,17 @@ def as_correlation(covariance: Similarity) -> Similarity:
 
 def adjacency(grid: tuple[int, int]) -> Bool[Tensor, "N N"]:
     """Which places of an (H, W) grid share an edge. Raises ValueError if the grid has a single place."""
-    H, W = (
-        checks.positive_int(name, side)
-        for name, side in zip(("grid rows", "grid columns"), grid, strict=True)
-    )
+    H, W = checked_grid(grid)
     if H * W < 2:
         raise ValueError(f"a grid must have at least two places, got {grid}")
     return (distances(Grid(H, W)) - 1).abs() < ROUNDING
+
+
+def checked_grid(grid: tuple[int, int]) -> tuple[int, int]:
+    """The grid, or TypeError or ValueError where a side is not an integer of at least 1."""
+    names = "grid rows", "grid columns"
+    height, width = (checks.positive_int(name, side) for name, side in zip(names, grid, strict=True))
+    return height, width
 
 
 def neighbour_recall(similarity: Similarity, layout: Layout, grid: tuple[int, int]) -> float:
