@@ -178,3 +178,15 @@ def test_shares_of_the_largest_are_those_of_chances(generator: torch.Generator) 
     found = own_share_of_largest(maps, own)
     assert found[..., 3].isnan().all()
     torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_arrays_are_the_callers_own() -> None:
+    inspection = inspect_model(make(), images(), examples=1)
+    for get in (
+        lambda: inspection.maps(0),
+        lambda: inspection.norms(0, 0),
+        lambda: inspection.attention_from(0, 0, (0, 0)),
+    ):
+        before = get().copy()
+        get()[:] = 5.0
+        np.testing.assert_array_equal(get(), before)
