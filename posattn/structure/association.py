@@ -5,6 +5,7 @@ Source: arXiv 2210.09221, the definition of patch association.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.cluster import SpectralClustering
@@ -90,8 +91,10 @@ def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> I
         raise ValueError(f"num_sets must be at most D = {D}, got {num_sets}")
     graphs = ((maps + maps.mT) / 2).reshape(-1, D, D).cpu().numpy()
     clustering = SpectralClustering(num_sets, affinity="precomputed", random_state=seed)
-    found = [torch.from_numpy(clustering.fit_predict(graph)).long() for graph in graphs]
-    return torch.stack(found).reshape(scores_or_map.shape[:-1])
+    found = [
+        clustering.fit_predict(graph) if D > 1 else [0] for graph in graphs
+    ]  # which takes no single patch
+    return torch.tensor(np.array(found), dtype=torch.long).reshape(scores_or_map.shape[:-1])
 
 
 def _checked(scores_or_map: Maps, num_patches: int) -> Maps:
@@ -135,11 +138,6 @@ def among_largest(maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]) -
     above, tied = maps > threshold, maps == threshold
     slots = (sizes - above.sum(-1)).to(maps.dtype) / tied.sum(-1)
     return torch.where(tied, slots[..., None], above.to(maps.dtype))
-
-
-def as_attention(maps: Maps) -> Maps:
-    """Row-stochastic maps unchanged, otherwise the row-softmax."""
-    return maps if is_attention(maps) else torch.softmax(maps, dim=-1)
 
 
 def is_attention(maps: Maps) -> bool:

@@ -14,7 +14,9 @@ CHUNK = 2**22  # entries of the signal drawn at once
 
 
 def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> float:
-    """The share of samples whose logit has the sign of the label, 0 being wrong, or whose largest logit is its class.
+    """The share of samples whose logit has the sign of the label, or whose largest logit is its class.
+
+    0 and NaN are wrong.
 
     Args:
         logits: (n,), or (n, K) for K classes.
@@ -25,7 +27,9 @@ def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> floa
     if logits.shape[:1] != labels.shape or logits.ndim > 2 or logits.shape[1:] == (1,):
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"logits must be (n,) or (n, K) for labels (n,), got {shapes}")
-    right = logits * labels > 0 if logits.ndim == 1 else logits.argmax(-1) == labels
+    if logits.ndim == 1:
+        return (logits * labels > 0).double().mean().item()
+    right = (logits.argmax(-1) == labels) & ~logits.isnan().any(-1)
     return right.double().mean().item()
 
 

@@ -19,6 +19,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        # From the outside in, as train() sets what a module holds too. It may do more, as that of LoRA layers which
+        # merge their weights in evaluation, and hold parts in a mode of their own: these are set last.
+        for module, training in modes:
+            if module.training != training:
+                module.train(training)
         for module, training in modes:
             module.training = training
 

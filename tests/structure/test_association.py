@@ -184,6 +184,11 @@ def test_recovery_by_heads_is_recovery_of_each(generator: Generator) -> None:
     assert torch.equal(together.flatten(0, 1), torch.stack([recover_partition(m, 4) for m in maps]))
 
 
+def test_recovery_of_a_single_patch_and_of_no_map() -> None:
+    assert recover_partition(torch.zeros(1, 1), 1).tolist() == [0]
+    assert recover_partition(torch.zeros(0, 3, 3), 2).shape == (0, 3)
+
+
 def test_bad_maps() -> None:
     partition = Partition.contiguous(6, 2)
     with pytest.raises(ValueError, match=r"\(\.\.\., 6, 6\), got \(5, 5\)"):

@@ -32,6 +32,12 @@ def test_logits_that_are_not_one_row_per_label_are_refused(shape: tuple[int, ...
         correct(torch.ones(shape), torch.ones(4))
 
 
+def test_what_is_not_a_number_is_wrong() -> None:
+    logits = torch.tensor([[torch.nan, torch.nan], [1.0, torch.nan], [2.0, 1.0]])
+    assert correct(logits, torch.zeros(3, dtype=torch.long)) == pytest.approx(1 / 3)
+    assert correct(logits[:, 0], torch.ones(3)) == pytest.approx(2 / 3)
+
+
 def test_chunks_and_the_sign_of_the_value(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("posattn.theory.accuracy.CHUNK", 36)  # three samples of D = 12 at once
     task = StructuredTask(Partition.contiguous(12, 3), dim=8, noise_rate=0.0, generator=generator)

@@ -100,8 +100,8 @@ def check_models(config: ImageTraining, names: Sequence[str]) -> None:
     dtype = choose_precision(config.train.precision, str(device)).dtype
     for name in names:
         model = build(config.size, name, 0, test_set).eval()
-        refuse_wrong_convolutions(model, device.type, dtype)
-        model(torch.zeros(1, *test_set.shape))
+        with refuse_wrong_convolutions(model, device.type, dtype):
+            model(torch.zeros(1, *test_set.shape))
 
 
 def train_grid(

@@ -34,10 +34,13 @@ def keep_better(
     """
     now = {name: value.clone() for name, value in model.state_dict().items()}
     found = []
-    with evaluating(model):
-        for state in (before, now):
-            model.load_state_dict(state)
-            found.append(quality.of(features_of(model, batches))[metric])
+    try:
+        with evaluating(model):
+            for state in (before, now):
+                model.load_state_dict(state)
+                found.append(quality.of(features_of(model, batches))[metric])
+    finally:
+        model.load_state_dict(now)  # an error on the way takes no training away
     gain = estimate(found[1] - found[0])
     if not (better := gain.mean > gain.stderr):
         model.load_state_dict(before)

@@ -172,8 +172,8 @@ class ContentHeads(nn.Module):
 @torch.no_grad()
 def log_table(maps: MapsHNN) -> AttentionMaps:
     """Maps that can be trained, from constant ones: the softmax of the logarithms of their entries."""
-    scores = TableScores(Grid(1, maps.shape[-1]), 0, len(maps), Start()).to(maps)
-    scores.table.copy_(maps.clamp(min=1e-10).log())
+    scores = TableScores(Grid(1, maps.shape[-1]), 0, len(maps), Start(), device="meta")  # draws nothing
+    scores.table = nn.Parameter(maps.clamp(min=1e-10).log())
     return AttentionMaps(scores)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from posattn.vision.convert.adapters.attention import OfTorchvision, OfTransformers
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
-from posattn.vision.convert.parts import READERS
+from posattn.vision.convert.parts import READERS, computed
 from posattn.vision.inspect.adapters.timm import DIFFERENTIAL, LOOSE, REFUSED
 from posattn.vision.models.attention import PositionalAttention
 
@@ -39,11 +39,16 @@ def check_layer(vit: ViT, attn: Any, path: str) -> None:
     """Raise what ``attention_of`` raises of one layer."""
     if hasattr(attn, "kinds") or isinstance(attn, OfTransformers | OfTorchvision):
         raise ValueError(f"{path} has converted heads already: convert the original model")
-    for name in vit.projections:
+    for name in (*vit.projections, "norm"):
         layer = getattr(attn, name, None)
-        if layer is not None and type(layer) not in LINEAR:
+        if name in vit.projections and layer is not None and type(layer) not in LINEAR:
             raise TypeError(
                 f"{path}.{name} ({type(layer).__name__}) is not supported: merge adapters into plain linear layers"
+            )
+        if layer is not None and (which := computed(layer)):
+            raise TypeError(
+                f"{path}.{name} ({type(layer).__name__}) is not supported: its {which} is computed from other tensors; "
+                "make pruning permanent and remove parametrizations"
             )
     if reason := reason_against(vit, attn):
         raise TypeError(f"{path} ({type(attn).__name__}) is not supported: {reason}")

@@ -96,6 +96,12 @@ def read_parts(attn: nn.Module) -> Parts:
     return READERS[type(attn)](attn)
 
 
+def computed(layer: nn.Module) -> str | None:
+    """Which of weight and bias a layer computes from others, as pruning and parametrizations do; None if neither."""
+    held = (name for name in ("weight", "bias") if isinstance(getattr(layer, name, None), Tensor))
+    return next((name for name in held if name not in layer._parameters), None)
+
+
 def linear(parts: Parts, which: Sequence[int], heads: Sequence[int]) -> nn.Linear:
     """A linear layer that computes the chosen ones of Q (0), K (1) and V (2) of these heads in their order."""
     weight = parts.weight[list(which)][:, list(heads)].flatten(0, 2)

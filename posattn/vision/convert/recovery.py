@@ -3,6 +3,7 @@
 import copy
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,9 +61,10 @@ def recover(
 ) -> Iterator[RecoveryRecord]:
     """Train ``model`` in place, maps and all, to match the features of ``original``; a record after each step.
 
-    At the end its maps are frozen again. A model of half precision is trained in float32, as its steps are smaller than
-    the rounding, and is of its own type again at the end. The order of the pictures and every draw are functions of
-    (seed, step), so that an interrupted training ends as one that was not.
+    At the end, also an early one by an error or by a caller that stops, its maps are frozen again. A model of
+    half precision is trained in float32, as its steps are smaller than the rounding, and is of its own type again at
+    the end. The order of the pictures and every draw are functions of (seed, step), so that an interrupted training
+    ends as one that was not.
 
     Args:
         model: the converted model.
@@ -83,14 +85,15 @@ def recover(
         raise ValueError(f"batch_size must be at most {len(pictures)}, the pictures, got {config.batch_size}")
     state = Recovery(model, original, pictures, normalise, config, accelerator or Accelerator())
     if checkpoints is not None:
-        state.restore(checkpoints)
+        with finished(state):
+            state.restore(checkpoints)
     return steps(state, checkpoints)
 
 
 def steps(state: "Recovery", checkpoints: Path | None) -> Iterator[RecoveryRecord]:
     """The rest of a training."""
     config = state.config
-    with StopSignal(active=checkpoints is not None) as stop:
+    with finished(state), StopSignal(active=checkpoints is not None) as stop:
         while state.step < config.steps:
             loss = state.update()
             due = state.step % config.checkpoint_every == 0 or state.step == config.steps
@@ -100,6 +103,17 @@ def steps(state: "Recovery", checkpoints: Path | None) -> Iterator[RecoveryRecor
             if stop.received:
                 raise SystemExit(128 + signal.SIGTERM)
     state.finish()
+
+
+@contextmanager
+def finished(state: "Recovery") -> Iterator[None]:
+    """Finish a training that what is inside ends early; GeneratorExit does, of a caller who has enough."""
+    try:
+        yield
+    except BaseException:
+        with suppress(ValueError):  # of maps that are no longer finite, as the error inside says
+            state.finish()
+        raise
 
 
 class Recovery:
@@ -117,6 +131,7 @@ class Recovery:
         self.config, self.normalise, self.accelerator = config, normalise, accelerator
         self.device = accelerator.device
         self.pictures = pictures
+        converted_layers(model)  # before anything is changed
         self.frozen = {name: p.requires_grad for name, p in model.named_parameters()}
         self.types = to_single(model)
         thaw(model)
@@ -207,11 +222,13 @@ class Recovery:
 
     def finish(self) -> None:
         """Freeze the maps, and leave the model in evaluation mode, its types and what can be trained as before."""
-        freeze_maps(self.model)
-        to_types(self.model, self.types)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(self.frozen.get(name, False))
-        self.model.eval()
+        try:
+            freeze_maps(self.model)
+        finally:
+            to_types(self.model, self.types)
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(self.frozen.get(name, False))
+            self.model.eval()
 
 
 class Features(nn.Module):
@@ -246,8 +263,11 @@ def groups_of(model: nn.Module, config: RecoveryConfig) -> list[dict[str, Any]]:
 
 
 def converted_layers(model: nn.Module) -> list[Any]:
-    """The attention layers with constant maps."""
-    return [m for m in model.modules() if isinstance(m, ConvertedAttention | PositionalAttention)]
+    """The attention layers with constant maps. Raises ValueError if there are none."""
+    layers = [m for m in model.modules() if isinstance(m, ConvertedAttention | PositionalAttention)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no converted heads to train; see to_positional")
+    return layers
 
 
 def map_parameters(layer: Any) -> list[nn.Parameter]:
@@ -257,10 +277,7 @@ def map_parameters(layer: Any) -> list[nn.Parameter]:
 
 def thaw(model: nn.Module) -> None:
     """Make the maps trainable, in place: a table as the logarithms of its entries, the others as they are kept."""
-    layers = converted_layers(model)
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no converted heads to train; see to_positional")
-    for layer in layers:
+    for layer in converted_layers(model):
         if isinstance(layer, ConvertedAttention):
             layer.thaw()
         elif isinstance(layer.maps, FrozenMaps):

@@ -16,8 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.parts import computed
 from posattn.vision.convert.quality import outputs
 from posattn.vision.convert.reruns import block_inputs, resumed
+from posattn.vision.inspect.watch import uncompiled
 from posattn.vision.modes import evaluating, in_single
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # relative to the mean square of the inputs
@@ -79,7 +81,15 @@ def refit(
     if count < HELD:
         raise ValueError(f"refitting needs at least {HELD} pictures, got {count}")
     batches = [single(batch) for batch in batches]
-    with evaluating(model), evaluating(original), in_single(model), in_single(original):
+    check_refit(model, batches[0][:1])  # before the first block is changed
+    with (
+        evaluating(model),
+        evaluating(original),
+        in_single(model),
+        in_single(original),
+        uncompiled(model),
+        uncompiled(original),
+    ):
         changed, target = ([block_inputs(m, batch)[0] for batch in batches] for m in (model, original))
         for number in range(len(adapter_of(model).blocks)):
             wanted = [passed(original, number, *pair).tokens for pair in zip(batches, target, strict=True)]
@@ -94,7 +104,7 @@ def refit(
 def check_refit(model: nn.Module, images: Tensor) -> None:
     """Raise the TypeError that ``refit`` would."""
     images = single(images)
-    with evaluating(model), in_single(model):
+    with evaluating(model), in_single(model), uncompiled(model):
         for number, tokens in block_inputs(model, images).items():
             for place in (1, 2):
                 half_of(model, number, place, images, tokens)
@@ -133,15 +143,18 @@ def correct(
 def half_of(model: nn.Module, number: int, place: int, batch: Tensor, tokens: Tensor) -> Half:
     """The last linear layer of the attention (place 1) or MLP (2), and how its output is scaled."""
     found = passed(model, number, batch, tokens, place)
-    change = found.tokens[place] - found.tokens[place - 1]
+    change, part = found.tokens[place] - found.tokens[place - 1], ("attention", "MLP")[place - 1]
     for layer, output in reversed(found.outputs.items()):
         if output.shape == change.shape:
             peak = output.abs().flatten(0, -2).argmax(0, keepdim=True)
             most, moved = (part.flatten(0, -2).gather(0, peak)[0] for part in (output, change))
             scale = torch.where(most == 0, 0, moved / most)
             if torch.allclose(output * scale, change, rtol=1e-3, atol=1e-3 * change.abs().max().item()):
+                if which := computed(layer):
+                    raise TypeError(
+                        f"block {number} cannot be refitted: the {which} that its {part} ends with is computed"
+                    )
                 return Half(layer, scale)
-    part = ("attention", "MLP")[place - 1]
     raise TypeError(
         f"block {number} cannot be refitted: its {part} does not add the output of a linear layer"
     )

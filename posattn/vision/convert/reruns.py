@@ -133,8 +133,11 @@ def resumed(model: Any, first: int, tokens: Tensor) -> Iterator[None]:
     blocks: Any = adapter_of(model).blocks
     with ExitStack() as stack:
         for block in blocks[:first]:
+            if "forward" in vars(block):  # one of its own, as accelerate's hooks give it
+                stack.callback(setattr, block, "forward", block.forward)
+            else:
+                stack.callback(delattr, block, "forward")
             block.forward = pass_by
-            stack.callback(delattr, block, "forward")
         hook = blocks[first].register_forward_pre_hook(lambda _, inputs: (tokens, *inputs[1:]))
         stack.callback(hook.remove)
         yield

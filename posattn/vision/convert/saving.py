@@ -27,6 +27,7 @@ from posattn.vision.convert.adapters.vit import CONFIG, WEIGHTS, ViT, pair
 from posattn.vision.convert.differences import difference
 from posattn.vision.convert.layers import attention_of, count_heads
 from posattn.vision.convert.maps import replace_heads, replacement
+from posattn.vision.inspect.adapters.find import unwrap
 from posattn.vision.models.checkpoint import ungathered
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.scores import Grid
@@ -40,13 +41,15 @@ LOG_TABLE, MAPS = ".maps.scores.table", ".maps.maps"  # of a table that is train
 def save(model: nn.Module, folder: str | Path) -> Path:
     """Write a converted model into a folder that ``load`` reads.
 
-    One of timm's is also read by ``timm.create_model("local-dir:...")``. Maps that were trained are frozen.
+    One of timm's is also read by ``timm.create_model("local-dir:...")``. Maps that were trained are frozen;
+    ``torch.compile`` and ``DistributedDataParallel`` are taken off.
 
     Raises:
         ValueError: the model is not converted, is timm's and was not made by ``timm.create_model``, or is another than
             its config gives; the first difference is named. Nothing is written then.
         TypeError: it is torchvision's with a convolutional stem.
     """
+    model, _ = unwrap(model)
     heads_kept(model)
     frozen = freeze_attention(model)
     require_rebuilt(frozen)

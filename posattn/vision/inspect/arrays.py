@@ -57,7 +57,7 @@ def attention_from(
     if not 0 <= head < len(maps):
         raise ValueError(f"layer {layer} has heads 0..{len(maps) - 1}, got head={head}")
     row = maps[head, query_index(query, layout), layout.keys.prefix :]
-    return row.reshape(layout.keys.size).numpy()
+    return row.reshape(layout.keys.size).clone().numpy()
 
 
 def norms_of(inspection: "Inspection", layer: int, image: int) -> NDArray[Any]:
@@ -66,7 +66,7 @@ def norms_of(inspection: "Inspection", layer: int, image: int) -> NDArray[Any]:
     examples = inspection.example_norms.get(path, ())
     if not 0 <= image < len(examples):
         raise ValueError(f"layer {layer} has the norms of {len(examples)} example images, got image={image}")
-    return examples[image].reshape(inspection.results[path].layout.queries.size).numpy()
+    return examples[image].reshape(inspection.results[path].layout.queries.size).clone().numpy()
 
 
 def rollout(inspection: "Inspection", image: int | None) -> NDArray[np.float64]:

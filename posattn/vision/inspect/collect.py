@@ -32,13 +32,13 @@ class Collector:
     recover: bool = False
     sums: dict[str, LayerSums] = field(default_factory=dict)
     norms: dict[str, RunningValues] = field(default_factory=dict)
-    digest: Any = field(default_factory=sha256)  # of the images
+    digests: dict[str, Any] = field(default_factory=dict)  # of the images, by the first layer of each pass
 
     def see(self, path: str, maps: LazyMaps, layout: Layout, batch: Tensor) -> None:
         """Take in the maps of one layer on a batch. Raises ValueError if they are not finite."""
         images = len(batch)
-        if path == self.into.plan.turns[0][0]:
-            self.digest.update(batch.float().cpu().numpy().tobytes())
+        if any(path == turn[0] for turn in self.into.plan.turns):
+            self.digests.setdefault(path, sha256()).update(batch.float().cpu().numpy().tobytes())
         sums = self.sums.setdefault(path, LayerSums(layout, self.into.radius, self.into.plan.groups))
         if maps.expand(images) == 1 and (chosen := self.missing(self.into.example_maps, path, images)):
             more = maps.select(slice(0, chosen)).half().cpu().expand(chosen, -1, -1, -1)
@@ -63,7 +63,20 @@ class Collector:
         """How many images of a batch are still wanted as examples."""
         return min(images, self.examples - (len(held[path]) if path in held else 0))
 
+    def digest(self) -> str:
+        """Of the images. Raises ValueError if a pass saw others than the one before, or in another order."""
+        found = {one.hexdigest() for one in self.digests.values()}
+        if len(found) > 1:
+            self.sums.clear()  # examples of these layers are of other images
+            raise ValueError(f"images were others, or in another order, in pass {len(self.digests)}")
+        return found.pop()
+
     def finish(self) -> None:
+        """``measure`` a turn. Raises ValueError also if its images are not those of the turns before."""
+        self.digest()
+        self.measure()
+
+    def measure(self) -> None:
         """Measure the layers of a turn, and drop their sums. Raises ValueError for fewer than two images."""
         for path in list(self.sums):
             if self.sums[path].count < 2:
@@ -74,7 +87,7 @@ class Collector:
     def finish_early(self) -> bool:
         """Measure what has seen two images or more; whether there is any such layer."""
         self.sums = {path: sums for path, sums in self.sums.items() if sums.count >= 2}
-        self.finish()
+        self.measure()
         return bool(self.into.results)
 
     @without_autocast

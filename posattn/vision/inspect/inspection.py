@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from posattn import checks
@@ -77,9 +78,9 @@ def inspect_attention(
 
     Raises:
         TypeError, ValueError: a model without attention or with one that is not supported (its path is
-            named), images of another size than the model's or of several grids, fewer than two of them, a
-            partition of another length, attention that is not finite. ``inspect_model(on_error=...)`` hands over
-            what was measured before.
+            named), images of another size than the model's or of several grids, fewer than two of them, a stream or a
+            loader that shuffles where several passes are needed, a partition of another length, attention that is
+            not finite. ``inspect_model(on_error=...)`` hands over what was measured before.
     """
     return inspect_model(
         model, images, partition, radius=radius, layers=layers, memory=memory, batch_size=batch_size
@@ -119,11 +120,8 @@ def inspect_model(
     first, images = peek(images)
     planned = plan(model, chosen, first, memory, batch_size, examples)
     check_partition(partition, planned.layouts.values())
-    if len(planned.turns) > 1 and is_stream(images):
-        raise ValueError(
-            f"images can be gone through once, but {len(planned.turns)} passes are needed within memory={memory:g}: "
-            "give a list or a data loader, more memory, or fewer layers"
-        )
+    if len(planned.turns) > 1:
+        check_passes(images, first, f"{len(planned.turns)} passes are needed within memory={memory:g}")
     announce(planned)
     numbers = {path: number for path, number in numbers.items() if path in planned.layouts}
     size = (first.shape[2], first.shape[3])
@@ -146,7 +144,7 @@ def inspect_model(
         if collector.finish_early():
             on_error(error, inspection)
         raise
-    return replace(inspection, digest=collector.digest.hexdigest())
+    return replace(inspection, digest=collector.digest())
 
 
 def chosen_layers(tower: Tower, layers: Sequence[int] | None) -> dict[str, int]:
@@ -157,9 +155,24 @@ def chosen_layers(tower: Tower, layers: Sequence[int] | None) -> dict[str, int]:
     return {tower.layers[number].path: number for number in sorted(set(numbers))}
 
 
-def check_partition(partition: Partition | None, layouts: Iterable[Layout]) -> None:
-    """Raise ValueError for a partition of another number of patches than any layer has."""
+def check_passes(images: Any, first: Tensor, needed: str) -> None:
+    """Raise ValueError for images that cannot be gone through several times, or are others each time."""
+    reason = "can be gone through once"
+    if not is_stream(images):
+        if torch.equal(peek(images)[0], first):
+            return
+        reason = "come in another order each time, or are drawn anew"
+    raise ValueError(
+        f"images {reason}, but {needed}: give a list or a data loader without shuffling, more memory, or fewer layers"
+    )
+
+
+def check_partition(partition: Any, layouts: Iterable[Layout]) -> None:
+    """Raise TypeError for what is no partition, ValueError for one of another number of patches than any layer has."""
+    if partition is None:
+        return
+    checks.of_type("partition", partition, Partition)
     grids = list(dict.fromkeys(layout.queries for layout in layouts))
-    if partition is not None and all(partition.num_patches != grid.num_patches for grid in grids):
+    if all(partition.num_patches != grid.num_patches for grid in grids):
         counts = " or ".join(f"{grid} = {grid.num_patches}" for grid in grids)
         raise ValueError(f"partition must be of the {counts} patches, got {partition}")

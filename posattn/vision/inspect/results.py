@@ -95,10 +95,10 @@ class Inspection:
     def maps(self, layer: int, image: int | None = None) -> NDArray[Any]:
         """The maps (h, Q, K) of a layer on average over the images, or on example ``image``, float32 or better.
 
-        Tokens are class token and registers, then patches row by row. Examples are kept in half precision.
+        Tokens are class token and registers, then patches row by row. Examples are kept in half precision. A copy.
         ValueError for a layer that was not inspected or an image beyond ``examples``.
         """
-        return arrays.layer_maps(self, layer, image).numpy()
+        return arrays.layer_maps(self, layer, image).clone().numpy()
 
     def attention_from(
         self, layer: int, head: int, query: arrays.Query, image: int | None = None

@@ -14,7 +14,7 @@ from sklearn.manifold import SpectralEmbedding
 from sklearn.preprocessing import scale
 
 from posattn import checks
-from posattn.vision.jigsaw.layout import Layout, Similarity, adjacency
+from posattn.vision.jigsaw.layout import Layout, Similarity, adjacency, checked_grid
 
 Fit = Float[np.ndarray, "N N"]
 Arrangement = Int[np.ndarray, "_ _"]  # the position at each place
@@ -81,7 +81,8 @@ def assigned_layout(similarity: Similarity, grid: tuple[int, int]) -> Layout:
 
 def as_fit(similarity: Similarity, grid: tuple[int, int]) -> Fit:
     """The symmetric part with mean 0, so that the number of a place's neighbours does not matter."""
-    N = grid[0] * grid[1]
+    height, width = checked_grid(grid)
+    N = height * width
     if similarity.shape != (N, N) or not similarity.isfinite().all():
         raise ValueError(f"similarity must be finite and ({N}, {N}), got {tuple(similarity.shape)}")
     fit = similarity.detach().cpu().double().numpy()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from posattn import checks
 from posattn.shapes import Maps
-from posattn.structure.association import as_attention
+from posattn.structure.association import is_attention
 from posattn.vision.grid import Grid, distances
 
 Similarity = Float[Tensor, "N N"]
@@ -62,7 +62,7 @@ def centred_scores(scores_or_maps: Maps) -> Float[Tensor, "heads N N"]:
     if scores_or_maps.shape[-2] != N or not scores_or_maps.isfinite().all():
         raise ValueError(f"maps must be finite and (..., N, N), got {tuple(scores_or_maps.shape)}")
     given = scores_or_maps.detach().double()
-    scores = (given.log() if as_attention(given) is given else given).reshape(-1, N, N)
+    scores = (given.log() if is_attention(scores_or_maps) else given).reshape(-1, N, N)  # by its own rounding
     if not scores.isfinite().all():
         raise ValueError("maps must be positive, got an entry of 0")
     scores = scores - scores.mean(-1, keepdim=True)
@@ -80,13 +80,17 @@ def as_correlation(covariance: Similarity) -> Similarity:
 
 def adjacency(grid: tuple[int, int]) -> Bool[Tensor, "N N"]:
     """Which places of an (H, W) grid share an edge. Raises ValueError if the grid has a single place."""
-    H, W = (
-        checks.positive_int(name, side)
-        for name, side in zip(("grid rows", "grid columns"), grid, strict=True)
-    )
+    H, W = checked_grid(grid)
     if H * W < 2:
         raise ValueError(f"a grid must have at least two places, got {grid}")
     return (distances(Grid(H, W)) - 1).abs() < ROUNDING
+
+
+def checked_grid(grid: tuple[int, int]) -> tuple[int, int]:
+    """The grid, or TypeError or ValueError where a side is not an integer of at least 1."""
+    names = "grid rows", "grid columns"
+    height, width = (checks.positive_int(name, side) for name, side in zip(names, grid, strict=True))
+    return height, width
 
 
 def neighbour_recall(similarity: Similarity, layout: Layout, grid: tuple[int, int]) -> float:

@@ -180,10 +180,19 @@ def dense(weights: Float[Tensor, "h N k"], indices: Int[Tensor, "h N k"]) -> Map
     return weights.new_zeros(h, N, N).scatter(2, keys, weights)
 
 
+class NoMaps(nn.Module):
+    """In place of maps that are not attached yet: a forward pass raises ValueError."""
+
+    @no_type_check  # traced and scripted
+    def forward(self, positions: Tensor | None = None) -> Tensor:
+        raise ValueError("positional attention has no maps: attach them, or use VisionTransformerPosAttn")
+
+
 class PositionalAttention(nn.Module):
     """Attention that depends on positions alone; replaces timm's ``Attention`` (``attn_layer``).
 
-    ``attach`` sets its maps once the tokens are known; ``indices`` are the keys of pruned maps.
+    ``attach`` sets its maps once the tokens are known, as VisionTransformerPosAttn does; a forward pass before raises
+    ValueError. ``indices`` are the keys of pruned maps.
 
     Args:
         dim: D, channels of a token.
@@ -223,7 +232,7 @@ class PositionalAttention(nn.Module):
         self.dim, self.num_heads = dim, num_heads
         self.qk_norm_layer = norm_layer if qk_norm else None
         self.v = nn.Linear(dim, dim, bias=qkv_bias, **dd)
-        self.maps: nn.Module = nn.Identity()
+        self.maps: nn.Module = NoMaps()
         self.register_buffer("indices", None)  # of pruned maps
         self.attn_drop = nn.Dropout(attn_drop)
         self.norm = norm_layer(dim, **dd) if scale_norm else nn.Identity()

@@ -21,6 +21,7 @@ from posattn.vision.data.streams import ImageStream
 from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled
 from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.precision import refuse_wrong_convolutions
 from posattn.vision.training.resume import restore, save
 from posattn.vision.training.signals import StopSignal
 from posattn.vision.training.state import Training, TrainRecord, Transform, memory_advice
@@ -79,7 +80,8 @@ def steps(run: Training, checkpoints: Path | None) -> Iterator[TrainRecord]:
     run.start_clocks(*run.unrecorded)
     if run.step == run.steps and run.last is not None:
         yield run.last
-    with StopSignal(active=checkpoints is not None) as stop:
+    refusal = refuse_wrong_convolutions(run.model, run.device.type, run.dtype)
+    with refusal, StopSignal(active=checkpoints is not None) as stop:
         stopping = False
         try:
             while run.step < run.steps and not stopping:
@@ -108,7 +110,7 @@ def evaluate(
     compile: bool = False,
     divide: bool = False,
 ) -> float:
-    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is restored.
+    """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is restored. NaN is wrong.
 
     Args:
         model: a classifier.
@@ -139,7 +141,8 @@ def evaluate(
         for part, (images, labels) in zip(parts, image_set.batches(parts), strict=True):
             pixels = to_float(images.to(device))
             logits = run(pixels if transform is None else transform(pixels))
-            correct += (logits.argmax(-1) == labels.to(device))[: part.unique().numel()].sum()
+            found = logits.argmax(-1).where(~logits.isnan().any(-1), -1)  # the largest of NaNs is of no class
+            correct += (found == labels.to(device))[: part.unique().numel()].sum()
     return int(reduce(correct, "sum") if divide else correct) / len(image_set)
 
 

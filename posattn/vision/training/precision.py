@@ -1,7 +1,7 @@
 """Mixed precision in training, and attention that is fast in it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,22 +28,26 @@ def attention_for(model: nn.Module, device: str, dtype: str) -> Iterator[None]:
             layer.fused_attn = True
 
 
-def refuse_wrong_convolutions(model: nn.Module, device: str, dtype: str) -> None:
-    """Make a forward raise ValueError where torch would return a wrong gradient: on a CPU, in bfloat16, that of a
-    padded convolution with a stride over an image of one pixel.
+@contextmanager
+def refuse_wrong_convolutions(model: nn.Module, device: str, dtype: str) -> Iterator[None]:
+    """While it lasts, a forward raises ValueError where torch would return a wrong gradient: on a CPU, in bfloat16,
+    that of a padded convolution with a stride over an image of one pixel.
 
     torch 2.14.1 (oneDNN) leaves memory uninitialised there: gradients of a 3 x 3 kernel were up to 1e37, or NaN, in
     half of the trials. Patch embeddings have no padding and are right.
     """
-    if device != "cpu" or dtype != "bfloat16":
-        return
-    for name, module in model.named_modules():
-        if (
-            isinstance(module, nn.Conv2d)
-            and max(module.stride) > 1
-            and module.padding not in ((0, 0), "valid")
-        ):
-            module.register_forward_pre_hook(partial(_refuse_one_pixel, name))
+    strided = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+        and max(module.stride) > 1
+        and module.padding not in ((0, 0), "valid")
+    ]
+    with ExitStack() as stack:
+        for name, module in strided if device == "cpu" and dtype == "bfloat16" else ():
+            hook = module.register_forward_pre_hook(partial(_refuse_one_pixel, name))
+            stack.callback(hook.remove)
+        yield
 
 
 def _refuse_one_pixel(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:

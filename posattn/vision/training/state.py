@@ -26,7 +26,7 @@ from posattn.vision.data.streams import ImageStream
 from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled, compiler_of
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.precision import attention_for, refuse_wrong_convolutions
+from posattn.vision.training.precision import attention_for
 
 Transform = Callable[[Tensor], Tensor]
 ORDER, STEP = 1, 2  # purposes of derived seeds: the order of the images in an epoch, the draws of a step
@@ -84,7 +84,6 @@ class Training:
         self.model = model.to(self.device).train()
         self.train_set = train_set.to(self.device)
         outputs = check_fits(model, train_set)
-        refuse_wrong_convolutions(model, self.device.type, self.dtype)
         self.mixer = make_mixer(config.mixup, config.cutmix, outputs)
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)

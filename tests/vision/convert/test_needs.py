@@ -55,6 +55,23 @@ def prepare(name: str = "vit", window: int = 3) -> tuple[Subject, Quality]:
     return subject_of(vit, {n: one.mean for n, one in found.items()}, window), quality
 
 
+def test_blocks_keep_a_forward_of_their_own() -> None:
+    """As accelerate's hooks give it to them."""
+    subject, _ = prepare()
+    blocks, seen = subject.model.blocks, []
+    plain = blocks[0].forward
+
+    def own(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return plain(x)
+
+    blocks[0].forward = own
+    outputs_of_choices(subject, [{2: {0: TABLE}}], BATCHES[:1])
+    assert blocks[0].forward is own
+    assert seen == [16]
+    assert not any("forward" in vars(block) for block in blocks[1:])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_reruns_agree_with_models_that_are_converted_whole(name: str) -> None:
     subject, _ = prepare(name)

@@ -95,12 +95,48 @@ def test_interrupted_and_continued_to_the_same_weights(step: int, tmp_path: Path
     list(recover(whole, vit, pictures(), HALF, CONFIG))
     torch.rand(3)  # other draws of the caller change nothing
     first, _ = make()
+    drawn = torch.get_rng_state()
     stopped(recover(first, vit, pictures(), HALF, CONFIG, checkpoints=tmp_path), step)
+    assert torch.equal(torch.get_rng_state(), drawn)  # nor are they changed
     second, _ = make()
     left = list(recover(second, vit, pictures(), HALF, CONFIG, checkpoints=tmp_path))
     assert len(left) == 24 - step // 7 * 7 if step < 24 else not left
     assert second.state_dict().keys() == whole.state_dict().keys()
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("end", ["left", "loss", "maps", "checkpoint"])
+def test_it_ends_early_with_constant_maps(end: str, tmp_path: Path) -> None:
+    """Of the type, in the mode and with the parameters that it had."""
+    model, vit = (one.bfloat16() for one in make())
+    types = {name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()}
+    layers = {name: type(module) for name, module in model.named_modules()}
+    if end == "checkpoint":
+        stopped(recover(make()[0], vit, pictures(), HALF, CONFIG, checkpoints=tmp_path), 7)
+        with pytest.raises(ValueError, match="the checkpoint in"):
+            recover(model, vit, pictures(), HALF, replace(CONFIG, lr=0.5), checkpoints=tmp_path)
+    else:
+        records = recover(model, vit, pictures(), HALF, CONFIG)
+        assert next(records).step == 1
+        if end != "left":
+            bad = model.norm.weight if end == "loss" else model.blocks[1].attn.maps.scores.table
+            bad.data.fill_(torch.nan)
+            with pytest.raises(FloatingPointError, match="the loss became nan at step 2"):
+                next(records)
+        del records
+    assert not model.training
+    now = {name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()}
+    assert types.items() <= now.items()
+    if end != "maps":  # which are not finite, and stay as they are
+        assert now == types
+        assert {name: type(module) for name, module in model.named_modules()} == layers
+
+
+def test_a_model_that_cannot_be_trained_is_left_as_it_was() -> None:
+    _, vit = make()
+    with pytest.raises(ValueError, match="VisionTransformer has no converted heads to train"):
+        recover(vit.half(), vit, pictures(), HALF, CONFIG)
+    assert all(p.dtype == torch.float16 for p in vit.parameters())
 
 
 def test_the_rate_rises_to_its_value_and_falls() -> None:
@@ -144,6 +180,18 @@ def test_the_better_of_two_states_is_kept() -> None:
         assert torch.equal(features_of(model, batches).features, trained)
         same = keep_better(model, end, quality, batches, "cosine")
         assert same == (False, (0, 0))
+
+
+def test_an_error_while_the_better_state_is_found_takes_no_training_away() -> None:
+    model, vit = make()
+    batches = [HALF(pictures())]
+    with torch.no_grad():
+        quality = Quality(features_of(vit, batches), nearest=3)
+    before = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    trained = copy.deepcopy(model.state_dict())
+    with pytest.raises(AssertionError, match="doesn't match model"):
+        keep_better(model, before, quality, [torch.zeros(1, 3, 8, 16)], "cosine")
+    assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
 
 
 def test_the_loss_is_two_cosines() -> None:

@@ -126,3 +126,24 @@ def test_what_is_refused() -> None:
     norms = timm.create_model("vit_relpos_small_patch16_rpn_224", **{**SMALL, "embed_dim": 24}).eval()
     with pytest.raises(TypeError, match="block 0 cannot be refitted: its attention does not add the output"):
         refit(norms, norms, batches())
+
+
+def test_what_is_refused_is_left_as_it_is() -> None:
+    """Also where the blocks before can be refitted."""
+    vit, images = make(), batches(80)
+    vit.blocks[1].mlp = nn.Sequential(vit.blocks[1].mlp, nn.Tanh())
+    model = to_positional(vit, images)
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(TypeError, match="block 1 cannot be refitted: its MLP does not add the output"):
+        refit(model, vit, images)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_compiled_blocks() -> None:
+    vit, images = make(), batches()
+    model, plain = to_positional(vit, images), to_positional(vit, images)
+    refit(plain, vit, images)
+    for block in (*model.blocks, *vit.blocks):
+        block.compile(backend="eager")
+    refit(model, vit, images)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in plain.state_dict().items())

@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 import transformers
 from library_vits import images, make, run
 from small_vits import TRANSFORMERS_SIZE
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import posattn
 from posattn.vision.convert.maps import KINDS, to_positional
+from posattn.vision.convert.refit import refit
 from posattn.vision.models.freeze import freeze_attention
 
 
@@ -110,3 +113,32 @@ def test_a_convolutional_stem_cannot_be_built_again(tmp_path: Path) -> None:
         TypeError, match=r"conv_proj \(Sequential\) is not supported: it cannot be built again"
     ):
         posattn.save(model, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["qkv", "proj"])
+@pytest.mark.parametrize("how", ["pruned", "parametrised"])
+def test_weights_that_are_computed_are_refused(name: str, how: str) -> None:
+    """Heads were put in another order, but not the mask of what was pruned."""
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=24, depth=2).eval()
+    layer = getattr(vit.requires_grad_(False).blocks[1].attn, name)
+    if how == "pruned":
+        prune.random_unstructured(layer, "weight", amount=0.5)
+    else:
+        parametrizations.weight_norm(layer)
+    message = "its weight is computed from" if how == "pruned" else "merge adapters"
+    with pytest.raises(TypeError, match=rf"blocks.1.attn.{name} \(.*Linear\) is not supported: {message}"):
+        to_positional(vit, images(), heads={1: [2]})
+    if how == "pruned":
+        prune.remove(layer, "weight")
+        to_positional(vit, images(), heads={1: [2]})
+
+
+def test_a_refit_of_computed_weights_is_refused() -> None:
+    """The next forward pass would compute them anew."""
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=24, depth=1).eval()
+    model = to_positional(vit, images())
+    prune.random_unstructured(model.blocks[0].mlp.fc2, "bias", amount=0.5)
+    with pytest.raises(
+        TypeError, match="block 0 cannot be refitted: the bias that its MLP ends with is computed"
+    ):
+        refit(model, vit, [torch.randn(8, 3, 16, 16)])

@@ -204,3 +204,11 @@ def test_the_examples_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert torch.equal(names["again"](names["pictures"]), names["model"].eval()(names["pictures"]))
     exec(compile(refit, "convert.md", "exec"), names)
     assert names["changed"].blocks[0].attn.kinds == {0: "table", 1: "table"}
+
+
+def test_a_compiled_model_is_saved_as_it_is(tmp_path: Path) -> None:
+    vit = make()
+    model = to_positional(vit, images(vit))
+    posattn.save(torch.compile(model, backend="eager"), tmp_path)
+    with torch.no_grad():
+        assert torch.equal(posattn.load(tmp_path)(images(vit)), model(images(vit)))

@@ -1,5 +1,6 @@
 """An inspection gives the same numbers however it gets its images and however often it goes through them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from posattn.structure.association import among_largest, own_share_of_largest
 from posattn.vision.grid import Grid, Layout, neighbourhoods
 from posattn.vision.inspect import average
 from posattn.vision.inspect.batches import batches
-from posattn.vision.inspect.inspection import inspect_attention, inspect_model
+from posattn.vision.inspect.inspection import Inspection, inspect_attention, inspect_model
 from posattn.vision.inspect.lazy import FromMaps
 from posattn.vision.inspect.sums import LayerSums
 
@@ -108,6 +109,31 @@ def test_passes_over_layers_in_turn_give_the_numbers_of_one_pass() -> None:
         inspect_attention(make(), iter(images().split(4)), memory=1.0)
 
 
+class Turning:
+    """Images that start with the first ``same`` times, then with the next, and so on."""
+
+    def __init__(self, same: int) -> None:
+        self.same, self.times = same, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.times += 1
+        return iter(images().roll(max(0, self.times - self.same), 0).split(4))
+
+
+def test_images_must_be_the_same_in_every_pass() -> None:
+    """Else the examples of the layers are of other images. In one pass they may come in any order."""
+    kept: list[Inspection] = []
+    with pytest.raises(
+        ValueError, match="come in another order each time, or are drawn anew, but 4 passes are needed"
+    ):
+        inspect_model(make(), Turning(1), memory=1.0)
+    late = Turning(8)  # looked into before the passes begin
+    with pytest.raises(ValueError, match="images were others, or in another order, in pass"):
+        inspect_model(make(), late, memory=1.0, on_error=lambda _, measured: kept.append(measured))
+    assert 1 <= len(kept[0].results) <= 3
+    assert inspect_model(make(), Turning(1)).images == 10
+
+
 def test_chosen_layers_have_the_numbers_that_they_have_among_all() -> None:
     expected = inspect_attention(make(), images())
     found = inspect_attention(make(), images(), layers=[3, 1])
@@ -152,3 +178,15 @@ def test_shares_of_the_largest_are_those_of_chances(generator: torch.Generator) 
     found = own_share_of_largest(maps, own)
     assert found[..., 3].isnan().all()
     torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_arrays_are_the_callers_own() -> None:
+    inspection = inspect_model(make(), images(), examples=1)
+    for get in (
+        lambda: inspection.maps(0),
+        lambda: inspection.norms(0, 0),
+        lambda: inspection.attention_from(0, 0, (0, 0)),
+    ):
+        before = get().copy()
+        get()[:] = 5.0
+        np.testing.assert_array_equal(get(), before)

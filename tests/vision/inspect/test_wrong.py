@@ -10,10 +10,11 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from posattn.structure.partition import Cover
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.grid import Grid, distances, grid_by_stride
 from posattn.vision.inspect.adapters.find import find_attention
-from posattn.vision.inspect.inspection import Inspection, inspect_attention, inspect_model
+from posattn.vision.inspect.inspection import Inspection, check_partition, inspect_attention, inspect_model
 from posattn.vision.inspect.plan import plan
 from posattn.vision.inspect.positions import closeness_correlation, similarity
 from posattn.vision.inspect.watch import watch_attention
@@ -260,3 +261,12 @@ def test_resampling_is_timms(generator: torch.Generator) -> None:
     found = inspect_attention(model, images(size=(16, 28)))
     value = found[found.measure == "pos_embed_similarity"].value.iloc[0]
     assert value == pytest.approx(closeness_correlation(similarity(expected), Grid(4, 7)))
+
+
+@pytest.mark.parametrize(
+    "partition", [[0, 0, 1, 1], Cover([[True, True, False, False], [False, True, True, True]])]
+)
+def test_what_is_no_partition_is_refused(partition: Any) -> None:
+    """Also sets that overlap, which were refused after all images were measured."""
+    with pytest.raises(TypeError, match=r"partition must be a Partition, got (list|Cover)"):
+        check_partition(partition, [])

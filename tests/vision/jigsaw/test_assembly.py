@@ -1,6 +1,8 @@
 """Putting positions together: exact on clean puzzles, an optimum of exchanges on any."""
 
+from collections.abc import Callable
 from itertools import combinations, permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,3 +100,11 @@ def test_what_is_no_similarity_is_refused() -> None:
         recover_layout(torch.zeros(4, 4), (2, 2), rounds=-1)
     with pytest.raises(ValueError, match=r"at least three places to embed, got \(1, 2\)"):
         assigned_layout(torch.zeros(2, 2), (1, 2))
+
+
+@pytest.mark.parametrize("method", [recover_layout, assigned_layout])
+@pytest.mark.parametrize("grid", [(0, 3), (3, 0), (-2, -3)])
+def test_a_grid_without_places_is_refused(method: Callable[..., Any], grid: tuple[int, int]) -> None:
+    side = "rows" if grid[0] < 1 else "columns"
+    with pytest.raises(ValueError, match=f"grid {side} must be at least 1, got"):
+        method(torch.zeros(grid[0] * grid[1], grid[0] * grid[1]), grid)

@@ -41,6 +41,12 @@ def test_centred_scores_do_not_tell_scores_from_maps() -> None:
     assert torch.allclose(centred_scores(scores), centred_scores(3 * scores + 1), atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_maps_of_half_precision_are_no_scores(dtype: torch.dtype) -> None:
+    maps = smooth_scores((3, 5)).softmax(-1).to(dtype)  # rows sum to 1 up to their rounding
+    torch.testing.assert_close(profile_similarity(maps), profile_similarity(maps.double().log()))
+
+
 def test_similarity_follows_a_relabelling_of_positions() -> None:
     scores, order = smooth_scores((3, 4)), permutation(12)
     moved = profile_similarity(scores[:, order][:, :, order])

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
 
 from posattn.vision.grid import Grid
-from posattn.vision.models.attention import AttentionMaps, FrozenMaps, mix_tokens
+from posattn.vision.models.attention import AttentionMaps, FrozenMaps, PositionalAttention, mix_tokens
 from posattn.vision.models.scores import SCORES, EncodingScores, PositionEncodings, Start
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
 
@@ -238,6 +239,15 @@ def test_encoding_scores_are_the_equation() -> None:
         head = slice(4 * h, 4 * h + 4)
         expected = (P @ scores.query.T[:, head]) @ (P @ scores.key.T[:, head]).T / 2
         torch.testing.assert_close(scores(P)[h], expected)
+
+
+def test_a_layer_without_maps_says_so() -> None:
+    """As timm builds it in a ViT of its own, which attaches none."""
+    vit = VisionTransformer(
+        img_size=8, patch_size=4, embed_dim=4, num_heads=2, depth=1, attn_layer=PositionalAttention
+    )
+    with pytest.raises(ValueError, match="positional attention has no maps: attach them"):
+        vit(torch.zeros(1, 3, 8, 8))
 
 
 def test_frozen_maps_must_be_finite() -> None:

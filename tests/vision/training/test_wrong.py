@@ -25,6 +25,13 @@ class Poisoned(nn.Module):
         return self.inner(images) * (torch.nan if self.left < 0 else 1.0)
 
 
+def test_outputs_that_are_no_numbers_are_wrong() -> None:
+    """They counted as the first class."""
+    model = Poisoned(after=0)
+    model.left = -1
+    assert evaluate(model, few()) == 0
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="the loss became nan at step 8 of 18"):
         losses(Poisoned(after=7), few(), replace(SHORT, record_every=5), checkpoints=tmp_path)
