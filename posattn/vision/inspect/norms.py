@@ -37,6 +37,6 @@ def patch_norms(output: Any, images: int, layout: Layout) -> Float[Tensor, "n D"
 def norm_measures(norms: Float[Tensor, "n D"]) -> Float[Tensor, "n 2 1"]:
     """Of each image, the share of the patches whose norm is above ``HIGH`` times the median, and the largest
     norm over the median."""
-    median = norms.median(1, keepdim=True).values.clamp(min=torch.finfo(norms.dtype).tiny)
+    median = norms.quantile(0.5, 1, keepdim=True).clamp(min=torch.finfo(norms.dtype).tiny)
     ratio = (norms / median).double().cpu()
     return torch.stack([(ratio > HIGH).double().mean(1), ratio.amax(1)], 1)[..., None]
