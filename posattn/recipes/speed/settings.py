@@ -102,7 +102,7 @@ def speed(smoke: bool = False) -> SpeedConfig:
     Claim: constant attention maps make inference and training steps faster, more so at high resolution. Each model is
     taken at its better of eager and compiled.
     Command: posattn bench
-    Time: 7 minutes on 2 quiet CPU cores for --models vit positional; about 20 (estimated) for everything;
+    Time: 7 minutes on 2 quiet CPU cores for --models vit positional; 28 for everything;
     --sizes and --modes split it, --resume continues it
     On CPUs with AVX2 only: unknown
     Expected: docs/models.md
