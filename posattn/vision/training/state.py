@@ -81,9 +81,9 @@ class Training:
         self.steps = config.epochs * self.steps_per_epoch
         self.device = accelerator.device
         self.dtype = choose_precision(config.precision, str(self.device)).dtype
+        outputs = check_fits(model, train_set)  # before the model is changed
         self.model = model.to(self.device).train()
         self.train_set = train_set.to(self.device)
-        outputs = check_fits(model, train_set)
         self.mixer = make_mixer(config.mixup, config.cutmix, outputs)
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)

@@ -122,6 +122,7 @@ def test_what_does_not_fit_is_refused(options: dict[str, int], changes: dict[str
         **{"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 1, "num_heads": 2, "in_chans": 1}
         | {"num_classes": 10}
         | options,
-    )
+    ).eval()
     with pytest.raises(ValueError, match=message):
         train(model, few(), replace(SHORT, **changes))  # before a first step is asked for
+    assert not model.training
