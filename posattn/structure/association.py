@@ -91,9 +91,8 @@ def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> I
         raise ValueError(f"num_sets must be at most D = {D}, got {num_sets}")
     graphs = ((maps + maps.mT) / 2).reshape(-1, D, D).cpu().numpy()
     clustering = SpectralClustering(num_sets, affinity="precomputed", random_state=seed)
-    found = [
-        clustering.fit_predict(graph) if D > 1 else [0] for graph in graphs
-    ]  # which takes no single patch
+    # scikit-learn takes no single patch
+    found = [clustering.fit_predict(graph) if D > 1 else [0] for graph in graphs]
     return torch.tensor(np.array(found), dtype=torch.long).reshape(scores_or_map.shape[:-1])
 
 

@@ -36,17 +36,16 @@ def refuse_wrong_convolutions(model: nn.Module, device: str, dtype: str) -> Iter
     torch 2.14.1 (oneDNN) leaves memory uninitialised there: gradients of a 3 x 3 kernel were up to 1e37, or NaN, in
     half of the trials. Patch embeddings have no padding and are right.
     """
-    strided = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-        and max(module.stride) > 1
-        and module.padding not in ((0, 0), "valid")
-    ]
     with ExitStack() as stack:
-        for name, module in strided if device == "cpu" and dtype == "bfloat16" else ():
-            hook = module.register_forward_pre_hook(partial(_refuse_one_pixel, name))
-            stack.callback(hook.remove)
+        for name, module in model.named_modules():
+            if (
+                (device, dtype) == ("cpu", "bfloat16")
+                and isinstance(module, nn.Conv2d)
+                and max(module.stride) > 1
+                and module.padding not in ((0, 0), "valid")
+            ):
+                hook = module.register_forward_pre_hook(partial(_refuse_one_pixel, name))
+                stack.callback(hook.remove)
         yield
 
 
