@@ -1,5 +1,6 @@
 """Annotations and shapes are checked in every test; one thread a worker, for the suite runs two workers."""
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -13,6 +14,14 @@ install_import_hook("posattn", "typechecker.check")
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("same every time", derandomize=True)
 hypothesis.settings.load_profile("same every time")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_fsync() -> Iterator[None]:
+    """No test cuts the power, and a disk takes milliseconds for each of thousands of fsyncs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

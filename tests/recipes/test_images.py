@@ -101,7 +101,11 @@ def test_every_model_is_compared_with_every_seed(tmp_path: Path) -> None:
     final = images["final_accuracy"]
     assert gap == pytest.approx([100 * (a - b) for a, b in zip(final["hybrid"], final["ViT"], strict=True)])
     titles = [item["title"] for section in result["page"] for item in section["items"]]
-    assert {f"Accuracy minus the ViT's, at equal {what}" for what in ("epochs", "time")} <= set(titles)
+    assert "Accuracy minus the ViT's, at equal epochs" in titles
+    overlap = any(
+        gap["time"] for gap in images["gaps"].values()
+    )  # not so where one model's first epoch is slow
+    assert ("Accuracy minus the ViT's, at equal time" in titles) == overlap
 
 
 def test_seconds_to_the_originals_accuracy() -> None:

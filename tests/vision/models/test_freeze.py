@@ -6,40 +6,20 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from small_vits import PREFIX, TINY, images, make
 from timm.utils import reparameterize_model
 
 import posattn.vision.models.freeze
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.models.freeze import freeze_attention, largest
 from posattn.vision.models.scores import SCORES
-from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
-
-TINY = {
-    "img_size": 8,
-    "patch_size": 2,
-    "in_chans": 1,
-    "num_classes": 5,
-    "embed_dim": 16,
-    "depth": 2,
-    "num_heads": 2,
-}
-PREFIX = {"class_token": True, "reg_tokens": 2, "global_pool": "token"}
-
-
-def make(scores: str = "encodings", **options: object) -> VisionTransformerPosAttn:
-    torch.manual_seed(0)
-    return timm.create_model("vit_posattn_tiny_patch4_32", scores=scores, **{**TINY, **options}).eval()
-
-
-def images(batch: int = 3, size: int = 8) -> torch.Tensor:
-    return torch.randn(batch, 1, size, size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("freeze", [freeze_attention, reparameterize_model])
 @pytest.mark.parametrize("options", [{}, PREFIX, {"positional_blocks": 1}], ids=["all", "prefix", "half"])
 @pytest.mark.parametrize("scores", SCORES)
 def test_same_outputs_fewer_parameters(scores: str, options: dict, freeze) -> None:
-    model = make(scores, **options)
+    model = make(scores=scores, **options)
     frozen = freeze(model)
     with torch.no_grad():
         torch.testing.assert_close(frozen(images()), model(images()), atol=1e-6, rtol=0)
@@ -64,10 +44,10 @@ def test_frozen_in_bfloat16_and_back_through_a_state_dict() -> None:
     half = copy.deepcopy(frozen).bfloat16()
     assert all(t.dtype == torch.bfloat16 for t in half.state_dict().values())
     torch.testing.assert_close(half(images().bfloat16()).float(), frozen(images()), atol=0.05, rtol=0.05)
-    other = freeze_attention(make("table"))
+    other = freeze_attention(make(scores="table"))
     other.load_state_dict(frozen.state_dict())
     assert torch.equal(other(images()), frozen(images()))
-    rebuilt = make("frozen")
+    rebuilt = make(scores="frozen")
     rebuilt.load_state_dict(frozen.state_dict())
     assert torch.equal(rebuilt(images()), frozen(images()))
 
@@ -79,7 +59,7 @@ def test_frozen_maps_refuse_another_grid() -> None:
     assert frozen(images()).isfinite().all()  # and nothing was changed
     frozen.set_input_size(img_size=(8, 8))
     with pytest.raises(ValueError, match="checkpoint of another grid"):
-        make("frozen", no_embed_class=True, patch_size=1).load_state_dict(frozen.state_dict())
+        make(scores="frozen", no_embed_class=True, patch_size=1).load_state_dict(frozen.state_dict())
 
 
 def test_nothing_to_freeze() -> None:
@@ -88,7 +68,7 @@ def test_nothing_to_freeze() -> None:
 
 
 def test_maps_that_are_not_finite() -> None:
-    model = make("table")
+    model = make(scores="table")
     with torch.no_grad():
         model.blocks[1].attn.maps.scores.table[1, 3, 5] = torch.inf
     with pytest.raises(ValueError, match=r"heads \[1\] are not finite"):
@@ -108,8 +88,7 @@ def gathered(model: torch.nn.Module) -> torch.nn.Module:
 
 
 MODELS = {
-    "all": lambda: freeze_attention(make()),
-    "half with prefix": lambda: freeze_attention(make("relative", positional_blocks=1, **PREFIX)),
+    "half with prefix": lambda: freeze_attention(make(scores="relative", positional_blocks=1, **PREFIX)),
     "converted": stock_converted,
     "many tokens": lambda: freeze_attention(make(patch_size=1, img_size=23)),
 }
@@ -124,7 +103,7 @@ def test_onnx_with_a_dynamic_batch(name: str, form, tmp_path) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     torch.onnx.export(
         model,
-        (images(3, size),),
+        (images(3, size=(size, size)),),
         path,
         input_names=["x"],
         dynamic_shapes={"x": {0: batch}},
@@ -133,10 +112,10 @@ def test_onnx_with_a_dynamic_batch(name: str, form, tmp_path) -> None:
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for count in (1, 5):
-        (found,) = session.run(None, {"x": images(count, size).numpy()})
+        (found,) = session.run(None, {"x": images(count, size=(size, size)).numpy()})
         with torch.no_grad():
             torch.testing.assert_close(
-                torch.from_numpy(found), model(images(count, size)), atol=1e-5, rtol=1e-4
+                torch.from_numpy(found), model(images(count, size=(size, size))), atol=1e-5, rtol=1e-4
             )
 
 
@@ -152,10 +131,10 @@ def test_largest_by_brute_force(generator: torch.Generator) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-@pytest.mark.parametrize("name", ["all", "converted"])
-def test_gathered_maps_are_the_dense_ones(name: str) -> None:
+@pytest.mark.parametrize("build", [make, stock_converted])
+def test_gathered_maps_are_the_dense_ones(build) -> None:
     """Both forms of the same pruned model agree, in outputs, gradients and maps, traced and scripted."""
-    model = MODELS[name]()
+    model = build()
     dense, sparse = freeze_attention(model, keep=3), gathered(model)
     pruned = [m.indices for m in sparse.modules() if getattr(m, "indices", None) is not None]
     assert all(indices.shape[-1] == 3 for indices in pruned)

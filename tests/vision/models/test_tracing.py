@@ -77,39 +77,37 @@ def test_fx_features_of_named_models_are_scripted(name: str) -> None:
         assert torch.equal(*torch.jit.script(model)(x), *model(x))
 
 
-def test_compile_fullgraph(options: dict[str, object], dtype: torch.dtype) -> None:
+def test_compile_fullgraph(options: dict[str, object]) -> None:
     torch._dynamo.reset()
-    model = make(**options, dtype=dtype)
+    model, x = make(**options), images()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    x = images(dtype=dtype)
-    compiled(x).float().square().sum().backward()
+    compiled(x).square().sum().backward()
     grads = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    model(x).float().square().sum().backward()
-    tolerance = {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    model(x).square().sum().backward()
     for grad, parameter in zip(grads, model.parameters(), strict=True):
-        torch.testing.assert_close(grad, parameter.grad, **tolerance)
+        torch.testing.assert_close(grad, parameter.grad, atol=1e-5, rtol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(compiled(x), model(x), **tolerance)
+        torch.testing.assert_close(compiled(x), model(x))
         for parameter in model.positional_layers()[0].maps.parameters():
             parameter.mul_(-1.5)
-        torch.testing.assert_close(compiled(x), model(x), **tolerance)  # nothing stale in the graph either
+        torch.testing.assert_close(compiled(x), model(x))  # nothing stale in the graph either
 
 
 def test_compile_by_inductor() -> None:
+    """Of one block: most of the time is the C++ compiler's."""
     torch._dynamo.reset()
-    model = make()
+    model = make(depth=1)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(images()), model(images()))
 
 
-def test_export_with_a_dynamic_batch(options: dict[str, object], dtype: torch.dtype) -> None:
-    model = make(**options, dtype=dtype)
+def test_export_with_a_dynamic_batch(options: dict[str, object]) -> None:
+    model = make(**options)
     with torch.no_grad():
         program = torch.export.export(
-            model, (images(3, dtype),), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+            model, (images(3),), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=64)}}
         )
         assert set(program.state_dict) == set(model.state_dict())
         for batch in (1, 5):
-            x = images(batch, dtype)
-            torch.testing.assert_close(program.module()(x), model(x))
+            torch.testing.assert_close(program.module()(images(batch)), model(images(batch)))
