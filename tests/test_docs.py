@@ -115,9 +115,8 @@ print(type(model).__name__, [tuple(shape) for shape in outputs])
 def test_timms_scripts_find_the_model(tmp_path: Path) -> None:
     """PyPI's timm has no scripts: this one takes validate.py's arguments and reads an ImageFolder as it does."""
     training, validation = (c for c in COMMANDS if c[0] == "python" and "--model" in c)
-    assert (
-        training[training.index("--device-modules") + 1] == "posattn"
-    )  # train.py imports it as the other line does
+    # train.py imports it as the other line does
+    assert training[training.index("--device-modules") + 1] == "posattn"
     (tmp_path / "validate.py").write_text(SCRIPT)
     for name in ("cats", "dogs"):
         (tmp_path / "DIR" / "val" / name).mkdir(parents=True)

@@ -24,10 +24,11 @@ __all__ = ["CHECKPOINTS", "CONFIG", "METRICS", "REPORT", "RESULT", "TENSORBOARD"
 __all__ += ["OpenRun", "open_run", "write_whole"]
 
 REPLACEMENT = ".replacement"
+# files that libraries write for posattn
 BELOW = {
     CHECKPOINTS: "step-*",
     TENSORBOARD: "events.out.tfevents.*",
-}  # files that libraries write for posattn
+}
 
 
 class OpenRun(RunFolder):

@@ -12,10 +12,11 @@ from typing import Any
 
 from posattn.runs.seeds import mean_std_text
 
+# the fields of each kind that hold places
 PLACES = {
     "lines": ("x", "y", "std"),
     "heat_maps": ("values", "x", "y"),
-}  # the fields of each kind that hold places
+}
 
 # control characters but tabs and line ends, overrides of the writing direction, and bytes that are not UTF-8
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

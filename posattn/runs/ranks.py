@@ -30,7 +30,6 @@ def share(value: T) -> T:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState(
-        cpu=not torch.accelerator.is_available()
-    )  # the first one joins the processes, trainings use it
+    # the first one joins the processes, trainings use it
+    PartialState(cpu=not torch.accelerator.is_available())
     return broadcast_object_list([value])[0]

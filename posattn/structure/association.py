@@ -19,9 +19,8 @@ from posattn.structure.partition import Cover
 class PatchAssociation(NamedTuple):
     """Patch association of one map (floats) or of a batch of maps (tensors of its leading shape)."""
 
-    top_c: (
-        float | Tensor
-    )  # mean over rows of the share of the C largest entries that are in the row's own set
+    # mean over rows of the share of the C largest entries that are in the row's own set
+    top_c: float | Tensor
     exact: float | Tensor  # share of the rows whose C largest entries are the own set
     mass: float | Tensor  # mean over rows of the attention inside the own set
     chance: float | Tensor  # mean of top_c over random orders of the entries off the diagonal

@@ -3,8 +3,7 @@
 A fresh batch enters a step only through u, the noise along v, ``g_j = <v⊥, ξ_j> ~ N(0, σ²|v⊥|²)`` where v⊥ is v
 less its part along w*, and the noise that c_j = ∂L/∂<v, X_j> carries into ∂L/∂v = Σ_j c_j X_j. Given g,
 which fixes c, ``Σ_j c_j ξ_j = (Σ_j c_j g_j / |v⊥|²) v⊥ + σ (Σ_j c_j²)^½ ζ`` with ζ standard normal in the
-complement of {w*, v}.
-A step costs O(B D² + d) time and O(D² + B D + d) memory instead of O(B D d) for both.
+complement of {w*, v}. A step costs O(B D² + d) time and O(D² + B D + d) memory instead of O(B D d) for both.
 
 It holds for every model whose logits depend on the patches through <v, X_j> alone, whatever φ and S are, and for every
 law of labels, sets and signal, as long as the noise is independent and Gaussian: ``check_in_law``.

@@ -14,9 +14,8 @@ from numpy.random import Generator
 from scipy.special import gammaln, logsumexp, xlogy
 
 CHUNK = 2**18  # sets or patches held at once
-TILTS = [
-    (power, shift) for power in (1, 3) for shift in (1, 2, 3, 4)
-]  # of importance sampling, see ``tilted_laws``
+# powers and shifts of importance sampling, see ``tilted_laws``
+TILTS = [(power, shift) for power in (1, 3) for shift in (1, 2, 3, 4)]
 
 
 class Law(NamedTuple):
@@ -33,9 +32,8 @@ class SetCounts(NamedTuple):
     plus: Int[ndarray, "*n T"]  # patches of the set that carry +1
     minus: Int[ndarray, "*n T"]  # patches of the set that carry -1
     repeats: Int[ndarray, "n T"]
-    weights: Float[
-        ndarray, " n"
-    ]  # probability under the law over that of the draw; 1 without importance sampling
+    # probability under the law over that of the draw; 1 without importance sampling
+    weights: Float[ndarray, " n"]
 
 
 def set_types(law: Law) -> tuple[Int[ndarray, " T"], Int[ndarray, " T"], Float[ndarray, " T"]]:

@@ -15,9 +15,8 @@ from posattn.structure.partition import Cover
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 
-SHARPNESS = math.log(
-    100.0
-)  # each row puts 100 times more attention on the patches it reads than on all others
+# each row puts 100 times more attention on the patches it reads than on all others
+SHARPNESS = math.log(100.0)
 READ = 0.98  # the resulting share of a row
 
 

@@ -68,9 +68,8 @@ def test_a_model(name: str) -> None:
         first = model.forward_features(images)
         assert first.shape[1] == 16 + vit.num_prefix_tokens - 3 * 2
         assert math.isclose(model.blocks[0].sizes.value.sum().item(), 2 * (16 + vit.num_prefix_tokens))
-        torch.testing.assert_close(
-            model.forward_features(images), first
-        )  # nothing is left of the call before
+        # nothing is left of the call before
+        torch.testing.assert_close(model.forward_features(images), first)
 
 
 @pytest.mark.parametrize("registers", [0, 1, 4])

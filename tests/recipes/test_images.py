@@ -102,9 +102,8 @@ def test_every_model_is_compared_with_every_seed(tmp_path: Path) -> None:
     assert gap == pytest.approx([100 * (a - b) for a, b in zip(final["hybrid"], final["ViT"], strict=True)])
     titles = [item["title"] for section in result["page"] for item in section["items"]]
     assert "Accuracy minus the ViT's, at equal epochs" in titles
-    overlap = any(
-        gap["time"] for gap in images["gaps"].values()
-    )  # not so where one model's first epoch is slow
+    # not so where one model's first epoch is slow
+    overlap = any(gap["time"] for gap in images["gaps"].values())
     assert ("Accuracy minus the ViT's, at equal time" in titles) == overlap
 
 

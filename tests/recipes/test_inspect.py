@@ -119,9 +119,8 @@ def test_a_folder_that_transformers_saved_is_loaded(
     held = [Image.open(path) for path in sorted(pictures.iterdir())]
     batch = processor(held, return_tensors="pt")
     expected = inspect_attention(model, batch)
-    pd.testing.assert_frame_equal(
-        found, expected, rtol=1e-4
-    )  # the processor in use may resize by other kernels
+    # the processor in use may resize by other kernels
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
     assert found.attrs["grid"] == [4, 4]
     config = tmp_path / "saved" / "config.json"
     config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
@@ -164,9 +163,8 @@ def test_without_a_network_a_hub_name_fails_at_once(
 def test_memory_and_layers_are_flags(pictures: Path, tmp_path: Path) -> None:
     whole = table_of("test_vit", pictures, tmp_path / "whole")
     small = table_of("test_vit", pictures, tmp_path / "small", "--memory", "1e-6", "--batch-size", "1")
-    pd.testing.assert_frame_equal(
-        small, whole, rtol=1e-4, atol=3e-5
-    )  # errors of maps that are nearly uniform
+    # errors of maps that are nearly uniform
+    pd.testing.assert_frame_equal(small, whole, rtol=1e-4, atol=3e-5)
     some = table_of("test_vit", pictures, tmp_path / "some", "--layers", "1", "4")
     expected = whole[whole.layer.isin([1, 4, -1])].reset_index(drop=True)
     pd.testing.assert_frame_equal(some, expected, rtol=1e-5, atol=1e-6)

@@ -44,12 +44,13 @@ def example(hint: Any) -> Any:
 
 
 IMAGES = ["x", "--images", "x"]
+# arguments without a default
 NEEDED = {
     "inspect": IMAGES,
     "convert": IMAGES,
     "compare": ["x", "x"],
     "merge": ["x"],
-}  # arguments without a default
+}
 CONFIGS = {f"run {name}": recipe.config(False) for name, recipe in sorted(recipes.RECIPES.items())}
 CONFIGS |= {command.name: default(kind) for kind, command in recipes.COMMANDS.items()}
 

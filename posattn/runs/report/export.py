@@ -110,9 +110,8 @@ def item_text(item: dict[str, Any], files: dict[str, bytes]) -> str:
         return caption + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
     stem = free_stem(item["title"], files)
     if "svg" in item:
-        svg = str(item["svg"]).replace(
-            "currentColor", INK
-        )  # as plain text: markup would escape the inserted values
+        # as plain text: markup would escape the inserted values
+        svg = str(item["svg"]).replace("currentColor", INK)
         files[f"{stem}.svg"] = svg.replace("<svg ", f'<svg style="background:{PAPER}" ', 1).encode()
         return f"{caption}\n\n![{plain(item['title'])}]({stem}.svg)"
     labels = item.get("labels") or [item["title"]]

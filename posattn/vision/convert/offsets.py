@@ -23,9 +23,8 @@ class OnOneGrid(NamedTuple):
 
     kernel: Float[Tensor, "p kh kw"]  # log w; kh = 2a + 1 for offsets of -a to a rows
     prefix_rows: Float[Tensor, "p P N"]  # rows of the prefix tokens
-    shares: Float[
-        Tensor, "p D K"
-    ]  # of each patch: to prefix tokens, to all patches alike (with far), by offset
+    # of each patch: to prefix tokens, to all patches alike (with far), by offset
+    shares: Float[Tensor, "p D K"]
 
 
 class OffsetMaps(nn.Module):
@@ -46,12 +45,10 @@ class OffsetMaps(nn.Module):
         kernel = window or (2 * grid.height - 1, 2 * grid.width - 1)
         self.own_grid, self.far, self.whole = grid, far, window is None
         self.kernel = nn.Parameter(torch.zeros(num_heads, *kernel))  # log w
-        self.prefix_rows = nn.Parameter(
-            torch.zeros(num_heads, grid.prefix, grid.num_tokens)
-        )  # log, up to a constant
-        self.columns = nn.Parameter(
-            torch.zeros(num_heads, D, grid.prefix + far)
-        )  # log-odds to what goes by offset
+        # log, up to a constant
+        self.prefix_rows = nn.Parameter(torch.zeros(num_heads, grid.prefix, grid.num_tokens))
+        # log-odds to what goes by offset
+        self.columns = nn.Parameter(torch.zeros(num_heads, D, grid.prefix + far))
 
     @no_type_check  # traced
     def on(self, size: tuple[int, int]) -> OnOneGrid:

@@ -24,11 +24,12 @@ from posattn.vision.modes import evaluating, in_single
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # relative to the mean square of the inputs
 HELD = 5  # one picture of so many is held out to choose the ridge
+# in timm and DINOv2, in transformers' ViT, in torchvision
 SECOND_NORMS = (
     "norm2",
     "layernorm_after",
     "ln_2",
-)  # of timm and DINOv2, of transformers' ViT, of torchvision
+)
 Advance = Callable[[int], None]  # called with the number of blocks that are done
 
 

@@ -10,12 +10,13 @@ DATA_SETS = (
     *("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "imagenette", "svhn", "tiny-imagenet"),
 )
 STREAMED = ("imagenet",)  # sets too large for memory
+# sets that are part of a dependency, or not published freely
 NEVER_FETCHED = (
     "digits",
     "imagenet",
     "imagenette",
     "tiny-imagenet",
-)  # part of a dependency, or not published freely
+)
 WITHOUT_TABLES = ("digits", "fashion-mnist", "imagenet")  # never in parquet files
 
 

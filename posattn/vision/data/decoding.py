@@ -16,6 +16,7 @@ Picture = Image.Image
 Images = UInt8[Tensor, "n c H W"]
 # raised by damaged pictures and by pictures above Pillow's pixel limit
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# formats that Pillow names, but cannot decode by itself
 NO_PICTURES = {
     "BUFR",
     "EPS",
@@ -23,7 +24,7 @@ NO_PICTURES = {
     "HDF5",
     "MPEG",
     "WMF",
-}  # Pillow has their names, but no decoder by itself
+}
 SIXTEEN_BITS = 65535
 
 

@@ -95,18 +95,15 @@ def in_turns(size: Mapping[str, int], budget: float) -> tuple[tuple[str, ...], .
 
 def peek(images: Any) -> tuple[Tensor, Any]:
     """The first image (1, c, H, W), and the images with it still in them. Raises ValueError if there are none."""
-    source = iter(images) if is_stream(images) else images
-    if source is not images or not is_stream(images):
-        first = next(batches(source, 1), None)
-        if first is not None:
+    if not is_stream(images):
+        if (first := next(batches(images, 1), None)) is not None:
             return first, images
     else:
-        items = []
-        for item in source:
-            items.append(item)
-            first = next(batches([item], 1), None)
-            if first is not None:
-                return first, chain(items, source)
+        seen = []
+        for item in images:
+            seen.append(item)
+            if (first := next(batches([item], 1), None)) is not None:
+                return first, chain(seen, images)
     raise ValueError("statistics over images need at least two, got 0")
 
 

@@ -20,9 +20,8 @@ from posattn.vision.inspect.positions import closeness_correlation, similarity
 from posattn.vision.inspect.tables import attributes, make_table
 from posattn.vision.inspect.view import grids_html
 
-without_autocast = torch.autocast(
-    "cpu", enabled=False
-)  # what is measured is on the CPU, in float32 or better
+# what is measured is on the CPU, in float32 or better
+without_autocast = torch.autocast("cpu", enabled=False)
 
 
 @dataclass(frozen=True)

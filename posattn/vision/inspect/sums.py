@@ -14,6 +14,7 @@ from posattn.vision.inspect.running import RunningValues
 GROUPS = 8
 PRODUCT_ENTRIES = 2**16  # of a map, multiplied at once
 IMAGE_MEASURES = ("distance", "distance_px", "entropy", "locality", "prefix_share", "sink_share")
+# the quantities behind the measures of an image
 PARTS = (
     "mass",
     "within",
@@ -22,7 +23,7 @@ PARTS = (
     "entropy",
     "prefix",
     "largest",
-)  # the quantities behind the measures of an image
+)
 
 
 class LayerSums:

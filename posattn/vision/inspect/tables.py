@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("layer", "head", "measure", "value", "stderr")
 MEASURES = ("positionality", *IMAGE_MEASURES, "association", "profile_association")  # of heads
-WHOLE = (
-    -1
-)  # the head of what is measured once per layer; the layer and head of what is measured once per model
+# the head of what is measured once per layer; the layer and head of what is measured once per model
+WHOLE = -1
 
 Row = tuple[int, int, str, float, float]
 

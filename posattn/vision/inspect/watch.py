@@ -84,8 +84,8 @@ def observe(
     """``watch_attention`` of the layers of an adapter, with maps that are not computed yet.
 
     ``refuse`` gets the TypeError of a layer that cannot be observed, ``see_output`` what the block around a layer
-    gives. Nothing is compiled, and no surrounding
-    autocast applies: what is measured is computed in the model's own type.
+    gives. Nothing is compiled, and no surrounding autocast applies: what is measured is computed in the model's own
+    type.
     """
     inner, _ = unwrap(model)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
@@ -167,12 +167,10 @@ class Watch(TorchFunctionMode):
         parts: list[LazyMaps] = []
         if hasattr(module, "attention_maps"):
             parts = [FromMaps(constant_maps(module))]
-            calls = [
-                call for call in calls if isinstance(call, FromQueries)
-            ]  # not the softmax of constant maps
-        has_content = (
-            getattr(module, "content", module) is not None
-        )  # None in a layer that is converted whole
+            # the softmax of constant maps is none of content-based heads
+            calls = [call for call in calls if isinstance(call, FromQueries)]
+        # None in a layer that is converted whole
+        has_content = getattr(module, "content", module) is not None
         if has_content and not isinstance(module, PositionalAttention):
             parts += chosen_calls(calls, layer)
         order: Any = getattr(module, "order", None)  # of the heads of a converted layer

@@ -134,9 +134,8 @@ def test_a_convolution_costs_in_proportion_to_the_tokens() -> None:
     assert costs["table"] == [64 * 64 * 24, 256 * 256 * 24]
     small, large = costs["convolution"]
     assert large == pytest.approx(4 * small, rel=0.02)
-    assert (
-        9 * 64 * 24 <= small <= 1.5 * 9 * 64 * 24
-    )  # 3 x 3 weights for each channel, and what is spread evenly
+    # 3 x 3 weights for each channel, and what is spread evenly
+    assert 9 * 64 * 24 <= small <= 1.5 * 9 * 64 * 24
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -76,9 +76,8 @@ def test_a_training_on_a_stream_goes_on_where_it_was(folder: Path, tmp_path: Pat
     whole = tiny_vit()
     expected = [record.loss for record in train(whole, stream, config)]
     run = train(tiny_vit(), stream, config, checkpoints=tmp_path)
-    seen = [next(run).loss for _ in range(4)][
-        :2
-    ]  # the checkpoint of step 4 is written after its record is used
+    # the checkpoint of step 4 is written after its record is used
+    seen = [next(run).loss for _ in range(4)][:2]
     run.close()
     model = tiny_vit(seed=1)
     seen += [record.loss for record in train(model, stream, config, checkpoints=tmp_path)]

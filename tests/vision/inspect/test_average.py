@@ -52,9 +52,8 @@ def test_profiles_show_sets_that_attention_itself_does_not() -> None:
 
 def test_profile_association_ignores_what_all_rows_and_columns_share(generator: torch.Generator) -> None:
     scores = torch.randn(2, 16, 16, generator=generator, dtype=torch.double)
-    shifted = (
-        scores + torch.randn(16, generator=generator) * 2
-    )  # a favourite column does not change a profile
+    # a favourite column does not change a profile
+    shifted = scores + torch.randn(16, generator=generator) * 2
     own = neighbourhoods(Grid(4, 4))
     plain, moved = (average.profile_association(s.softmax(-1), own) for s in (scores, shifted))
     torch.testing.assert_close(plain, moved)

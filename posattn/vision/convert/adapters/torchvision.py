@@ -12,6 +12,7 @@ from posattn.vision.convert.adapters.attention import OfTorchvision, as_timm
 from posattn.vision.convert.adapters.vit import CONFIG, Converted, Forward, ViT, classes_of
 
 LIBRARY = "torchvision"
+# arguments of the class that the model keeps
 ARGUMENTS = (
     "image_size",
     "patch_size",
@@ -21,7 +22,7 @@ ARGUMENTS = (
     "attention_dropout",
     "num_classes",
     "representation_size",
-)  # of the class, kept by the model
+)
 
 
 class TorchvisionViT(ViT):

@@ -15,9 +15,8 @@ from posattn.vision.grid import Grid, Layout, grid_by_stride
 ImageSize = tuple[int, int]
 GridSize = tuple[int, int]
 STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-STAGES = [
-    2**stage for stage in range(6)
-]  # by which the grids of later layers are smaller than the embedding's
+# how many times smaller than the embedding's the grids of later layers may be
+STAGES = [2**stage for stage in range(6)]
 
 
 @dataclass(frozen=True)
