@@ -95,7 +95,8 @@ class MultiClassTask(StructuredTask):
         """The class with the largest Σ_ℓ T(Σ_{j in S_ℓ} <w_k, X_j>), -1 in case of a tie.
 
         Of a class with several features, w_k is the one for which T is largest in absolute value, set by set: a set
-        counts once, also where features of a class are close to each other. Raises the errors of ``StructuredTask.label``.
+        counts once, also where features of a class are close to each other. Raises the errors of
+        ``StructuredTask.label``.
         """
         signal, rounding = self._projected(patches)
         sums = counted(set_sums(signal.mT, self.partition), self.partition, rounding[:, None])

@@ -87,7 +87,8 @@ def profile_association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "
 
     The profile of a patch is its row and its column of the log-attention, from which the means of every row
     and column are taken off; nearness is the cosine. Entries below the type's smallest normal number (1e-38 in
-    float32) count as it. Of more than ``PROFILES`` patches with company, evenly spaced ones are taken. NaN where all sets are single patches.
+    float32) count as it. Of more than ``PROFILES`` patches with company, evenly spaced ones are taken. NaN where all
+    sets are single patches.
     """
     accompanied = (own.sum(-1) > 1).nonzero().flatten()
     if not len(accompanied):
