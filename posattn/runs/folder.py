@@ -149,6 +149,7 @@ def _open(
     if changed := differences(run.config, described):
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
     run.recover()
+    run.resume_on(described["device"])
     return run
 
 
@@ -187,7 +188,7 @@ def holds_only_settings(run: RunFolder) -> bool:
     lines, _ = run.added()
     own = {file.name for file in own_files(run.path)}
     return own <= {CONFIG, METRICS} and all(
-        line["event"] == "data" or line.get("name") == CONFIG for line in lines
+        line["event"] in ("data", "device") or line.get("name") == CONFIG for line in lines
     )
 
 

@@ -36,6 +36,7 @@ FIELDS: dict[str, dict[str, type]] = {  # of the events that a run reads back
     "unit": {"name": str, "value": object, "files": list},
     "file": {"name": str, "sha256": str},
     "data": {"name": str, "sha256": str},
+    "device": {"name": str},
     "finished": {"at": str},
 }
 _recorded: ContextVar[tuple[list[str], ...]] = ContextVar("recorded", default=())
@@ -175,6 +176,16 @@ class RunFolder:
                 f"{name} has changed since {self.path} was started: its results would mix two sets of data; "
                 "start over with --overwrite or another --out"
             )
+
+    @property
+    def devices(self) -> list[str]:
+        """The device that the run was started on, and those that it was resumed on."""
+        return list(dict.fromkeys([self.config["device"], *(line["name"] for line in self.events("device"))]))
+
+    def resume_on(self, device: str) -> None:
+        """Record a device that goes on with the run, unless it is known or the run is finished."""
+        if device not in self.devices and not (self.path / RESULT).is_file():
+            self._record("device", name=device)
 
     def precisions(self) -> dict[str, str]:
         """The precision of each finished training, float32 or bfloat16, by the name of its log lines and weights."""

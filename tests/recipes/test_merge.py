@@ -142,6 +142,20 @@ def test_finished_parts_of_an_unfinished_run(tmp_path: Path, capsys: pytest.Capt
     assert "/seed=0' is finished in none of the runs" in said
 
 
+def test_runs_of_several_devices_say_so_at_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, device in enumerate(("CPU A", "CPU B", "CPU B")):
+        monkeypatch.setattr("posattn.runs.describe.device_name", lambda name=device: name)
+        run("teachers", tmp_path / f"{seed}", "--steps", "20", "--seeds", "1", "--seed", str(seed))
+    runs = [tmp_path / f"{seed}" for seed in range(3)]
+    alike, mixed = merge(tmp_path / "alike", *runs[1:]), merge(tmp_path / "mixed", *runs)
+    told = mixed["summary"].removeprefix(alike["summary"])
+    assert told.startswith(
+        " The runs are of 2 devices, so that seconds, and gaps at equal time, do not compare models"
+    )
+    assert told.endswith(": CPU A; CPU B.")
+    assert "devices" not in alike["summary"]
+
+
 def test_runs_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings, out = teachers(True), tmp_path / "out"
     first = started(tmp_path / "first", replace(settings, seeds=1), **{"a/seed=0": 1})

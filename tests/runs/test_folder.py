@@ -11,6 +11,8 @@ from toy_runs import Config, contents, finished, resumed
 
 from posattn.runs import folder as records
 from posattn.runs.folder import differences, open_run, write_whole
+from posattn.runs.report.export import made_by
+from posattn.runs.report.html import build_report
 
 
 def test_a_failed_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +137,23 @@ def test_differences_go_into_nested_settings() -> None:
     old = {"recipe": "r", "config": {"a": {"b": 1, "c": 2}, "d": 3}, "started": "then"}
     new = {"recipe": "r", "config": {"a": {"b": 1, "c": 5}, "d": 3}, "started": "now"}
     assert differences(old, new) == ["config.a.c was 2, is 5"]
+
+
+def test_a_run_that_goes_on_elsewhere_names_both_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for device in ("CPU A", "CPU A", "CPU B", "CPU B"):
+        monkeypatch.setattr("posattn.runs.describe.device_name", lambda name=device: name)
+        run = resumed(tmp_path / "run")
+    assert run.devices == ["CPU A", "CPU B"]
+    assert len(run.events("device")) == 1
+    with open_run(tmp_path / "run", "toy", Config(), resume=True) as run:
+        run.finish({"title": "Toy", "summary": "", "page": []})
+    monkeypatch.setattr("posattn.runs.describe.device_name", lambda: "CPU C")
+    assert resumed(tmp_path / "run").devices == ["CPU A", "CPU B"]  # which computed it
+    page = build_report(tmp_path / "run").read_text()
+    assert "CPU A, then CPU B" in page
+    assert "CPU A, then CPU B; started" in made_by(run)
 
 
 def test_data_that_change_between_two_starts_are_noticed(tmp_path: Path) -> None:

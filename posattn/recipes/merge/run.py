@@ -22,7 +22,7 @@ from posattn.recipes.stored import to_values
 from posattn.runs.folder import CONFIG, REPLACEMENT, RunFolder, remove_run
 from posattn.runs.page import Section, Table, to_plain
 
-KEPT = ("command", "device", "versions", "git_commit", "started")  # of a run's config.json
+KEPT = ("command", "versions", "git_commit", "started")  # of a run's config.json
 
 
 def run(config: MergeConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -63,6 +63,7 @@ def pool(
     result = recipe.job(whole, folder, progress)
     shared = {name: str(source.folder.path) for name, source in chosen.items() if seed_in(name) is None}
     computed = sorted(folder.finished_units() - chosen.keys())
+    result["summary"] += devices_text(origins)
     result["page"] += to_plain([origins_section(origins, shared, computed)])
     return result | {"merged_from": origins}
 
@@ -92,7 +93,7 @@ def origins_of(source: Source, chosen: dict[str, Source]) -> list[dict[str, Any]
     if "merged_from" in described:
         return described["merged_from"]
     units = sorted(name for name, owner in chosen.items() if owner is source)
-    kept = {name: described.get(name) for name in KEPT}
+    kept = {name: described.get(name) for name in KEPT} | {"device": ", then ".join(source.folder.devices)}
     return [{"run": str(source.folder.path), "seeds": sorted(source.own_seeds), "units": units, **kept}]
 
 
@@ -109,6 +110,17 @@ def copy_units(chosen: dict[str, Source], folder: RunFolder) -> None:
         for line in source.folder.added()[0]:
             if line["event"] in trainings:
                 folder.log(**{key: value for key, value in line.items() if key != "crc32"})
+
+
+def devices_text(origins: list[dict[str, Any]]) -> str:
+    """A sentence, for the top of the page, where the seconds of several devices are beside each other."""
+    devices = dict.fromkeys(str(origin["device"]) for origin in origins)
+    if len(devices) == 1:
+        return ""
+    return (
+        f" The runs are of {len(devices)} devices, so that seconds, and gaps at equal time, do not compare models: "
+        f"{'; '.join(devices)}."
+    )
 
 
 def origins_section(origins: list[dict[str, Any]], shared: dict[str, str], computed: list[str]) -> Section:

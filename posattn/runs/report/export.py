@@ -92,11 +92,11 @@ def plain(text: str) -> str:
 
 
 def made_by(run: RunFolder) -> str:
-    """The command, the device and the time of a run."""
-    config = run.config
+    """The command, the devices and the time of a run."""
+    config, devices = run.config, ", then ".join(run.devices)
     versions = ", ".join(f"{name} {config['versions'][name]}" for name in ("posattn", "torch", "timm"))
     return (
-        f"    {' '.join(config['command'].splitlines())}\n\n{config['device']}; started {config['started']}, "
+        f"    {' '.join(config['command'].splitlines())}\n\n{devices}; started {config['started']}, "
         f"finished {run.finished}; first seed {config['seed']}; {versions}."
     )
 

@@ -36,7 +36,11 @@ def build_report(folder: Path) -> Path:
     )
     with known_form(run):
         html = environment.get_template(template).render(
-            config=config, result=result, sections=prepared_sections(run), **context
+            config=config,
+            result=result,
+            devices=", then ".join(run.devices),
+            sections=prepared_sections(run),
+            **context,
         )
     write_whole(folder / REPORT, printable(html).encode())
     return folder / REPORT
