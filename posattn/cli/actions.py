@@ -75,7 +75,7 @@ def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool 
         with settings.naming_flags(options):
             result = share(what.job(options.settings, folder, progress))
         if is_writer():
-            folder.finish(result)
+            folder.finish(result | {"summary": result["summary"] + folder.devices_text})
     if is_writer():
         report(Report(out))
 

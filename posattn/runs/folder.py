@@ -149,7 +149,7 @@ def _open(
     if changed := differences(run.config, described):
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
     run.recover()
-    run.resume_on(described["device"])
+    run.note_device(described["device"])
     return run
 
 

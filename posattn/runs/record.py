@@ -62,6 +62,11 @@ def read_event(line: bytes) -> dict[str, Any] | None:
     return values if all(isinstance(values.get(name), kind) for name, kind in fields.items()) else None
 
 
+def machine(device: str) -> str:
+    """The name of a device without its number of threads."""
+    return device.partition(", torch threads")[0]
+
+
 def is_run(path: Path) -> bool:
     """Whether a folder is one that posattn made for a run."""
     try:
@@ -179,13 +184,28 @@ class RunFolder:
 
     @property
     def devices(self) -> list[str]:
-        """The device that the run was started on, and those that it was resumed on."""
-        return list(dict.fromkeys([self.config["device"], *(line["name"] for line in self.events("device"))]))
+        """The devices that computed the run, those that differ in their threads once; the first one began it."""
+        return self._noted_devices() or [self.config["device"]]
 
-    def resume_on(self, device: str) -> None:
-        """Record a device that goes on with the run, unless it is known or the run is finished."""
-        if device not in self.devices and not (self.path / RESULT).is_file():
+    def _noted_devices(self) -> list[str]:
+        config, devices = self.config, dict[str, str]()
+        began = [] if "merged_from" in config else [config["device"]]  # else the machine may have only copied
+        for name in (*began, *(line["name"] for line in self.events("device"))):
+            devices.setdefault(machine(name), name)
+        return list(devices.values())
+
+    def note_device(self, device: str) -> None:
+        """Record a device that computes a part of the run, unless it is known or the run is finished."""
+        if machine(device) not in map(machine, self._noted_devices()) and not (self.path / RESULT).is_file():
             self._record("device", name=device)
+
+    @property
+    def devices_text(self) -> str:
+        """A sentence for the summary of a run of several devices, else empty."""
+        devices = self.devices
+        if len(devices) == 1:
+            return ""
+        return f" Computed on {len(devices)} devices, whose seconds do not compare: {'; '.join(devices)}."
 
     def precisions(self) -> dict[str, str]:
         """The precision of each finished training, float32 or bfloat16, by the name of its log lines and weights."""

@@ -147,13 +147,21 @@ def test_runs_of_several_devices_say_so_at_the_top(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr("posattn.runs.describe.device_name", lambda name=device: name)
         run("teachers", tmp_path / f"{seed}", "--steps", "20", "--seeds", "1", "--seed", str(seed))
     runs = [tmp_path / f"{seed}" for seed in range(3)]
+    monkeypatch.setattr("posattn.runs.describe.device_name", lambda: "CPU C")  # it computes nothing
     alike, mixed = merge(tmp_path / "alike", *runs[1:]), merge(tmp_path / "mixed", *runs)
-    told = mixed["summary"].removeprefix(alike["summary"])
-    assert told.startswith(
-        " The runs are of 2 devices, so that seconds, and gaps at equal time, do not compare models"
+    told = " Computed on 2 devices, whose seconds do not compare: CPU A; CPU B."
+    assert mixed["summary"] == alike["summary"] + told
+    again = merge(tmp_path / "again", tmp_path / "alike", runs[0])
+    assert again["summary"] == mixed["summary"]
+
+
+def test_a_worker_on_another_device_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posattn.runs.describe.device_name", lambda: "CPU A, torch threads: 2")
+    monkeypatch.setattr("posattn.recipes.kit.classifiers.device_name", lambda: "GPU B")
+    result = run("images", tmp_path / "run", "--models", "ViT", "--seeds", "1", *SHORT)
+    assert result["summary"].endswith(
+        " Computed on 2 devices, whose seconds do not compare: CPU A, torch threads: 2; GPU B."
     )
-    assert told.endswith(": CPU A; CPU B.")
-    assert "devices" not in alike["summary"]
 
 
 def test_runs_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,18 +142,18 @@ def test_differences_go_into_nested_settings() -> None:
 def test_a_run_that_goes_on_elsewhere_names_both_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for device in ("CPU A", "CPU A", "CPU B", "CPU B"):
+    for device in ("CPU A", "CPU A, torch threads: 2", "CPU B, torch threads: 1", "CPU B"):
         monkeypatch.setattr("posattn.runs.describe.device_name", lambda name=device: name)
         run = resumed(tmp_path / "run")
-    assert run.devices == ["CPU A", "CPU B"]
+    assert run.devices == ["CPU A", "CPU B, torch threads: 1"]
     assert len(run.events("device")) == 1
     with open_run(tmp_path / "run", "toy", Config(), resume=True) as run:
         run.finish({"title": "Toy", "summary": "", "page": []})
     monkeypatch.setattr("posattn.runs.describe.device_name", lambda: "CPU C")
-    assert resumed(tmp_path / "run").devices == ["CPU A", "CPU B"]  # which computed it
+    assert resumed(tmp_path / "run").devices == ["CPU A", "CPU B, torch threads: 1"]  # which computed it
     page = build_report(tmp_path / "run").read_text()
-    assert "CPU A, then CPU B" in page
-    assert "CPU A, then CPU B; started" in made_by(run)
+    assert "CPU A; CPU B, torch threads: 1" in page
+    assert "CPU A; CPU B, torch threads: 1; started" in made_by(run)
 
 
 def test_data_that_change_between_two_starts_are_noticed(tmp_path: Path) -> None:

@@ -59,11 +59,13 @@ def pool(
     for source in sources:
         for name, sha256 in source.folder.data().items():
             folder.same_data(name, sha256)
+        for device in source.folder.devices:
+            folder.note_device(device)
     folder.computes = False
     result = recipe.job(whole, folder, progress)
     shared = {name: str(source.folder.path) for name, source in chosen.items() if seed_in(name) is None}
-    computed = sorted(folder.finished_units() - chosen.keys())
-    result["summary"] += devices_text(origins)
+    if computed := sorted(folder.finished_units() - chosen.keys()):
+        folder.note_device(folder.config["device"])
     result["page"] += to_plain([origins_section(origins, shared, computed)])
     return result | {"merged_from": origins}
 
@@ -93,7 +95,7 @@ def origins_of(source: Source, chosen: dict[str, Source]) -> list[dict[str, Any]
     if "merged_from" in described:
         return described["merged_from"]
     units = sorted(name for name, owner in chosen.items() if owner is source)
-    kept = {name: described.get(name) for name in KEPT} | {"device": ", then ".join(source.folder.devices)}
+    kept = {name: described.get(name) for name in KEPT} | {"device": "; ".join(source.folder.devices)}
     return [{"run": str(source.folder.path), "seeds": sorted(source.own_seeds), "units": units, **kept}]
 
 
@@ -110,17 +112,6 @@ def copy_units(chosen: dict[str, Source], folder: RunFolder) -> None:
         for line in source.folder.added()[0]:
             if line["event"] in trainings:
                 folder.log(**{key: value for key, value in line.items() if key != "crc32"})
-
-
-def devices_text(origins: list[dict[str, Any]]) -> str:
-    """A sentence, for the top of the page, where the seconds of several devices are beside each other."""
-    devices = dict.fromkeys(str(origin["device"]) for origin in origins)
-    if len(devices) == 1:
-        return ""
-    return (
-        f" The runs are of {len(devices)} devices, so that seconds, and gaps at equal time, do not compare models: "
-        f"{'; '.join(devices)}."
-    )
 
 
 def origins_section(origins: list[dict[str, Any]], shared: dict[str, str], computed: list[str]) -> Section:

@@ -93,7 +93,7 @@ def plain(text: str) -> str:
 
 def made_by(run: RunFolder) -> str:
     """The command, the devices and the time of a run."""
-    config, devices = run.config, ", then ".join(run.devices)
+    config, devices = run.config, "; ".join(run.devices)
     versions = ", ".join(f"{name} {config['versions'][name]}" for name in ("posattn", "torch", "timm"))
     return (
         f"    {' '.join(config['command'].splitlines())}\n\n{devices}; started {config['started']}, "

@@ -38,7 +38,7 @@ def build_report(folder: Path) -> Path:
         html = environment.get_template(template).render(
             config=config,
             result=result,
-            devices=", then ".join(run.devices),
+            devices="; ".join(run.devices),
             sections=prepared_sections(run),
             **context,
         )
