@@ -64,6 +64,7 @@ def work(options: Work[Any]) -> None:
 
 def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool | None = None) -> None:
     """Do a job in a run folder. ``resume`` is None for one that cannot be resumed. Of several ranks, rank 0 reports."""
+    from posattn.runs.environment import devices_text
     from posattn.runs.folder import open_shared
     from posattn.runs.ranks import is_writer, share
 
@@ -75,7 +76,7 @@ def perform(what: Recipe | Command, options: Work[Any], out: Path, resume: bool 
         with settings.naming_flags(options):
             result = share(what.job(options.settings, folder, progress))
         if is_writer():
-            folder.finish(result | {"summary": result["summary"] + folder.devices_text})
+            folder.finish(result | {"summary": result["summary"] + devices_text(folder)})
     if is_writer():
         report(Report(out))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from posattn import settings
 from posattn.runs.describe import describe, differences
+from posattn.runs.environment import ENVIRONMENT, note_environment
 from posattn.runs.files import PART, write_whole
 from posattn.runs.lock import FolderLock
 from posattn.runs.ranks import is_writer, share
@@ -149,7 +150,7 @@ def _open(
     if changed := differences(run.config, described):
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
     run.recover()
-    run.note_device(described["device"])
+    note_environment(run, described)
     return run
 
 
@@ -188,7 +189,7 @@ def holds_only_settings(run: RunFolder) -> bool:
     lines, _ = run.added()
     own = {file.name for file in own_files(run.path)}
     return own <= {CONFIG, METRICS} and all(
-        line["event"] in ("data", "device") or line.get("name") == CONFIG for line in lines
+        line["event"] in ("data", ENVIRONMENT) or line.get("name") == CONFIG for line in lines
     )
 
 

@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posattn.runs.describe import FORMAT, now
 from posattn.runs.files import (
     append_line,
     digest,
@@ -29,6 +29,7 @@ from posattn.runs.ranks import is_writer, share
 if TYPE_CHECKING:
     from torch import Tensor
 
+FORMAT = "posattn run, version 1"  # this line of config.json marks a folder as a run
 CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
 CHECKPOINTS = "checkpoints"  # a folder; unfinished trainings keep theirs in it
 TENSORBOARD = "tensorboard"  # a folder; trainings keep TensorBoard's files in it
@@ -36,7 +37,7 @@ FIELDS: dict[str, dict[str, type]] = {  # of the events that a run reads back
     "unit": {"name": str, "value": object, "files": list},
     "file": {"name": str, "sha256": str},
     "data": {"name": str, "sha256": str},
-    "device": {"name": str},
+    "environment": {"device": str, "versions": dict},
     "finished": {"at": str},
 }
 _recorded: ContextVar[tuple[list[str], ...]] = ContextVar("recorded", default=())
@@ -62,9 +63,9 @@ def read_event(line: bytes) -> dict[str, Any] | None:
     return values if all(isinstance(values.get(name), kind) for name, kind in fields.items()) else None
 
 
-def machine(device: str) -> str:
-    """The name of a device without its number of threads."""
-    return device.partition(", torch threads")[0]
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def is_run(path: Path) -> bool:
@@ -181,31 +182,6 @@ class RunFolder:
                 f"{name} has changed since {self.path} was started: its results would mix two sets of data; "
                 "start over with --overwrite or another --out"
             )
-
-    @property
-    def devices(self) -> list[str]:
-        """The devices that computed the run, those that differ in their threads once; the first one began it."""
-        return self._noted_devices() or [self.config["device"]]
-
-    def _noted_devices(self) -> list[str]:
-        config, devices = self.config, dict[str, str]()
-        began = [] if "merged_from" in config else [config["device"]]  # else the machine may have only copied
-        for name in (*began, *(line["name"] for line in self.events("device"))):
-            devices.setdefault(machine(name), name)
-        return list(devices.values())
-
-    def note_device(self, device: str) -> None:
-        """Record a device that computes a part of the run, unless it is known or the run is finished."""
-        if machine(device) not in map(machine, self._noted_devices()) and not (self.path / RESULT).is_file():
-            self._record("device", name=device)
-
-    @property
-    def devices_text(self) -> str:
-        """A sentence for the summary of a run of several devices, else empty."""
-        devices = self.devices
-        if len(devices) == 1:
-            return ""
-        return f" Computed on {len(devices)} devices, whose seconds do not compare: {'; '.join(devices)}."
 
     def precisions(self) -> dict[str, str]:
         """The precision of each finished training, float32 or bfloat16, by the name of its log lines and weights."""

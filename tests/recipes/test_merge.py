@@ -14,6 +14,7 @@ from posattn.recipes.loading.settings import loading
 from posattn.recipes.merge.sources import seed_in
 from posattn.recipes.phases.settings import phases
 from posattn.recipes.teachers.settings import teachers
+from posattn.runs.environment import environment
 from posattn.runs.folder import CHECKPOINTS, RunFolder, open_run
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # trainings, which test_flags.py runs checked
@@ -144,10 +145,10 @@ def test_finished_parts_of_an_unfinished_run(tmp_path: Path, capsys: pytest.Capt
 
 def test_runs_of_several_devices_say_so_at_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed, device in enumerate(("CPU A", "CPU B", "CPU B")):
-        monkeypatch.setattr("posattn.runs.describe.device_name", lambda name=device: name)
+        monkeypatch.setattr("posattn.runs.environment.device_name", lambda name=device: name)
         run("teachers", tmp_path / f"{seed}", "--steps", "20", "--seeds", "1", "--seed", str(seed))
     runs = [tmp_path / f"{seed}" for seed in range(3)]
-    monkeypatch.setattr("posattn.runs.describe.device_name", lambda: "CPU C")  # it computes nothing
+    monkeypatch.setattr("posattn.runs.environment.device_name", lambda: "CPU C")  # it computes nothing
     alike, mixed = merge(tmp_path / "alike", *runs[1:]), merge(tmp_path / "mixed", *runs)
     told = " Computed on 2 devices, whose seconds do not compare: CPU A; CPU B."
     assert mixed["summary"] == alike["summary"] + told
@@ -156,8 +157,10 @@ def test_runs_of_several_devices_say_so_at_the_top(tmp_path: Path, monkeypatch: 
 
 
 def test_a_worker_on_another_device_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posattn.runs.describe.device_name", lambda: "CPU A, torch threads: 2")
-    monkeypatch.setattr("posattn.recipes.kit.classifiers.device_name", lambda: "GPU B")
+    monkeypatch.setattr("posattn.runs.environment.device_name", lambda: "CPU A, torch threads: 2")
+    monkeypatch.setattr(
+        "posattn.recipes.kit.classifiers.environment", lambda: environment() | {"device": "GPU B"}
+    )
     result = run("images", tmp_path / "run", "--models", "ViT", "--seeds", "1", *SHORT)
     assert result["summary"].endswith(
         " Computed on 2 devices, whose seconds do not compare: CPU A, torch threads: 2; GPU B."

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from toy_runs import Config, contents, finished, resumed
 
+from posattn.runs import environment
 from posattn.runs import folder as records
-from posattn.runs.folder import differences, open_run, write_whole
+from posattn.runs.folder import RunFolder, differences, open_run, write_whole
 from posattn.runs.report.export import made_by
 from posattn.runs.report.html import build_report
 
@@ -142,17 +143,28 @@ def test_differences_go_into_nested_settings() -> None:
 def test_a_run_that_goes_on_elsewhere_names_both_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for device in ("CPU A", "CPU A, torch threads: 2", "CPU B, torch threads: 1", "CPU B"):
-        monkeypatch.setattr("posattn.runs.describe.device_name", lambda name=device: name)
-        run = resumed(tmp_path / "run")
-    assert run.devices == ["CPU A", "CPU B, torch threads: 1"]
-    assert len(run.events("device")) == 1
+    def resumed_on(device: str, torch: str = "2.14.1") -> RunFolder:
+        monkeypatch.setattr(environment, "device_name", lambda: device)
+        monkeypatch.setattr(environment, "_version", {"posattn": "1", "torch": torch, "timm": "1"}.get)
+        return resumed(tmp_path / "run")
+
+    resumed_on("CPU A")
+    resumed_on("CPU A, torch threads: 2")
+    resumed_on("CPU B, torch threads: 1")
+    run = resumed_on("CPU B", torch="2.15.0")
+    both = ["CPU A", "CPU B, torch threads: 1"]
+    assert environment.devices(run) == both
+    assert len(run.events("environment")) == 2
+    assert (
+        environment.devices_text(run)
+        == f" Computed on 2 devices, whose seconds do not compare: {'; '.join(both)}."
+    )
     with open_run(tmp_path / "run", "toy", Config(), resume=True) as run:
         run.finish({"title": "Toy", "summary": "", "page": []})
-    monkeypatch.setattr("posattn.runs.describe.device_name", lambda: "CPU C")
-    assert resumed(tmp_path / "run").devices == ["CPU A", "CPU B, torch threads: 1"]  # which computed it
+    assert environment.devices(resumed_on("CPU C")) == both  # which computed it
     page = build_report(tmp_path / "run").read_text()
-    assert "CPU A; CPU B, torch threads: 1" in page
+    assert "<dt>device</dt><dd>CPU A; CPU B, torch threads: 1</dd>" in page
+    assert "posattn 1, torch 2.14.1 and 2.15.0, timm 1" in page
     assert "CPU A; CPU B, torch threads: 1; started" in made_by(run)
 
 

@@ -19,12 +19,12 @@ import os, signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from rich.progress import Progress
-from posattn.runs import describe, folder
+from posattn.runs import environment, folder
 from posattn.runs.engines import use_engine
 from posattn.runs.stopping import Stopped, stoppable
 from posattn.runs.sweep import sweep
 
-describe.device_name = lambda: "none"  # without torch this starts in a fraction of a second
+environment.device_name = lambda: "none"  # without torch this starts in a fraction of a second
 
 
 @dataclass(frozen=True)

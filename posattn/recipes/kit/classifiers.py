@@ -15,7 +15,8 @@ from torch import Generator, Tensor, nn
 
 from posattn import checks
 from posattn.recipes.kit.settings import ARCHITECTURES, ImageTraining, ModelSize
-from posattn.runs.device import choose_precision, device_name, refuse_mixed_precision
+from posattn.runs.device import choose_precision, refuse_mixed_precision
+from posattn.runs.environment import environment, note_environment
 from posattn.runs.folder import CHECKPOINTS, RunFolder
 from posattn.runs.sweep import sweep
 from posattn.vision.data.config import MemoryDataConfig
@@ -167,7 +168,7 @@ def fit(
     """
     run, kept = RunFolder(folder), folder / CHECKPOINTS / unit
     check_precision(run, unit, config)
-    run.note_device(device_name())
+    note_environment(run, environment())
     epochs = range(1, config.epochs + 1) if after is None else after
     with TrainingLog(run, unit, tensorboard) as log:
         for record in train(model, train_set, config, seed=seed, checkpoints=kept, notes=log.notes):

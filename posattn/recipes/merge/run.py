@@ -19,6 +19,7 @@ from posattn.recipes.merge.sources import (
     seed_in,
 )
 from posattn.recipes.stored import to_values
+from posattn.runs.environment import devices, environments, note_environment
 from posattn.runs.folder import CONFIG, REPLACEMENT, RunFolder, remove_run
 from posattn.runs.page import Section, Table, to_plain
 
@@ -59,13 +60,13 @@ def pool(
     for source in sources:
         for name, sha256 in source.folder.data().items():
             folder.same_data(name, sha256)
-        for device in source.folder.devices:
-            folder.note_device(device)
+        for each in environments(source.folder):
+            note_environment(folder, each)
     folder.computes = False
     result = recipe.job(whole, folder, progress)
     shared = {name: str(source.folder.path) for name, source in chosen.items() if seed_in(name) is None}
     if computed := sorted(folder.finished_units() - chosen.keys()):
-        folder.note_device(folder.config["device"])
+        note_environment(folder, folder.config)
     result["page"] += to_plain([origins_section(origins, shared, computed)])
     return result | {"merged_from": origins}
 
@@ -95,7 +96,7 @@ def origins_of(source: Source, chosen: dict[str, Source]) -> list[dict[str, Any]
     if "merged_from" in described:
         return described["merged_from"]
     units = sorted(name for name, owner in chosen.items() if owner is source)
-    kept = {name: described.get(name) for name in KEPT} | {"device": "; ".join(source.folder.devices)}
+    kept = {name: described.get(name) for name in KEPT} | {"device": "; ".join(devices(source.folder))}
     return [{"run": str(source.folder.path), "seeds": sorted(source.own_seeds), "units": units, **kept}]
 
 

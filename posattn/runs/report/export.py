@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from posattn.runs.environment import made_on
 from posattn.runs.files import digest, is_plain, make_folder, read_json, write_whole
 from posattn.runs.folder import RESULT, RunFolder
 from posattn.runs.page import printable
@@ -93,10 +94,10 @@ def plain(text: str) -> str:
 
 def made_by(run: RunFolder) -> str:
     """The command, the devices and the time of a run."""
-    config, devices = run.config, "; ".join(run.devices)
-    versions = ", ".join(f"{name} {config['versions'][name]}" for name in ("posattn", "torch", "timm"))
+    config, made = run.config, made_on(run)
+    versions = ", ".join(f"{name} {made['versions'][name]}" for name in ("posattn", "torch", "timm"))
     return (
-        f"    {' '.join(config['command'].splitlines())}\n\n{devices}; started {config['started']}, "
+        f"    {' '.join(config['command'].splitlines())}\n\n{made['device']}; started {config['started']}, "
         f"finished {run.finished}; first seed {config['seed']}; {versions}."
     )
 

@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from posattn.runs.environment import made_on
 from posattn.runs.folder import REPORT, RunFolder, write_whole
 from posattn.runs.page import lookup, printable
 from posattn.runs.record import RESULT
@@ -38,7 +39,7 @@ def build_report(folder: Path) -> Path:
         html = environment.get_template(template).render(
             config=config,
             result=result,
-            devices="; ".join(run.devices),
+            made_on=made_on(run),
             sections=prepared_sections(run),
             **context,
         )
