@@ -12,6 +12,7 @@ def training(accuracy: list[float], seconds_per_epoch: float) -> dict[str, Any]:
     return {
         "accuracy": accuracy,
         "elapsed": [seconds_per_epoch * (1 + epoch) for epoch in range(len(accuracy))],
+        "clock": "CPU",
     }
 
 
@@ -41,6 +42,13 @@ def test_a_model_that_is_slower_is_compared_when_the_original_has_finished() -> 
 def test_nothing_is_said_of_a_time_before_the_first_test() -> None:
     gap = gaps([{"ViT": training([0.5], 20.0), "ours": training([0.6], 10.0)}])["ours"]
     assert (gap["at_time"], gap["time"], gap["final"]["mean"]) == (None, None, pytest.approx(10))
+
+
+def test_seconds_of_several_clocks_are_not_compared() -> None:
+    mixed = {"ViT": ONE["ViT"] | {"clock": "wall"}, "ours": ONE["ours"]}
+    gap = gaps([mixed, OTHER])["ours"]
+    assert (gap["at_time"], gap["time"]) == (None, None)
+    assert gap["final"] == gaps([ONE, OTHER])["ours"]["final"]
 
 
 def test_one_seed_has_no_uncertainty_and_without_the_original_there_is_nothing() -> None:

@@ -18,13 +18,13 @@ def gaps(seeds: Sequence[dict[str, Numbers]]) -> Numbers:
     """For each model beside the original, accuracy minus the original's, in points; empty without the original.
 
     Args:
-        seeds: for each seed, by model, ``accuracy`` and ``elapsed`` seconds after each epoch.
+        seeds: for each seed, by model, what ``fit`` returns.
 
     Returns:
         By model: ``epochs``, mean and std after each epoch; ``time``, the same at the ``seconds`` of its epochs, where
         both models of every seed have tests; ``early`` (after a tenth of the epochs, ``early_epoch``), ``final`` and
         ``at_time`` (when the quicker of the two has finished; None if the other has not been tested by then): what
-        ``estimate`` returns.
+        ``estimate`` returns. ``time`` and ``at_time`` are None where seconds are of several clocks.
     """
     names = [name for name in seeds[0] if name != ORIGINAL and ORIGINAL in seeds[0]]
     return {name: gap([(one[name], one[ORIGINAL]) for one in seeds]) for name in names}
@@ -34,9 +34,12 @@ def gap(pairs: Sequence[tuple[Numbers, Numbers]]) -> Numbers:
     """``gaps`` of one model; each pair is of one seed."""
     by_epoch = [points(ours["accuracy"], theirs["accuracy"]) for ours, theirs in pairs]
     early = max(1, round(EARLY * len(by_epoch[0]))) - 1
-    common = common_seconds(pairs)
+    one_clock = len({run.get("clock", "wall") for pair in pairs for run in pair}) == 1  # older runs have none
+    common = common_seconds(pairs) if one_clock else []
     ends = [min(run["elapsed"][-1] for run in pair) for pair in pairs]
-    tested = all(end >= run["elapsed"][0] for end, pair in zip(ends, pairs, strict=True) for run in pair)
+    tested = one_clock and all(
+        end >= run["elapsed"][0] for end, pair in zip(ends, pairs, strict=True) for run in pair
+    )
     return {
         "epochs": over_seeds(by_epoch),
         "time": {"seconds": common, **over_seeds([at_seconds(pair, common) for pair in pairs])}

@@ -164,7 +164,7 @@ def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Tab
             f"{numbers['parameters'][name]:,}",
             f"{numbers['multiply_adds'][name] / 1e6:.1f}",
             mean_std_text(seconds[name], 1),
-            share_text(reached[name], original),
+            share_text(reached[name], original) if one_clock(numbers) else "–",
             median_text(*timing["images_per_second"][name]),
         ]
         for name, final in numbers["final_accuracy"].items()
@@ -194,7 +194,13 @@ def runs_text(config: ImagesConfig) -> str:
 
 def sharing_text(numbers: Numbers) -> str:
     """A sentence on what the seconds of the trainings are, for captions."""
-    return f"Trained in {numbers['precision']}; seconds are {numbers['clock']} time, without tests."
+    apart = "" if one_clock(numbers) else ", which do not compare"
+    return f"Trained in {numbers['precision']}; seconds are {numbers['clock']} time{apart}, without tests."
+
+
+def one_clock(numbers: Numbers) -> bool:
+    """Whether the seconds of all trainings are of one clock."""
+    return " and " not in numbers["clock"]
 
 
 def skipped_text(skipped: dict[str, int]) -> str:

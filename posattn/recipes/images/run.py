@@ -68,7 +68,7 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
         "final_accuracy": {name: [one[name][-1] for one in accuracy] for name in config.models},
         "precision": seeds[0][any_model]["precision"],
         "clock": " and ".join(
-            sorted({one[name].get("clock", "wall") for one in seeds for name in config.models})
+            sorted({one.get("clock", "wall") for models in seeds for one in models.values()})
         ),
         "gaps": gaps(seeds),
         "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
