@@ -82,14 +82,14 @@ class Run(Work[SettingsT]):
     """Continue an interrupted run of the same settings."""
     backend: Literal["loky", "sequential", "dask", "ray"] = "loky"
     """Where sweeps run: processes or a single process of this machine, or a Dask or Ray cluster."""
-    jobs: int = -1
-    """How many parts of a sweep run at once on this machine; -1: one per core."""
+    jobs: int | None = None
+    """How many parts of a sweep run at once on this machine; default: one per core, of trainings on a GPU one."""
     scheduler: str | None = None
     """The address of a Dask scheduler or Ray cluster, host:port; default: a cluster of this machine."""
 
     def validate(self) -> None:
         """Raise ValueError for a number that joblib does not take, or that no machine has processes for."""
-        if not 0 < abs(self.jobs) <= MOST_JOBS:
+        if self.jobs is not None and not 0 < abs(self.jobs) <= MOST_JOBS:
             raise ValueError(f"jobs must not be 0, and be in [-{MOST_JOBS}, {MOST_JOBS}], got {self.jobs}")
 
 

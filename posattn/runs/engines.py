@@ -19,7 +19,7 @@ from posattn.runs.stopping import become_worker, hidden_from_children
 
 Compute = Callable[..., Any]
 Calls = Mapping[str, tuple[Any, ...]]
-Engine = Callable[[Compute, Calls], Iterator[Any]]
+Engine = Callable[[Compute, Calls, bool], Iterator[Any]]
 
 LOCAL = ("loky", "sequential")
 BACKENDS = (*LOCAL, "dask", "ray")
@@ -28,12 +28,15 @@ PATIENCE = 10.0  # seconds to wait for a scheduler
 
 
 @contextmanager
-def use_engine(backend: str = "loky", jobs: int = -1, scheduler: str | None = None) -> Iterator[None]:
+def use_engine(
+    backend: str = "loky", jobs: int | None = None, scheduler: str | None = None
+) -> Iterator[None]:
     """Context in which sweeps run on this engine.
 
     Args:
         backend: loky (processes), sequential, dask or ray.
-        jobs: parts that run at once on this machine; -1: one per core. Ignored by a given cluster.
+        jobs: parts that run at once on this machine; -1: one per core, -2: one less; None: one per core, but on
+            loky only one of those that share a GPU. Ignored by a given cluster.
         scheduler: the address of a Dask scheduler ("tcp://host:8786") or a Ray cluster ("host:6379",
             "ray://host:10001"); None starts a local cluster.
 
@@ -67,39 +70,45 @@ def check_answers(address: str) -> None:
         raise ConnectionError(f"no scheduler answers at {address}: {error}") from error
 
 
-def run_parts(compute: Compute, calls: Calls) -> Iterator[Any]:
-    """``compute(key, *arguments)`` of each call, as they finish; one after the other if no engine is in use."""
-    return _engine.get()(compute, calls)
+def run_parts(compute: Compute, calls: Calls, on_gpu: bool = False) -> Iterator[Any]:
+    """``compute(key, *arguments)`` of each call, as they finish; one after the other if no engine is in use.
+
+    ``on_gpu``: the parts share a GPU of this machine, on which each would slow the others.
+    """
+    return _engine.get()(compute, calls, on_gpu)
 
 
-def joblib_parts(backend: str, jobs: int, compute: Compute, calls: Calls) -> Iterator[Any]:
+def joblib_parts(
+    backend: str, jobs: int | None, compute: Compute, calls: Calls, on_gpu: bool
+) -> Iterator[Any]:
     """Runs parts in processes of this machine, or in this one."""
     from joblib import Parallel, delayed  # the import takes a third of a second
 
     workers = {"initializer": become_worker, "initargs": (os.getpid(),)} if backend == "loky" else {}
-    parallel = Parallel(n_jobs=jobs, backend=backend, return_as="generator_unordered", **workers)
+    at_once = jobs or (1 if on_gpu else -1)
+    parallel = Parallel(n_jobs=at_once, backend=backend, return_as="generator_unordered", **workers)
     with hidden_from_children():
         return parallel(delayed(compute)(key, *arguments) for key, arguments in calls.items())
 
 
 @contextmanager
-def local_engine(backend: str, jobs: int, scheduler: None) -> Iterator[Engine]:
+def local_engine(backend: str, jobs: int | None, scheduler: None) -> Iterator[Engine]:
     """joblib's processes, or the calling process."""
     yield partial(joblib_parts, backend, jobs)
 
 
 @contextmanager
-def dask_engine(jobs: int, scheduler: str | None) -> Iterator[Engine]:
+def dask_engine(jobs: int | None, scheduler: str | None) -> Iterator[Engine]:
     """A Dask cluster: the one at ``scheduler``, or one of this machine with a thread per worker."""
     distributed = _installed("distributed", "dask")
-    local = {"n_workers": None if jobs == -1 else jobs, "threads_per_worker": 1, "dashboard_address": None}
+    local = {"n_workers": on_cores(jobs), "threads_per_worker": 1, "dashboard_address": None}
     options: dict[str, Any] = {"timeout": PATIENCE} if scheduler else local
     try:
         client = distributed.Client(scheduler, **options)
     except (OSError, TimeoutError) as error:
         raise ConnectionError(f"no Dask scheduler at {scheduler}: {error}") from error
 
-    def parts(compute: Compute, calls: Calls) -> Iterator[Any]:
+    def parts(compute: Compute, calls: Calls, on_gpu: bool) -> Iterator[Any]:
         futures = [
             client.submit(compute_alone, compute, key, *arguments, pure=False, retries=RETRIES)
             for key, arguments in calls.items()
@@ -126,16 +135,16 @@ def compute_alone(compute: Compute, *arguments: Any) -> Any:
 
 
 @contextmanager
-def ray_engine(jobs: int, scheduler: str | None) -> Iterator[Engine]:
+def ray_engine(jobs: int | None, scheduler: str | None) -> Iterator[Engine]:
     """A Ray cluster: the one at ``scheduler``, or one of this machine."""
     ray = _installed("ray", "ray")
-    local = {"num_cpus": None if jobs == -1 else jobs, "include_dashboard": False}
+    local = {"num_cpus": on_cores(jobs), "include_dashboard": False}
     try:
         ray.init(address=scheduler or "local", log_to_driver=False, **({} if scheduler else local))
     except (ConnectionError, RuntimeError) as error:
         raise ConnectionError(f"no Ray cluster at {scheduler or 'this machine'}: {error}") from error
 
-    def parts(compute: Compute, calls: Calls) -> Iterator[Any]:
+    def parts(compute: Compute, calls: Calls, on_gpu: bool) -> Iterator[Any]:
         remote = ray.remote(max_retries=RETRIES)(compute)
         waiting = [remote.remote(key, *arguments) for key, arguments in calls.items()]
         try:
@@ -150,6 +159,13 @@ def ray_engine(jobs: int, scheduler: str | None) -> Iterator[Engine]:
         yield parts
     finally:
         ray.shutdown()
+
+
+def on_cores(jobs: int | None) -> int:
+    """How many parts run at once, by the number of cores where ``jobs`` is negative or None."""
+    from joblib import cpu_count
+
+    return jobs if jobs and jobs > 0 else max(1, cpu_count() + 1 + (jobs or -1))
 
 
 def _installed(module: str, extra: str) -> Any:

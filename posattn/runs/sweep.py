@@ -18,6 +18,7 @@ def sweep(
     compute: Callable[..., Any],
     run: RunFolder,
     progress: Progress,
+    on_gpu: bool = False,
 ) -> dict[str, Any]:
     """``compute(*settings[key])`` for every key, each a unit of the run; values come back in the order of the keys.
 
@@ -29,7 +30,7 @@ def sweep(
     unfinished = set(run.unfinished(units.values()))
     todo = [key for key in settings if units[key] in unfinished]
     bar = progress.add_task(name, total=len(units), completed=len(units) - len(todo))
-    values = run_parts(partial(compute_unit, compute), {key: settings[key] for key in todo})
+    values = run_parts(partial(compute_unit, compute), {key: settings[key] for key in todo}, on_gpu)
     for key, value, files in values:
         run.keep(units[key], share(value), files)
         progress.advance(bar)

@@ -4,15 +4,19 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from layouts import encoded, noise, write_cifar, write_folder, write_svhn, write_unlike_splits
+from rich.progress import Progress
 
 from posattn import cli
 from posattn.recipes import RECIPES
 from posattn.recipes.images.run import training_times
 from posattn.recipes.images.settings import BUDGETS, PLAIN, TABLE
+from posattn.recipes.kit import classifiers
 from posattn.recipes.kit.classifiers import build, load_split, patch_permutation, rearranged
 from posattn.recipes.kit.settings import (
     ARCHITECTURES,
@@ -25,6 +29,7 @@ from posattn.recipes.kit.settings import (
 from posattn.recipes.transplant.locality import local_maps
 from posattn.recipes.transplant.run import ARMS, available_sizes, draw_per_class
 from posattn.recipes.transplant.settings import transplant
+from posattn.runs.folder import open_run
 from posattn.vision.data.images import load_images, shuffle_patches
 from posattn.vision.grid import Grid, distances
 
@@ -105,6 +110,23 @@ def test_every_model_is_compared_with_every_seed(tmp_path: Path) -> None:
     # not so where one model's first epoch is slow
     overlap = any(gap["time"] for gap in images["gaps"].values())
     assert ("Accuracy minus the ViT's, at equal time" in titles) == overlap
+
+
+@pytest.mark.parametrize(("device", "on_gpu"), [("cuda", True), ("cpu", False)])
+def test_trainings_on_a_gpu_are_told_to_run_one_after_the_other(
+    device: str, on_gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def sweep(name: str, *arguments: Any) -> dict[str, Any]:
+        told.append(arguments[-1])
+        return {"ViT/0": 1}
+
+    monkeypatch.setattr(classifiers, "sweep", sweep)
+    monkeypatch.setattr(classifiers, "PartialState", lambda: SimpleNamespace(device=torch.device(device)))
+    with open_run(tmp_path / "run", "images", config := ImageTraining()) as run:
+        done = classifiers.train_grid("images", print, config, [("ViT", 0)], run, Progress(disable=True))
+    assert (done, told) == ({("ViT", 0): 1}, [on_gpu])
 
 
 def test_seconds_to_the_originals_accuracy() -> None:

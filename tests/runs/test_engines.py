@@ -6,8 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from joblib import cpu_count
 
-from posattn.runs.engines import run_parts, use_engine
+from posattn.runs.engines import on_cores, run_parts, use_engine
 
 CLUSTERS = {"dask": "distributed", "ray": "ray"}
 
@@ -34,6 +35,17 @@ def test_parts_run_on_this_machine(backend: str) -> None:
     with use_engine(backend, 2):
         found = {key: value for key, value, _ in run_parts(square, {str(i): (i,) for i in range(4)})}
     assert found == {str(i): i**2 for i in range(4)}
+
+
+def test_parts_that_share_a_gpu_run_one_after_the_other_unless_jobs_are_given() -> None:
+    def processes(jobs: int | None, on_gpu: bool) -> set[int]:
+        with use_engine("loky", jobs):
+            return {process for *_, process in run_parts(square, {str(i): (i,) for i in range(4)}, on_gpu)}
+
+    assert processes(None, on_gpu=True) == {os.getpid()}
+    assert os.getpid() not in processes(2, on_gpu=True)
+    assert on_cores(None) == on_cores(-1) == cpu_count()
+    assert (on_cores(-2), on_cores(3), on_cores(-1000)) == (max(1, cpu_count() - 1), 3, 1)
 
 
 @pytest.mark.parametrize("backend", CLUSTERS)

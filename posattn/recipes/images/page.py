@@ -194,8 +194,10 @@ def runs_text(config: ImagesConfig) -> str:
 
 def sharing_text(numbers: Numbers) -> str:
     """A sentence on what the seconds of the trainings are, for captions."""
+    clock = numbers["clock"]
     apart = "" if one_clock(numbers) else ", which do not compare"
-    return f"Trained in {numbers['precision']}; seconds are {numbers['clock']} time{apart}, without tests."
+    shared = " Wall time is longer where trainings share a device." if "wall" in clock else ""
+    return f"Trained in {numbers['precision']}; seconds are {clock} time{apart}, without tests.{shared}"
 
 
 def one_clock(numbers: Numbers) -> bool:

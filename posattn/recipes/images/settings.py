@@ -108,8 +108,6 @@ class Budget(NamedTuple):
     size: ModelSize = CPU_SIZE
     seeds: int = 3
     models: tuple[str, ...] = TABLE
-    options: str = ""
-    """Further flags of the command in the header"""
     time: str = "unknown"
     expected: str = "not run yet"
 
@@ -125,7 +123,7 @@ class Budget(NamedTuple):
         return (
             f"{self.title}, {count}, patches of {self.size.patch_size}: {', '.join(self.models)}.\n\n"
             "Claim: positional attention does about as well as the original.\n"
-            f"Command: posattn run {name} --data-dir FOLDER{self.options}\n"
+            f"Command: posattn run {name} --data-dir FOLDER\n"
             f"Time: {self.time}\nExpected: {self.expected}\n"
         )
 
@@ -133,7 +131,7 @@ class Budget(NamedTuple):
 def on_gpu(title: str, data: str, **options: Any) -> Budget:
     """The set at ViT-Tiny's size for 100 epochs; without ConViT, whose heads must be a square."""
     models = tuple(name for name in TABLE if name != CONVIT)
-    settings = {"train": STRONG, "size": VIT_TINY, "models": models, "options": " --jobs 1", **options}
+    settings = {"train": STRONG, "size": VIT_TINY, "models": models, **options}
     return Budget(title, data, **settings)
 
 

@@ -113,12 +113,16 @@ def train_grid(
     run: RunFolder,
     progress: Progress,
 ) -> dict[tuple[Any, ...], Any]:
-    """``compute(config, *cell, folder)`` for every cell: a sweep, with a progress bar for each training in it."""
+    """``compute(config, *cell, folder)`` for every cell: a sweep, with a progress bar for each training in it.
+
+    On a GPU it trains one model after the other, unless ``--jobs`` is given.
+    """
+    on_gpu = PartialState().device.type != "cpu"
     keys = {"/".join(map(str, cell)): cell for cell in cells}
     arguments = {key: (config, *cell, run.path) for key, cell in keys.items()}
     check_data(config.data, run)
     with follow_trainings(run, progress, config.train):
-        done = sweep(name, arguments, compute, run, progress)
+        done = sweep(name, arguments, compute, run, progress, on_gpu)
     refuse_mixed_precision(run.precisions())  # of workers with other devices
     return {cell: done[key] for key, cell in keys.items()}
 
