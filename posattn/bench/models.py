@@ -206,5 +206,5 @@ def product(device: torch.device, dtype: torch.dtype) -> Work:
 
 def synchronize(device: torch.device) -> None:
     """Wait until a GPU has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

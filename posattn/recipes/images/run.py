@@ -1,15 +1,18 @@
 """The original ViT and models whose attention depends on positions, trained alike on one set."""
 
+import copy
 import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from rich.progress import Progress
 from torch import nn
 
 from posattn.bench.cost import multiply_adds
+from posattn.bench.models import inference
 from posattn.bench.timing import interleaved, quartiles
 from posattn.recipes.images.gaps import gaps
 from posattn.recipes.images.page import images_section
@@ -99,10 +102,14 @@ def for_inference(model: Any) -> Any:
     return freeze_attention(model) if hasattr(model, "attention_maps") else model
 
 
-@torch.inference_mode()
 def throughput(models: Mapping[str, nn.Module], pixels: torch.Tensor, rounds: int) -> dict[str, list[float]]:
-    """Images per second in inference, interleaved: median and quartiles."""
-    seconds = interleaved({name: partial(model, pixels) for name, model in models.items()}, rounds)
+    """Images per second in inference, where models are trained, interleaved: median and quartiles."""
+    pixels = pixels.to(PartialState().device)
+    works = {
+        name: inference(copy.deepcopy(model).to(pixels.device), pixels, pixels.dtype)
+        for name, model in models.items()
+    }
+    seconds = interleaved(works, rounds)
     return {name: list(quartiles([len(pixels) / s for s in each])) for name, each in seconds.items()}
 
 

@@ -106,7 +106,7 @@ def map_statistics(
     def add(number: int, maps: Tensor, batch: Tensor) -> None:
         maps = maps.expand(len(batch), -1, -1, -1)
         sums[number] = sums.get(number, torch.zeros(())).to(maps) + maps.sum(0)
-        square = (maps - 1 / maps.shape[-1]).flatten(2).norm(dim=2).double().square().sum(0)
+        square = (maps - 1 / maps.shape[-1]).flatten(2).norm(dim=2).cpu().double().square().sum(0)
         squares[number] = squares.get(number, torch.zeros(())).to(square) + square
 
     adapter = adapter_of(vit)
@@ -132,7 +132,7 @@ def statistics(mean: MapsHNN, square: Float[Tensor, " h"], count: int) -> MapSta
     if count == 1:
         unknown = torch.full_like(square, torch.nan)
         return MapStatistics(mean, unknown, unknown)
-    explained = (mean - 1 / mean.shape[-1]).flatten(1).norm(dim=1).double().square()
+    explained = (mean - 1 / mean.shape[-1]).flatten(1).norm(dim=1).cpu().double().square()
     spread = (square - explained).clamp(min=0) * count / (count - 1)
     return MapStatistics(mean, spread, positionality(mean, square, count))
 

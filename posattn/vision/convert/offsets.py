@@ -115,7 +115,7 @@ def fit_offsets(
         window: (kh, kw), odd and at most (2H - 1, 2W - 1); None for all offsets.
         far: mass beyond the window is spread evenly over all patches.
     """
-    maps, prefix, size = maps.double().clamp(min=0), grid.prefix, grid.size
+    maps, prefix, size = maps.cpu().double().clamp(min=0), grid.prefix, grid.size
     fitted = OffsetMaps(len(maps), grid, window, far).to(maps)
     kernel = (fitted.kernel.shape[1], fitted.kernel.shape[2])
     among = maps[:, prefix:, prefix:]

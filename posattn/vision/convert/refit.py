@@ -166,7 +166,7 @@ def equations(inputs: Float[Tensor, "n N k"], lack: Float[Tensor, "n N d"], bias
     rows = inputs.flatten(0, 1)
     if bias:
         rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-    return Equations((rows.T @ rows).double(), (rows.T @ lack.flatten(0, 1)).double())
+    return Equations((rows.T @ rows).cpu().double(), (rows.T @ lack.flatten(0, 1)).cpu().double())
 
 
 def solved(fitted: Equations, held: Equations) -> Float[Tensor, "k d"]:

@@ -62,7 +62,9 @@ def positionality(
         total: the mean over images of ``|S - 1/K|²``.
         images: n; of a single one all is explained.
     """
-    return explained_share((maps - 1 / maps.shape[-1]).flatten(1).norm(dim=1).double() ** 2, total, images)
+    return explained_share(
+        (maps - 1 / maps.shape[-1]).flatten(1).norm(dim=1).cpu().double() ** 2, total, images
+    )
 
 
 def explained_share(

@@ -38,5 +38,5 @@ def norm_measures(norms: Float[Tensor, "n D"]) -> Float[Tensor, "n 2 1"]:
     """Of each image, the share of the patches whose norm is above ``HIGH`` times the median, and the largest
     norm over the median."""
     median = norms.quantile(0.5, 1, keepdim=True).clamp(min=torch.finfo(norms.dtype).tiny)
-    ratio = (norms / median).double().cpu()
+    ratio = (norms / median).cpu().double()
     return torch.stack([(ratio > HIGH).double().mean(1), ratio.amax(1)], 1)[..., None]

@@ -10,7 +10,7 @@ from posattn.vision.grid import Grid, distances
 
 def similarity(embedded: Float[Tensor, "D d"]) -> Float[Tensor, "D D"]:
     """Cosine similarity of the positional embeddings of every two patches, their common mean taken off."""
-    patches = embedded.detach().double().cpu()
+    patches = embedded.detach().cpu().double()
     centred = torch.nn.functional.normalize(patches - patches.mean(0), dim=-1)
     return centred @ centred.T
 

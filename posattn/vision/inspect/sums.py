@@ -68,10 +68,10 @@ class LayerSums:
             part, entropy = maps.block(chosen, rows)
             by_patches = part[:, :, max(self.layout.queries.prefix - rows.start, 0) :]
             received[chosen] += by_patches.sum(2)
-            found = self._measured(part, entropy, rows).double().cpu()
+            found = self._measured(part, entropy, rows).cpu().double()  # not every device has float64
             parts[:-1].index_add_(1, image_of[chosen], found)
             self._add_maps(part, rows, share[:, chosen])
-        largest = received[..., self.layout.keys.prefix :].amax(-1).double().cpu()
+        largest = received[..., self.layout.keys.prefix :].amax(-1).cpu().double()
         parts[PARTS.index("largest")].index_add_(0, image_of, largest)
         self.values.add(image_measures(parts, self.layout, windows).expand(images, -1, -1))
 
@@ -114,7 +114,7 @@ class LayerSums:
             for group, total in zip(present.tolist(), sums, strict=True):
                 self.maps[group, :, rows] += total.view(part.shape[1:])
         centred = part.sub_(1 / part.shape[-1])
-        self.spread += share @ torch.linalg.vecdot(centred, centred).sum(-1).double().cpu()
+        self.spread += share @ torch.linalg.vecdot(centred, centred).sum(-1).cpu().double()
 
     def average(
         self, groups: Sequence[int] | None = None, heads: slice = slice(None)
@@ -136,12 +136,12 @@ class LayerSums:
 
     def products(self) -> Float[Tensor, "h G G"]:
         """By head, the products <M_g, M_g'> of the sums M_g of S - 1/K over each group, in float64."""
-        uniform = self.values.in_group[:, None].to(self.maps.device) / self.maps.shape[-1]
+        uniform = self.values.in_group[:, None] / self.maps.shape[-1]
         found = torch.zeros(self.maps.shape[1], self.num_groups, self.num_groups, dtype=torch.double)
         for head, sums in enumerate(self.maps.flatten(2).unbind(1)):
             for part in sums.split(PRODUCT_ENTRIES, 1):
-                part = part.double() - uniform
-                found[head] += (part @ part.T).cpu()
+                part = part.cpu().double() - uniform
+                found[head] += part @ part.T
         return found
 
 
