@@ -112,6 +112,6 @@ def _allocations(work: Callable[[], Any]) -> list[int]:
     with TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+        events = json.loads(trace.read_text("utf-8"))["traceEvents"]
     changes = [event["args"] for event in events if event["name"] == "[memory]"]
     return [change["Bytes"] for change in sorted(changes, key=lambda change: change["Ev Idx"])]

@@ -1,7 +1,6 @@
 """The cost of an inspection relative to fused inference of the same images."""
 
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -108,6 +107,8 @@ def peak_memory() -> int:
     """Bytes of this process at most so far; ``getrusage`` would start at the peak of the process that started it."""
     status = Path("/proc/self/status")
     if not status.exists():
+        import resource  # not on Windows
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) * 1024

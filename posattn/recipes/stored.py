@@ -44,7 +44,7 @@ def with_values(settings: Any, values: Any) -> Any:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    text = path.read_text()
+    text = path.read_text("utf-8")
     try:
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -116,6 +116,6 @@ def _onednn() -> Any:
 
 def _cpuinfo(key: str) -> str:
     """The first value of a key (a regular expression) in /proc/cpuinfo, empty if there is none."""
-    text = CPUINFO.read_text() if CPUINFO.exists() else ""
+    text = CPUINFO.read_text("utf-8", "replace") if CPUINFO.exists() else ""
     found = re.search(rf"^(?:{key})[ \t]*:(.*)$", text, re.MULTILINE)
     return found[1].strip() if found else ""

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would write other ends of lines
 PART = ".posattn-part"  # suffix of a temporary file
 
 
@@ -36,6 +37,8 @@ def make_folder(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """fsync a folder, which makes the names of its files durable."""
+    if os.name == "nt":  # which opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -65,7 +68,7 @@ def append_line(path: Path, values: dict[str, Any], *, sync: bool = False) -> No
     """
     text = to_json(values)
     line = f'{text[:-1]}, "crc32": "{zlib.crc32(text.encode()):08x}"}}\n'.encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | BINARY, 0o666)
     try:
         if os.write(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

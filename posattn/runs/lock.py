@@ -39,7 +39,7 @@ class FolderLock:
             return
         if not (self.folder / OWNER).is_dir():  # else it is not ours
             (self.folder / OWNER).unlink(missing_ok=True)
-        if remove:
+        if remove and os.name != "nt":  # where it cannot be removed now, and filelock removes it later
             (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.release()
         if remove and self._made and not any(self.folder.iterdir()):
@@ -49,6 +49,6 @@ class FolderLock:
 def owner(folder: Path) -> str:
     """The holder of a lock, as text."""
     try:
-        return (folder / OWNER).read_text() or "another process"
+        return (folder / OWNER).read_text("utf-8") or "another process"
     except OSError:
         return "another process"

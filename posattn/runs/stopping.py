@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# those of a terminal, which sends them to all processes; Windows has no SIGHUP
+OF_TERMINALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (*OF_TERMINALS, signal.SIGTERM)
 GRACE = 30.0  # seconds for a worker to end a training step and write its checkpoint
 WATCHED_EVERY = 0.5  # seconds
 AGAIN_AFTER = 0.1  # seconds
@@ -114,8 +116,11 @@ def disown_workers() -> None:
 
 @contextmanager
 def hidden_from_children() -> Iterator[None]:
-    """Processes started meanwhile never see SIGINT and SIGHUP: a terminal sends them to all, the parent answers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    """Processes started meanwhile never see SIGINT and SIGHUP, which the parent answers (not on Windows)."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINALS)
     try:
         yield
     finally:

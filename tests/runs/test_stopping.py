@@ -213,3 +213,15 @@ def test_of_many_processes_that_start_at_once_one_runs(place: Path) -> None:
     assert sorted(status for _, status in ended)[0] == 0
     units = [unit["name"] for unit in RunFolder.reading(place / "run").events("unit")]
     assert sorted(units) == ["first", "toy/1", "toy/2", "toy/3"]
+
+
+def test_a_sweep_runs_without_what_windows_lacks(place: Path) -> None:
+    """Its other differences are not tested: there is no Windows here."""
+    lacking = (
+        "import signal, sys\ndel signal.SIGHUP, signal.pthread_sigmask\nsys.modules['resource'] = None\n"
+    )
+    (place / "script.py").write_text(f"{lacking}import posattn.bench.inspection\n{SCRIPT}")
+    (place / "go").touch()
+    process = start(place)
+    assert process.wait() == 0, process.stderr and process.stderr.read()
+    assert RunFolder.reading(place / "run").result["done"] == {"1": 1, "2": 2, "3": 3}

@@ -109,7 +109,7 @@ def load(folder: str | Path, **options: Any) -> nn.Module:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config of a folder."""
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
     return config
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from posattn import checks
-from posattn.runs.stopping import end_with
+from posattn.runs.stopping import OF_TERMINALS, end_with
 from posattn.vision.data.augment import derived_seed
 from posattn.vision.data.decoding import UNDECODABLE, open_picture
 from posattn.vision.data.folders import SPLIT_NAMES, list_folder
@@ -108,7 +108,7 @@ def become_decoder(parent: int, worker: int) -> None:
     The training answers those; a second SIGTERM ends the worker.
     """
     end_with(parent)
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in OF_TERMINALS:
         signal.signal(number, signal.SIG_IGN)
 
     def give_in_next_time(number: int, frame: FrameType | None) -> None:

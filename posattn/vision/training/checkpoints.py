@@ -104,8 +104,10 @@ def digest(step: int, tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def flush(path: Path) -> None:
-    """fsync a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """fsync a file, or a folder (not on Windows, which opens none)."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

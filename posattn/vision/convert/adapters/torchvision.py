@@ -89,7 +89,7 @@ class TorchvisionViT(ViT):
             args["representation_size"] = None
         config = {"library": LIBRARY, "model_args": args, "converted": model.converted_heads}
         config["heads"] = type(heads).__name__
-        (folder / CONFIG).write_text(json.dumps(config, indent=2))
+        (folder / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
 
     def data_config(self) -> dict[str, Any]:
         """As torchvision's own weights take pictures."""
@@ -112,7 +112,7 @@ def blank(folder: Path) -> Any:
     """The original model, with random weights, of a folder that ``save`` wrote."""
     from torchvision.models import VisionTransformer  # heavy, and only needed here
 
-    config = json.loads((folder / CONFIG).read_text())
+    config = json.loads((folder / CONFIG).read_text("utf-8"))
     model = VisionTransformer(**config["model_args"])
     if config.get("heads") == nn.Linear.__name__:
         model.heads = model.heads.head
