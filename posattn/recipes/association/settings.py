@@ -83,7 +83,7 @@ def association(smoke: bool = False) -> AssociationConfig:
     small setting the attention inside the sets hardly grows. The analysis setting is trained in unit-norm steps;
     plain ones wait on a plateau (recipe phases).
     Command: posattn run association
-    Time: 46 s of CPU time (OMP_NUM_THREADS=1, --jobs 1)
+    Time: 46 s of CPU time (OMP_NUM_THREADS=1, --jobs 1).
     On CPUs with AVX2 only: unknown
     Expected, seeds 0 to 9, 1 thread of an AMD EPYC: small, A free: association 0.285 ± 0.017 to 1.000 ± 0.000, complete
     at step 80 ± 0, attention inside the sets 0.116 to 0.128, accuracy 0.984 ± 0.005; small, A = P Pᵀ: 1.000 ± 0.000,

@@ -23,7 +23,7 @@ def content_heads(smoke: bool = False) -> ContentHeadsConfig:
     Claims: few heads need the image to know where to look; converting one at a time finds them. Positionality does
     not: on digits early layers are both more positional and more expensive to convert.
     Command: posattn run content-heads
-    Time: 11 minutes on 2 cores shared with a dozen other processes; 3 minutes of CPU time
+    Time: 11 minutes on 2 cores shared with a dozen other processes; 3 minutes of CPU time.
     On CPUs with AVX2 only: unknown
     Expected (seeds 0-4, 2 CPU cores; measured with the first 1,024 images, where the command draws them at random):
     test accuracy 93.7 ± 1.7 % before; with 8 of 16 heads replaced 90.1 % if the cheapest go first, 59.7 % if the most

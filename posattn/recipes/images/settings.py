@@ -49,7 +49,7 @@ def images(smoke: bool = False) -> ImagesConfig:
 
     Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images
-    Time: 2 minutes on 2 CPU cores with native bfloat16, measured with every model in float32
+    Time: 2 minutes on 2 CPU cores with native bfloat16, measured with every model in float32.
     On CPUs with AVX2 only: unknown
     Expected (30 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT 94.2 ± 1.7 %; positional ViT 97.9 ± 0.2 %, the
     ViT's accuracy in 0.15 of its time; relative 97.4 ± 0.9 %; hybrid 96.9 ± 1.0 %.
@@ -63,7 +63,7 @@ def images_fashion_mnist(smoke: bool = False) -> ImagesConfig:
 
     Claim: positional attention matches the original's accuracy in a fraction of its training time; a hybrid exceeds it.
     Command: posattn run images-fashion-mnist
-    Time: 13 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
+    Time: 13 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32.
     On CPUs with AVX2 only: unknown
     Expected (20,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores, one thread each): ViT 83.5 ± 0.1 % in 144 s;
     positional ViT 86.0 ± 0.5 %; relative 83.0 ± 0.6 %; hybrid 84.2 ± 0.2 %.

@@ -29,7 +29,7 @@ def jigsaw(smoke: bool = False) -> JigsawConfig:
 
     Claim: the grid can be recovered from the scores of a positional ViT that never saw where its patches belong.
     Command: posattn run jigsaw --data-dir FOLDER
-    Time: 3 minutes on 2 CPU cores
+    Time: 3 minutes on 2 CPU cores.
     On CPUs with AVX2 only: unknown
     Expected (CIFAR-10 (JPEG copy), shuffled seeds 0 to 2, plain seed 0, 2 CPU cores): 100.0 ± 0.0 % of neighbouring
     pairs put back (chance 5.6 %, from noise 3.9 %, by embedding and assignment 57.1 ± 3.9 %), recall 80.4 ± 5.6 %;

@@ -53,7 +53,7 @@ def loading(smoke: bool = False) -> LoadingConfig:
 
     Claim: loading from memory gives at least 5 times what training consumes at CIFAR's size.
     Command: posattn run loading; for CIFAR-10 posattn run loading --sets cifar10 --data-dir DIR
-    Time: 1.2 minutes of CPU time (7 rounds); 6 minutes each on a core shared with other work
+    Time: 1.2 minutes of CPU time (7 rounds); 6 minutes each on a core shared with other work.
     On CPUs with AVX2 only: unknown
     Expected (seed 0, 1 thread of a CPU, 7 rounds; median and quartiles of the ratio to the positional ViT, with crops,
     mirror images, TrivialAugment and mixup): digits 72 (69 to 81), Fashion-MNIST 116 (106 to 199), CIFAR-10 (JPEG copy)

@@ -53,7 +53,7 @@ def score_init(smoke: bool = False) -> ScoreInitConfig:
 
     Claim: the start decides how soon a positional ViT learns and how much structure its scores show.
     Command: posattn run score-init
-    Time: 20 minutes on 2 CPU cores
+    Time: 20 minutes on 2 CPU cores.
     On CPUs with AVX2 only: unknown
     Expected (Fashion-MNIST, 5,000 training images, seeds 0 and 1, 2 CPU cores), test accuracy after 3 and 30 epochs:
     encodings at unit scale 75.2 ± 0.9 and 83.1 ± 0.3 %, near zero 72.3 ± 2.4 and 83.2 ± 0.1, σ_A = 2 71.0 ± 4.0 and

@@ -38,7 +38,7 @@ def shuffle(smoke: bool = False) -> ShuffleConfig:
 
     Claim: a ViT has no locality built in, so a fixed shuffling of the patches costs it nothing; it costs a ResNet.
     Command: posattn run shuffle
-    Time: 14 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32
+    Time: 14 minutes on 2 CPU cores with native bfloat16, measured with the content-based models in float32.
     On CPUs with AVX2 only: unknown
     Expected (Fashion-MNIST, 10,000 training images, 6 epochs, seeds 0 to 2, 2 CPU cores), as they are, with shuffled
     patches and with shuffled pixels: ViT 78.1 ± 0.7, 78.5 ± 0.7 and 81.6 ± 0.4 %; positional ViT 82.6 ± 0.5, 82.3 ± 0.1

@@ -50,7 +50,7 @@ def solutions(smoke: bool = False) -> SolutionsConfig:
     1/C; uniform attention and delegates with the others on themselves do not. Plain gradient descent from noise around
     one of the first three keeps its association, and leaves the other two.
     Command: posattn run solutions
-    Time: 190 s of CPU time (OMP_NUM_THREADS=1, --jobs 1)
+    Time: 190 s of CPU time (OMP_NUM_THREADS=1, --jobs 1).
     On CPUs with AVX2 only: unknown
     Expected, seeds 0 to 2, 1 thread of an AMD EPYC, accuracy as built: 1.000, 1.000, 1.000, 0.802 ± 0.017, 0.815 ±
     0.013. Distance to the solution before and after training from noise 1: associated 0.402 to 0.238, permuted 0.407 to

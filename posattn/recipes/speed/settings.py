@@ -103,7 +103,7 @@ def speed(smoke: bool = False) -> SpeedConfig:
     taken at its better of eager and compiled.
     Command: posattn bench
     Time: 7 minutes on 2 quiet CPU cores for --models vit positional; 28 for everything;
-    --sizes and --modes split it, --resume continues it
+    --sizes and --modes split it, --resume continues it.
     On CPUs with AVX2 only: unknown
     Expected: docs/models.md
     """

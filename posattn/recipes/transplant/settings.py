@@ -47,7 +47,7 @@ def transplant(smoke: bool = False) -> TransplantConfig:
 
     Claim: learned positional maps transfer: a new model learns another set from fewer images with them.
     Command: posattn run transplant --data-dir FOLDER --targets fashion-mnist
-    Time: 12 minutes on 2 CPU cores
+    Time: 12 minutes on 2 CPU cores.
     On CPUs with AVX2 only: unknown
     Expected (CIFAR-10 (JPEG copy) to Fashion-MNIST at 32 pixels, seeds 0 to 2, 2 CPU cores), test accuracy with 10, 100
     and 1,000 images per class: transplanted maps 64.7 ± 2.6, 78.3 ± 0.9 and 80.0 ± 0.2 %; from scratch 63.9 ± 0.9,
