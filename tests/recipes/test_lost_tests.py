@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from small_trainings import SHORT, few, tiny_vit
+from toy_runs import resumed
 
 from posattn.recipes.kit import classifiers
 from posattn.runs.folder import CHECKPOINTS, METRICS
@@ -14,7 +15,7 @@ NEW = {"notes", "unrecorded"}  # what the checkpoints of older versions lack
 
 
 def fit(folder: Path, after: list[int] | None) -> list[float]:
-    folder.mkdir(exist_ok=True)
+    resumed(folder)  # which starts it
     return classifiers.fit(tiny_vit(), few(), few(50), SHORT, 0, folder, "vit", after=after)["accuracy"]
 
 
