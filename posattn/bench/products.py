@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from posattn.bench.models import DTYPES
 from posattn.bench.timing import interleaved, quartiles
-from posattn.runs.device import device_name
+from posattn.runs.device import full_name
 from posattn.vision.models.freeze import largest
 
 Work = Callable[[], Tensor]
@@ -167,7 +167,7 @@ def timed(config: Pruned) -> dict[str, list[float]]:
 def main() -> None:
     """Print the medians and quartiles, in milliseconds."""
     config = tyro.cli(Pruned)
-    print(config, device_name())
+    print(config, full_name("cpu"))
     for name, seconds in timed(config).items():
         median, low, high = (1000 * value for value in quartiles(seconds))
         print(f"{name:44s} {median:8.2f} ms ({low:.2f} to {high:.2f})")

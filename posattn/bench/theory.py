@@ -13,7 +13,7 @@ from torch import Generator
 
 from posattn import checks
 from posattn.bench.timing import quartiles
-from posattn.runs.device import device_name
+from posattn.runs.device import full_name
 from posattn.structure.partition import Partition
 from posattn.theory.descent import Step, descend
 from posattn.theory.in_law import descend_in_law
@@ -63,7 +63,7 @@ def main() -> None:
     """Print the median and quartiles of both, in milliseconds, and of their ratio."""
     config = tyro.cli(Sizes)
     seconds = step_seconds(**asdict(config))
-    print(config, device_name())
+    print(config, full_name("cpu"))
     for name, values in seconds._asdict().items():
         median, low, high = (1000 * value for value in quartiles(values))
         print(f"{name:8s} {median:9.3f} ms ({low:.3f} to {high:.3f})")

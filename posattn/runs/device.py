@@ -68,8 +68,16 @@ def device_name() -> str:
     """GPU and processor of this machine with instruction set, cores and threads, as text."""
     import torch
 
-    cpu = f"{processor('cpu')}, {os.cpu_count()} cores, torch threads: {torch.get_num_threads()}"
-    return f"{processor('cuda')}; {cpu}" if torch.cuda.is_available() else cpu
+    return f"{processor('cuda')}; {full_name('cpu')}" if torch.cuda.is_available() else full_name("cpu")
+
+
+def full_name(device: str) -> str:
+    """A torch device's name; a CPU's with instruction set, cores and threads."""
+    import torch
+
+    if torch.device(device).type != "cpu":
+        return processor(device)
+    return f"{processor(device)}, {os.cpu_count()} cores, torch threads: {torch.get_num_threads()}"
 
 
 def processor(device: str) -> str:

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from posattn.runs import device
-from posattn.runs.device import choose_precision, cpu_features, device_name, native_bfloat16, processor
+from posattn.runs.device import (
+    choose_precision,
+    cpu_features,
+    device_name,
+    full_name,
+    native_bfloat16,
+    processor,
+)
 
 AVX2 = "processor\t: 0\nmodel name\t: AMD EPYC 7763 64-Core\nflags\t\t: fpu sse4_2 avx avx2 fma bmi2\n"
 NATIVE = AVX2.replace("avx2", "avx2 avx512f avx512_bf16")
@@ -79,6 +86,14 @@ def test_a_gpu_is_asked_for_what_it_does_itself(monkeypatch: pytest.MonkeyPatch)
     assert asked == [False]
     assert choose_precision("auto", "mps").dtype == "float32"
     forget()
+
+
+def test_what_runs_on_one_device_does_not_name_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    assert device_name() == f"Tesla T4; {full_name('cpu')}"
+    assert full_name("cuda:0") == "Tesla T4"
+    assert "Tesla" not in full_name("cpu")
 
 
 def test_torch_and_linux_agree_on_this_processor() -> None:

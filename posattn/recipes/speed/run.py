@@ -15,7 +15,7 @@ from posattn.bench.inspection import cost_section, in_a_process
 from posattn.bench.models import DTYPES, TRAINING, own_compiler_cache, reason, side_by_side
 from posattn.recipes.speed.page import failures, ratios, speed_sections
 from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig, patch_size
-from posattn.runs.device import device_name, native_bfloat16, processor
+from posattn.runs.device import native_bfloat16, processor, full_name
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.vision.models.freeze import GATHERED, freeze_attention
@@ -126,9 +126,10 @@ def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, An
         ]
     numbers = {"threads": torch.get_num_threads(), "cells": cells, "ratios": ratios(config, cells)}
     sections = [*speed_sections(config, numbers), *([cost_section(inspections)] if inspections else [])]
+    how = f"{config.rounds} rounds on {full_name(config.device)}"
     return {
         "title": "Speed of positional attention",
-        "summary": f"Side by side, interleaved in one run: {config.rounds} rounds on {device_name()}.{note}",
+        "summary": f"Side by side, interleaved in one run: {how}.{note}",
         "timing": numbers,
         "inspection": inspections,
         "page": to_plain(sections),
