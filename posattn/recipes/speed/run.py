@@ -15,7 +15,7 @@ from posattn.bench.inspection import cost_section, in_a_process
 from posattn.bench.models import DTYPES, TRAINING, own_compiler_cache, reason, side_by_side
 from posattn.recipes.speed.page import failures, ratios, speed_sections
 from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig, patch_size
-from posattn.runs.device import native_bfloat16, processor, full_name
+from posattn.runs.device import full_name, native_bfloat16, processor
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.vision.models.freeze import GATHERED, freeze_attention
