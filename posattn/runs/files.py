@@ -21,7 +21,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -35,11 +35,11 @@ def make_folder(path: Path) -> None:
         raise NotADirectoryError(f"{path} is not a folder") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """fsync a folder, which makes the names of its files durable."""
-    if os.name == "nt":  # which opens no folders
+def sync(path: Path) -> None:
+    """fsync a file, or a folder, which makes the names of its files durable (not on Windows, which opens none)."""
+    if os.name == "nt" and path.is_dir():
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

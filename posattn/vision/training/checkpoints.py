@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from posattn.runs.files import sync
+
 KEEP = 2
 
 
@@ -45,9 +47,9 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
     temporary = path.with_suffix(".part")
     try:
         save_file(held, temporary, {"step": str(step), "meta": text, "sha256": digest(step, held, text)})
-        flush(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        flush(folder)
+        sync(folder)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
@@ -101,14 +103,3 @@ def digest(step: int, tensors: Mapping[str, Tensor], text: str) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def flush(path: Path) -> None:
-    """fsync a file, or a folder (not on Windows, which opens none)."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
