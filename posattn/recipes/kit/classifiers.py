@@ -24,6 +24,7 @@ from posattn.vision.data.folders import check_splits
 from posattn.vision.data.images import ImageSet, shuffle_patches, to_float
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.models.mimetic import init_mimetic
+from posattn.vision.training.allocator import keep_freed_memory
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.logs import TrainingLog, follow_trainings
 from posattn.vision.training.loop import TrainRecord, evaluate, train
@@ -173,6 +174,8 @@ def fit(
     run, kept = RunFolder(folder), folder / CHECKPOINTS / unit
     check_precision(run, unit, config)
     note_environment(run, environment())
+    if PartialState().device.type == "cpu":
+        keep_freed_memory()
     epochs = range(1, config.epochs + 1) if after is None else after
     with TrainingLog(run, unit, tensorboard) as log:
         for record in train(model, train_set, config, seed=seed, checkpoints=kept, notes=log.notes):
