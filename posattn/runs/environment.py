@@ -1,5 +1,6 @@
 """What computes a run: device, versions and commit, where it was started and wherever it goes on."""
 
+import functools
 import importlib.metadata
 import subprocess
 import sys
@@ -25,8 +26,9 @@ def environment() -> Environment:
     }
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """The commit of the checkout that the package runs from; None if it is installed from elsewhere."""
+    """The commit of the checkout that the package was imported from; None if it is installed from elsewhere."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         # an installed copy may be inside another project's checkout, whose commit is unrelated

@@ -95,7 +95,11 @@ def ratio_section(found: dict[str, Any]) -> Section:
     ]
     claim = f"Throughput {WHOLE}. " + "; ".join(map(best, found.items())) + "."
     columns = ["", "model", "image", "throughput ratio, median (quartiles)", "multiply-add ratio"]
-    caption = "Pruned models keep 16 or 32 entries of a row of untrained maps: they show speed, not accuracy."
+    caption = ""
+    if any("pruned" in name for lines in found.values() for name in lines):
+        caption = (
+            "Pruned models keep 16 or 32 entries of a row of untrained maps: they show speed, not accuracy."
+        )
     return Section("Ratios", claim, [Table(f"Throughput {WHOLE}", columns, rows, caption), *figures])
 
 
