@@ -16,7 +16,7 @@ from typing import Any
 from posattn import settings
 from posattn.runs.describe import describe, differences
 from posattn.runs.environment import ENVIRONMENT, note_environment
-from posattn.runs.files import PART, write_whole
+from posattn.runs.files import PART, digest, write_whole
 from posattn.runs.lock import FolderLock
 from posattn.runs.ranks import is_writer, share
 from posattn.runs.record import CHECKPOINTS, CONFIG, METRICS, REPORT, RESULT, TENSORBOARD, RunFolder, is_run
@@ -150,6 +150,8 @@ def _open(
     if changed := differences(run.config, described):
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
     run.recover()
+    if digest(run.path / CONFIG) != run.files().get(CONFIG):  # the same settings, written in another form
+        run.save(CONFIG, json.dumps(run.config, indent=1).encode())
     note_environment(run, described)
     return run
 
@@ -219,7 +221,10 @@ def take_place(path: Path) -> None:
         target = path / file.relative_to(new)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # not written by posattn, whose files were removed
-            os.replace(target, target.with_name(f"{target.name}.kept"))
+            kept = target.with_name(f"{target.name}.kept")
+            while kept.exists():
+                kept = kept.with_name(f"{kept.name}.kept")
+            os.replace(target, kept)
         os.replace(file, target)
     remove_empty(new)
 

@@ -22,12 +22,14 @@ def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> floa
         logits: (n,), or (n, K) for K classes.
         labels: ±1, or 0..K-1.
 
-    Raises ValueError for other shapes, and for K = 1.
+    Raises ValueError for other shapes, for K = 1, and for labels of one logit that are not ±1.
     """
     if logits.shape[:1] != labels.shape or logits.ndim > 2 or logits.shape[1:] == (1,):
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"logits must be (n,) or (n, K) for labels (n,), got {shapes}")
     if logits.ndim == 1:
+        if not ((labels == 1) | (labels == -1)).all():
+            raise ValueError(f"one logit per sample needs labels of ±1, got {labels.unique().tolist()[:20]}")
         return (logits * labels > 0).double().mean().item()
     right = (logits.argmax(-1) == labels) & ~logits.isnan().any(-1)
     return right.double().mean().item()

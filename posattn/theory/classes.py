@@ -46,7 +46,7 @@ class MultiClassTask(StructuredTask):
         classes: Sequence[int] | None = None,
     ) -> None:
         checks.of_type("features", features, Tensor)
-        if features.ndim != 2 or not features.is_floating_point():
+        if features.ndim != 2 or len(features) == 0 or not features.is_floating_point():
             raise ValueError(f"features must be (K, d) floats, got {tuple(features.shape)} {features.dtype}")
         dim = features.shape[1]
         super().__init__(partition, dim=dim, noise_rate=noise_rate, noise_std=noise_std, feature=features[0])
@@ -54,13 +54,20 @@ class MultiClassTask(StructuredTask):
             norms = features.norm(dim=1).tolist()[:20]
             raise ValueError(f"features must be finite and non-zero, got norms {norms}")
         self.feature: Float[Tensor, "d K"] = normalized(features).T
-        self.classes = torch.arange(len(features)) if classes is None else torch.as_tensor(classes)
-        self.num_classes = int(self.classes.max()) + 1
-        found = sorted(set(self.classes.tolist()))
-        if found != list(range(max(2, len(found)))) or len(self.classes) != len(features):
+        given = torch.arange(len(features)) if classes is None else torch.as_tensor(classes)
+        if given.shape != (len(features),):
             raise ValueError(
-                f"classes must hold each of 0..M-1, M at least 2, one per feature, got {self.classes.tolist()[:20]}"
+                f"classes must be one per feature, {len(features)}, got shape {tuple(given.shape)}"
             )
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise TypeError(f"classes must be integers, got {given.dtype}")
+        self.classes = given.long()
+        found = self.classes.unique().tolist()
+        if found != list(range(max(2, len(found)))):
+            raise ValueError(
+                f"classes must hold each of 0..M-1, M at least 2, got {self.classes.tolist()[:20]}"
+            )
+        self.num_classes = len(found)
 
     @property
     def class_features(self) -> Float[Tensor, "d M"]:

@@ -57,6 +57,8 @@ def check_in_law(model: Any, task: Any) -> None:
     if model.value.ndim != 1:
         raise ValueError(f"in law needs one vector v, got value of shape {tuple(model.value.shape)}")
     check_shapes(model, task)
+    if model.value.dtype != task.feature.dtype:
+        raise TypeError(f"the task is of {task.feature.dtype}, the model of {model.value.dtype}")
 
 
 def backward_in_law(

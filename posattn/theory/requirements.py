@@ -21,6 +21,12 @@ def refuse_overrides(what: str, given: Any, kind: type, methods: Sequence[str], 
         raise TypeError(f"{what} does not hold for {name}, which overrides {method}{instead}")
 
 
+def one_feature(what: str, task: Any) -> None:
+    """Raise ValueError if the task has several features, as one of several classes does."""
+    if task.feature.ndim != 1:
+        raise ValueError(f"{what} needs a task of one feature, got {task.feature.shape[-1]}")
+
+
 def check_shapes(model: Any, task: Any) -> None:
     """Raise ValueError if model and task differ in D or d."""
     shape = (task.partition.num_patches, task.dim)

@@ -15,18 +15,21 @@ from torch.nn.utils import parametrize
 
 from posattn import checks
 from posattn.shapes import Patches, Scores
+from posattn.theory.requirements import one_feature
 from posattn.theory.task import StructuredTask
 
 Scored = TypeVar("Scored", bound=nn.Module)  # with a parameter ``scores``
 
 
 def logistic_loss(logits: Float[Tensor, "..."], labels: Tensor) -> Float[Tensor, ""]:
-    """The mean of log(1 + exp(-y F(X))). Raises ValueError if the shapes differ."""
+    """The mean of log(1 + exp(-y F(X))). Raises ValueError if the shapes differ, or a label is not ±1."""
     if logits.shape != labels.shape:
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(
             f"the logistic loss needs a logit per label, got logits and labels of shapes {shapes}"
         )
+    if not ((labels == 1) | (labels == -1)).all():
+        raise ValueError(f"the logistic loss needs labels of ±1, got {labels.unique().tolist()[:20]}")
     return F.softplus(-labels * logits).mean()
 
 
@@ -113,6 +116,7 @@ class SimplifiedViT(nn.Module):
     @classmethod
     def analysis(cls, task: StructuredTask, *, alpha: float = 0.005) -> "SimplifiedViT":
         """The setting of the paper's analysis: κ = D, p = 3, ν = 0.01, σ_A = 2, A_ij = 0, v = α₀ w*."""
+        one_feature("the setting of the analysis", task)
         model = cls(task.partition.num_patches, task.dim, init_std=0.0)
         model.value.data = checks.finite("alpha", alpha) * task.feature.clone()
         model.scores.data = model.scores.data.to(task.feature)
@@ -180,7 +184,8 @@ def encode_positions(
 ) -> Scored:
     """The model with its scores parametrised as A = P Pᵀ by trained positional encodings P (D, m), in place.
 
-    ``model.scores`` stays (D, D); P is ``model.parametrizations.scores.original``.
+    ``model.scores`` stays (D, D); P is ``model.parametrizations.scores.original``. A diagonal that is not held is then
+    |P_i|², not σ_A.
 
     Args:
         model: its ``scores``, (D, D), are replaced.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posattn import checks
 from posattn.structure.partition import Cover
+from posattn.theory.requirements import one_feature
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 
@@ -45,7 +46,9 @@ def permuted(
         ValueError: π is not a permutation of 0..L-1, the sets overlap, or as in ``reading``.
     """
     permutation = torch.as_tensor(permutation)
-    if permutation.sort().values.tolist() != list(range(partition.num_sets)):
+    if permutation.is_floating_point() or permutation.sort().values.tolist() != list(
+        range(partition.num_sets)
+    ):
         raise ValueError(f"permutation must order 0..{partition.num_sets - 1}, got {permutation.tolist()}")
     labels = partition.as_partition("a solution by sets").labels
     reads = partition.membership[permutation[labels.clamp(min=0)]]
@@ -90,11 +93,12 @@ def reading(reads: Bool[Tensor, "D D"], task: StructuredTask, **options: Any) ->
     The patches read get equal scores, σ_A where the query reads itself, and outweigh all others together.
 
     Raises:
-        ValueError: the task has another D, or ``normalize`` is not close to a softmax, so that rows do not attend as
-            intended.
+        ValueError: the task has another D or several features, or ``normalize`` is not close to a softmax, so that
+            rows do not attend as intended.
     """
     if reads.shape[0] != task.partition.num_patches:
         raise ValueError(f"the partition has {reads.shape[0]} patches, the task {task.partition.num_patches}")
+    one_feature("a solution by hand", task)
     model = SimplifiedViT(reads.shape[0], task.dim, **options)
     gap = math.log(reads.shape[0]) + SHARPNESS
     own = reads.diagonal()[:, None]

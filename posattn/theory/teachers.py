@@ -100,7 +100,8 @@ def graph_convolution(
     Raises:
         TypeError, ValueError: the graph is not of that kind, or ``dim`` or ``outputs`` is out of range.
     """
-    if adjacency.ndim != 2 or adjacency.shape[0] != adjacency.shape[1] or (adjacency != adjacency.T).any():
+    square = adjacency.ndim == 2 and 0 < adjacency.shape[0] == adjacency.shape[1]
+    if not square or (adjacency != adjacency.T).any():
         raise ValueError(f"adjacency must be a symmetric (D, D) matrix, got shape {tuple(adjacency.shape)}")
     if not ((adjacency == 0) | (adjacency == 1)).all() or adjacency.diagonal().any():
         raise ValueError("adjacency must hold 0 and 1, and 0 on the diagonal")

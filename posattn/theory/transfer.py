@@ -14,6 +14,7 @@ from posattn import checks
 from posattn.structure.partition import Cover
 from posattn.theory import solutions
 from posattn.theory.descent import Step, descend, minibatches, value_parameters
+from posattn.theory.requirements import one_feature
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import Batch, StructuredTask
 
@@ -75,8 +76,10 @@ def held_attention(
         options: those of SimplifiedViT.
 
     Raises:
-        ValueError: ``attention`` is unknown, or as in ``solutions.reading`` and ``fresh_start``.
+        ValueError: ``attention`` is unknown, the task has several features, or as in ``solutions.reading`` and
+            ``fresh_start``.
     """
+    one_feature("held attention", task)
     checks.known("held attention", attention, ("uniform", "permuted", "start"))
     if attention == "uniform":
         model = solutions.uniform(task.partition, task, **options)
@@ -94,7 +97,7 @@ def _start_value(model: Model, value_std: float, generator: Generator | None) ->
     if not (values := value_parameters(model)):
         raise TypeError(f"transfer needs a parameter named value, which {type(model).__name__} does not have")
     flat = [_flat_at_zero(module) for module in model.modules() if isinstance(module, SimplifiedViT)]
-    if value_std == 0 and flat and all(flat):
+    if value_std == 0 and any(flat):
         raise ValueError("φ'(0) = 0, so that a v at 0 never moves: give a value_std above 0")
     with torch.no_grad():
         for value in values:

@@ -11,7 +11,7 @@ from torch import Generator
 
 from posattn import cli
 from posattn.recipes.association.page import ENCODED, FREE
-from posattn.recipes.association.run import start
+from posattn.recipes.association.run import spread, start
 from posattn.recipes.association.settings import ANALYSIS, Setting
 from posattn.structure.partition import Partition
 
@@ -47,3 +47,10 @@ def test_what_is_left_out_follows_the_paper(generator: Generator) -> None:
 def test_encoded_scores_have_the_rank_of_the_encodings(generator: Generator) -> None:
     _, model = start(Setting(encoding_dim=3), ENCODED, generator)
     assert model.scores.double().svd().S[3:].max() < 1e-5 * model.scores.norm()
+
+
+def test_as_many_maps_are_kept_as_asked_with_the_last() -> None:
+    for count, most in ((31, 10), (31, 20), (26, 10), (7, 1), (5, 9)):
+        shown = spread(count, most)
+        assert len(set(shown)) == len(shown) == min(count, most)
+        assert shown[-1] == count - 1

@@ -23,6 +23,10 @@ from posattn.vision.data.config import MemoryDataConfig
         ("demo --depth 0", "--depth must be at least 1, got 0"),
         ("demo --structure.rate 0", "--structure.rate must be above 0, got 0.0"),
         ("shuffle --models ViT VGG", "unknown model 'VGG'; known: ConViT, ResNet, ViT, hybrid"),
+        (
+            "images-cifar10 --train.warmup-epochs 2",
+            "--train.warmup-epochs must be below epochs = 2, got 2.0",
+        ),
         ("score-init --after 5", "--after must increase and be at most --train.epochs 2, got (5,)"),
         ("score-init --starts", "--starts must have at least 1 value, got ()"),
         ("transplant --sizes 0", "--sizes must be at least 1, got 0"),

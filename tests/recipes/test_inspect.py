@@ -36,7 +36,7 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     """A run folder as the demo leaves it, with weights that differ from the start."""
-    images = ImagesConfig(size=SMALL, seeds=2, train=TrainConfig(epochs=1), seed=3)
+    images = ImagesConfig(size=SMALL, seeds=2, train=TrainConfig(epochs=1, warmup_epochs=0.5), seed=3)
     run = open_run(tmp_path / "run", "demo", DemoConfig(images=images))
     held = load_images("digits", "test")
     for name in images.models:

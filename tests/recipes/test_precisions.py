@@ -19,7 +19,19 @@ def test_a_run_does_not_go_on_in_another_precision(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Resumed on a device that chooses another one, with a training left to do."""
-    options = ["run", recipe, "--smoke", "--models", "ViT", "--seeds", "2", "--train.epochs", "1"]
+    options = [
+        "run",
+        recipe,
+        "--smoke",
+        "--models",
+        "ViT",
+        "--seeds",
+        "2",
+        "--train.epochs",
+        "1",
+        "--train.warmup-epochs",
+        "0.5",
+    ]
     options += ["--train-images", "64", "--backend", "sequential", "--out", str(tmp_path)]
     choice = "bfloat16"
     for module in ("recipes.kit.classifiers", "vision.training.state", "vision.training.logs"):

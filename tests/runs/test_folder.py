@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ from toy_runs import Config, contents, finished, resumed
 
 from posattn.runs import environment
 from posattn.runs import folder as records
-from posattn.runs.folder import RunFolder, differences, open_run, write_whole
+from posattn.runs.folder import CONFIG, RunFolder, differences, open_run, write_whole
 from posattn.runs.report.export import made_by
 from posattn.runs.report.html import build_report
 
@@ -189,3 +190,15 @@ def test_a_start_that_only_saw_its_data_leaves_nothing(tmp_path: Path) -> None:
         run.same_data("train", "ab")
         raise OSError("no such model")
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_were_written_in_another_form_are_mended(tmp_path: Path) -> None:
+    """As by an editor: --resume writes them anew, as the error recommends."""
+    finished(tmp_path / "run")
+    path = tmp_path / "run" / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=4))
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        RunFolder.reading(tmp_path / "run")
+    with open_run(tmp_path / "run", "toy", Config(), resume=True):
+        pass
+    assert RunFolder.reading(tmp_path / "run").config["recipe"] == "toy"

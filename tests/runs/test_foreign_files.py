@@ -67,3 +67,16 @@ def test_places_that_can_hold_no_run_are_named(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "gone").rmdir()
     with pytest.raises(FileNotFoundError, match="run: the working directory has been deleted"):
         finished(Path("run"))
+
+
+def test_what_was_moved_aside_stays_when_it_happens_again(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    for text in ("first", "second"):
+        with open_run(tmp_path / "run", "toy", Config(), overwrite=True) as run:
+            run.finish({})  # a run without that file
+        (tmp_path / "run" / "maps.safetensors").write_text(text)
+        with open_run(tmp_path / "run", "toy", Config(), overwrite=True) as run:
+            run.save_tensors("maps", {"a": torch.ones(2)})
+            run.finish({})
+    aside = sorted((tmp_path / "run").glob("maps.safetensors.kept*"))
+    assert [file.read_text() for file in aside] == ["first", "second"]

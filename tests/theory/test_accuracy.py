@@ -8,7 +8,7 @@ from torch import Generator
 
 from posattn.structure.partition import Partition
 from posattn.theory.accuracy import accuracy, accuracy_in_law, correct
-from posattn.theory.simplified import SimplifiedViT
+from posattn.theory.simplified import SimplifiedViT, logistic_loss
 from posattn.theory.task import StructuredTask
 
 
@@ -30,6 +30,13 @@ def test_accuracy_in_law_is_that_of_patches(generator: Generator) -> None:
 def test_logits_that_are_not_one_row_per_label_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"logits must be \(n,\) or \(n, K\) for labels \(n,\), got"):
         correct(torch.ones(shape), torch.ones(4))
+
+
+def test_labels_of_one_logit_are_signs() -> None:
+    logits, labels = torch.ones(2), torch.tensor([0, 1])
+    for score in (correct, logistic_loss):
+        with pytest.raises(ValueError, match=r"needs labels of ±1, got \[0, 1\]"):
+            score(logits, labels)
 
 
 def test_what_is_not_a_number_is_wrong() -> None:

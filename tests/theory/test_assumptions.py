@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from posattn.structure.partition import Partition
 from posattn.theory import solutions
 from posattn.theory.accuracy import accuracy, accuracy_in_law
+from posattn.theory.heads import Heads
 from posattn.theory.in_law import backward_in_law, descend_in_law, draw, unit_residue
 from posattn.theory.simplified import SimplifiedViT, encode_positions
 from posattn.theory.task import StructuredTask
@@ -201,6 +202,9 @@ def test_a_value_that_could_never_leave_zero_is_refused(generator: Generator) ->
             frozen_attention(learned)
         model = frozen_attention(learned, value_std=0.3, generator=generator)
         assert model.value.std() > 0.05
+    heads = Heads([SimplifiedViT(8, 4, linear=0.0), SimplifiedViT(8, 4)])
+    with pytest.raises(ValueError, match="never moves"):
+        frozen_attention(heads)
     other = torch.nn.Module()  # any model with a value
     other.value = torch.nn.Parameter(torch.ones(3))
     assert not frozen_attention(other).value.any()

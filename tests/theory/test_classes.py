@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Generator
 
 from posattn.structure.partition import Partition
+from posattn.theory import solutions
 from posattn.theory.accuracy import accuracy
 from posattn.theory.classes import MultiClassTask, MultiClassViT
 from posattn.theory.descent import descend
@@ -15,7 +16,7 @@ from posattn.theory.in_law import check_in_law
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 from posattn.theory.tracking import describe
-from posattn.theory.transfer import frozen_attention
+from posattn.theory.transfer import frozen_attention, held_attention
 
 PARTITION = Partition([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
 
@@ -154,10 +155,14 @@ def test_bad_classes(generator: Generator) -> None:
         ValueError, match=r"a logit per label, got logits and labels of shapes \(3, 3\) and \(3,\)"
     ):
         list(descend(MultiClassViT(12, 8, 3), lambda: three.sample(3, generator=generator), 1, 0.1))
-    with pytest.raises(
-        ValueError, match=r"hold each of 0\.\.M-1, M at least 2, one per feature, got \[0, 2\]"
-    ):
+    with pytest.raises(ValueError, match=r"hold each of 0\.\.M-1, M at least 2, got \[0, 2\]"):
         MultiClassTask(PARTITION, torch.eye(2), noise_rate=0.1, classes=[0, 2])
+    with pytest.raises(ValueError, match=r"classes must be one per feature, 2, got shape \(0,\)"):
+        MultiClassTask(PARTITION, torch.eye(2), noise_rate=0.1, classes=[])
+    with pytest.raises(TypeError, match="classes must be integers, got torch"):
+        MultiClassTask(PARTITION, torch.eye(2), noise_rate=0.1, classes=[False, True])
+    with pytest.raises(ValueError, match=r"features must be \(K, d\) floats, got \(0, 4\)"):
+        MultiClassTask(PARTITION, torch.empty(0, 4), noise_rate=0.1)
     with pytest.raises(ValueError, match=r"finite and non-zero, got norms \[1\.0, 0\.0\]"):
         MultiClassTask(PARTITION, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), noise_rate=0.1)
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
@@ -166,6 +171,17 @@ def test_bad_classes(generator: Generator) -> None:
         MultiClassTask(PARTITION, torch.ones(2), noise_rate=0.1)
     with pytest.raises(ValueError, match="patches must be finite"):
         three.label(torch.full((1, 12, 8), torch.nan))
+
+
+def test_what_needs_one_feature_refuses_classes(generator: Generator) -> None:
+    task = MultiClassTask(PARTITION, torch.eye(3, 8), noise_rate=0.2)
+    for refused in (
+        lambda: solutions.associated(PARTITION, task),
+        lambda: held_attention(task, "start", generator=generator),
+        lambda: SimplifiedViT.analysis(task),
+    ):
+        with pytest.raises(ValueError, match="needs a task of one feature, got 3"):
+            refused()
 
 
 def test_alignment_is_that_of_each_value_with_the_features_of_its_class(generator: Generator) -> None:

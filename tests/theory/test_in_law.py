@@ -189,6 +189,12 @@ def test_a_task_of_another_size_is_refused(generator: Generator) -> None:
         descend_in_law(SimplifiedViT(12, 7), task, 0, 1, 0.1)
 
 
+def test_a_model_of_another_dtype_is_refused() -> None:
+    task = StructuredTask(Partition([0, 0, 1, 1]), dim=4, noise_rate=0.3, feature=torch.ones(4).double())
+    with pytest.raises(TypeError, match=r"the task is of torch\.float64, the model of torch\.float32"):
+        descend_in_law(SimplifiedViT(4, 4), task, 4, 1, 0.1)
+
+
 def test_draw_is_what_a_step_needs(generator: Generator) -> None:
     task, _ = case(generator)
     batch = draw(task, 3, generator=generator)

@@ -92,6 +92,10 @@ def test_the_class_is_the_side_of_one_patch(generator: Generator) -> None:
         (lambda: circulant_graph(6, 3), "degree must be even and below num_patches = 6, got 3"),
         (lambda: circulant_graph(6, 6), "got 6"),
         (lambda: graph_convolution(torch.eye(3), dim=2), "0 on the diagonal"),
+        (
+            lambda: graph_convolution(torch.zeros(0, 0), dim=2),
+            r"symmetric \(D, D\) matrix, got shape \(0, 0\)",
+        ),
         (lambda: graph_convolution(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), dim=2), "symmetric"),
         (lambda: graph_convolution(2 - 2 * torch.eye(2), dim=2), "must hold 0 and 1"),
         (

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Generator
@@ -68,13 +69,18 @@ def train_one(config: AssociationConfig, setting: Setting, form: str, seed: int)
         return tracking.describe(model, task, test)
 
     history = tracking.track(training, tracking.evenly(setting.steps, config.measurements), measure)
-    shown = range(0, len(maps), max(1, len(maps) // config.frames)) if seed == config.seed else range(0)
+    shown = spread(len(maps), config.frames) if seed == config.seed else []
     return {
         "history": history,
         "frames": [f"step {history['step'][i]:g}" for i in shown],
         "maps": [tracking.rounded(maps[i]) for i in shown],
         "chance": tracking.chance_below_diagonal(task.partition),
     }
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers below ``count``, evenly, the last one among them."""
+    return sorted({round(place) for place in np.linspace(count - 1, 0, most)})
 
 
 def start(setting: Setting, form: str, generator: Generator) -> tuple[StructuredTask, SimplifiedViT]:

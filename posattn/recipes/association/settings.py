@@ -71,7 +71,7 @@ class AssociationConfig(Seeds):
     analysis: Setting = field(default_factory=lambda: ANALYSIS)
     measurements: terms.Measurements = 30
     frames: Count = 10
-    """Maps of A that are kept, of the first seed"""
+    """Maps of A that are kept, of the first seed: evenly over the training, with the last"""
     test_samples: terms.TestSamples = 1024
 
 

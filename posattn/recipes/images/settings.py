@@ -195,7 +195,12 @@ def sized(config: ImagesConfig, smoke: bool) -> ImagesConfig:
         size=ModelSize(embed_dim=16, depth=2, num_heads=4),
         seeds=2,
         train=replace(
-            config.train, epochs=2, batch_size=64, padding=min(1, config.train.padding), compile=False
+            config.train,
+            epochs=2,
+            batch_size=64,
+            warmup_epochs=0.5,
+            padding=min(1, config.train.padding),
+            compile=False,
         ),
         speed_rounds=3,
     )

@@ -24,6 +24,7 @@ from posattn.vision.data.augment import augment, derived_seed
 from posattn.vision.models.attention import FrozenMaps, PositionalAttention
 from posattn.vision.modes import to_single, to_types
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
+from posattn.vision.training.precision import refuse_settings_of
 from posattn.vision.training.resume import flatten_optimizer, load_optimizer, without_prefix
 from posattn.vision.training.signals import StopSignal
 from posattn.vision.training.state import memory_advice
@@ -128,6 +129,7 @@ class Recovery:
         config: RecoveryConfig,
         accelerator: Accelerator,
     ) -> None:
+        refuse_settings_of(accelerator)
         self.config, self.normalise, self.accelerator = config, normalise, accelerator
         self.device = accelerator.device
         self.pictures = pictures

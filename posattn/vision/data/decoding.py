@@ -94,8 +94,11 @@ def open_picture(source: Any) -> Picture:
         raise ValueError("it is null")
     if isinstance(source, str | Path) and os.path.exists(source) and not os.path.isfile(source):
         raise ValueError("it is not a regular file")  # reading a pipe would wait for ever
-    with source if isinstance(source, Picture) else Image.open(source) as opened:
-        return to_eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
+    try:
+        with source if isinstance(source, Picture) else Image.open(source) as opened:
+            return to_eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
+    except RuntimeError as error:  # of Pillow where an AVIF is damaged
+        raise OSError(str(error)) from error
 
 
 def to_eight_bits(picture: Picture) -> Picture:
@@ -104,7 +107,7 @@ def to_eight_bits(picture: Picture) -> Picture:
         return picture
     values = np.asarray(picture).astype(np.float64)
     whole = 1.0 if picture.mode.startswith("F") else SIXTEEN_BITS
-    if values.min() < 0 or values.max() > whole:
+    if not (values.min() >= 0 and values.max() <= whole):  # NaN is neither
         raise ValueError(f"its values are in [{values.min():g}, {values.max():g}], not in [0, {whole:g}]")
     return Image.fromarray(np.round(values * (255 / whole)).astype(np.uint8))
 

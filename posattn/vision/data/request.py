@@ -10,7 +10,8 @@ from posattn.vision.data.tables import Columns, parquet_parts, read_parts
 
 HOME = Path("data")  # default folder of files and downloads
 DECODING = Decoding()
-SHARDS = ("{}.parquet", "{}-*.parquet", "*/{}-*.parquet")  # common names, also on Hugging Face's hub
+SHARDS = ("{}.parquet", "{}-*.parquet", "data/{}-*.parquet")  # common names, also on Hugging Face's hub
+BELOW = "*/{}-*.parquet"  # in the folder of a configuration, as the hub has some
 PUBLISHED = {"train": ("train",), "test": ("test", "val", "validation")}
 
 
@@ -35,6 +36,8 @@ class Request:
     ) -> list[Path]:
         """The files of the first pattern that matches, in the given folder or the usual ones.
 
+        Folders of any name are searched only in the set's own: elsewhere they may hold other sets.
+
         Args:
             patterns: as of Path.glob.
             how: how to get the files, for the error if there are none.
@@ -42,11 +45,12 @@ class Request:
             elsewhere: folders to search after ./data if none is given.
         """
         home = self.data_dir or HOME
-        folders = [home, home / self.name, *(elsewhere if self.data_dir is None else ())]
+        folders = [home / self.name, home, *(elsewhere if self.data_dir is None else ())]
         for again in (False, True):
             for folder in folders:
+                own = folder.absolute().name == self.name
                 for pattern in patterns:
-                    if paths := sorted(folder.glob(pattern)):
+                    if (own or not pattern.startswith("*")) and (paths := files(folder, pattern)):
                         return paths
             if again or fetch is None or not self.download:
                 break
@@ -83,10 +87,23 @@ class Request:
 
     def shards_in(self, folder: Path) -> list[Path]:
         """The parquet files of the split in a folder, under any spelling."""
-        patterns = [form.format(stem) for stem in spellings(self.split) for form in SHARDS]
-        return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
+        patterns = shard_patterns(spellings(self.split))
+        return next((found for pattern in patterns if (found := files(folder, pattern))), [])
 
     @property
     def shards(self) -> list[str]:
         """Patterns of the parquet files of a published set's split."""
-        return [form.format(stem) for stem in PUBLISHED[self.split] for form in SHARDS]
+        return shard_patterns(PUBLISHED[self.split])
+
+
+def shard_patterns(stems: Sequence[str]) -> list[str]:
+    """Patterns of the parquet files of a split, by its spellings."""
+    return [form.format(stem) for stem in stems for form in (*SHARDS, BELOW)]
+
+
+def files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern. ValueError where they are in several folders: those are several sets."""
+    paths = sorted(folder.glob(pattern))
+    if len(parents := sorted({str(path.parent) for path in paths})) > 1:
+        raise ValueError(f"{folder} holds tables in {' and '.join(parents)}: give one of these folders")
+    return paths

@@ -37,7 +37,7 @@ def layer_maps(inspection: "Inspection", layer: int, image: int | None) -> Tenso
 def query_index(query: Query, layout: Layout) -> int:
     """The token of a query: (row, column) of a patch, or the number of a class token or register."""
     grid = layout.queries
-    if isinstance(query, tuple):
+    if isinstance(query, tuple | list):
         row, column = query
         if not (0 <= row < grid.height and 0 <= column < grid.width):
             raise ValueError(f"query must be a patch of the {grid} grid, got {query}")
@@ -82,6 +82,8 @@ def rollout(inspection: "Inspection", image: int | None) -> NDArray[np.float64]:
         for path, result in inspection.results.items()
         if layers[path].windowed or layers[path].pooled or not result.layout.square
     ]
+    if differences := [path for path in inspection.results if layers[path].maps_per_head > 1]:
+        raise ValueError(f"rollout needs one map per head; {differences[0]} takes one softmax from another")
     if unfit:
         raise ValueError(
             f"rollout needs attention from all tokens to all tokens; {unfit[0]} attends otherwise"

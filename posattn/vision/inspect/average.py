@@ -26,8 +26,11 @@ def estimator(
 
     def estimate(groups: Sequence[int]) -> Tensor:
         chosen, images = list(groups), sums.images_in(groups)
-        explained = products[:, chosen][..., chosen].sum((-1, -2)) / images**2
-        share = explained_share(explained, sums.total(groups), images)
+        among, total = products[:, chosen][..., chosen], sums.total(groups)
+        if sums.windowed:
+            share = grouped_share(among, total, sums.values.in_group[chosen])
+        else:
+            share = explained_share(among.sum((-1, -2)) / images**2, total, images)
         return torch.stack([share, *associations(sums, own, groups)])
 
     return estimate
@@ -74,6 +77,25 @@ def explained_share(
     within = (total - explained) * (images / max(images - 1, 1))
     explained = explained - within / images
     return torch.where(total > 0, explained / (explained + within), 1.0)
+
+
+def grouped_share(
+    products: Float[Tensor, "h G G"], total: Float[Tensor, " h"], in_group: Float[Tensor, " G"]
+) -> Float[Tensor, " h"]:
+    """``positionality`` of the average over the windows of n images, which are not independent within an image.
+
+    The noise is estimated from the spread over G groups of images; with a single one none is taken off.
+
+    Args:
+        products: <M_g, M_g'> of the sums M_g over each group of the mean of ``S - 1/K`` over an image's windows.
+        total: the mean over images and windows of ``|S - 1/K|²``.
+        in_group: the images of each group.
+    """
+    images = in_group.sum()
+    explained = products.sum((-1, -2)) / images**2
+    apart = (products.diagonal(dim1=-2, dim2=-1) / in_group).sum(-1) - images * explained
+    noise = apart / max(len(in_group) - 1, 1) / images
+    return torch.where(total > 0, (explained - noise) / total, 1.0)
 
 
 def association(maps: Maps, own: Bool[Tensor, "D D"]) -> Float[Tensor, "*h"]:

@@ -150,6 +150,8 @@ def inspect_model(
 def chosen_layers(tower: Tower, layers: Sequence[int] | None) -> dict[str, int]:
     """The paths of the chosen layers with their numbers; Raises ValueError for one that does not exist."""
     numbers = range(len(tower.layers)) if layers is None else layers
+    if not numbers:
+        raise ValueError("layers must name at least one layer, got none")
     if missing := [number for number in numbers if number not in range(len(tower.layers))]:
         raise ValueError(f"the model has layers 0..{len(tower.layers) - 1}, got layers={missing}")
     return {tower.layers[number].path: number for number in sorted(set(numbers))}

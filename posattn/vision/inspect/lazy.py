@@ -74,6 +74,7 @@ class FromQueries(LazyMaps):
         self.shape = (*query.shape[:-1], key.shape[-2])  # type: ignore[assignment]
         if is_causal:
             attn_mask = torch.ones(self.shape[-2:], dtype=torch.bool, device=self.device).tril()
+        self.given = attn_mask
         self.mask = None if attn_mask is None else attn_mask.expand(self.shape)
         self.masks = self.mask is not None
 
@@ -93,7 +94,14 @@ class FromQueries(LazyMaps):
         return scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
 
     def finite(self) -> bool:
-        return bool(self.query.isfinite().all() and self.key.isfinite().all())
+        return bool(self.query.isfinite().all() and self.key.isfinite().all() and self._mask_is_finite())
+
+    def _mask_is_finite(self) -> bool:
+        """Whether the mask has no NaN or +inf, and leaves each query a key."""
+        if self.given is None:
+            return True
+        row = self.given.any(-1) if self.given.dtype == torch.bool else self.given.amax(-1).isfinite()
+        return bool(row.all())
 
 
 class FromScores(LazyMaps):

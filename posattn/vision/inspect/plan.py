@@ -62,6 +62,8 @@ def plan(
     layers = {layer.path: layer for layer in tower.layers}
     refused: dict[str, TypeError] = {}
     observe(model, tower.run, image, layers, see, refuse=refused.__setitem__)
+    for path in refused.keys() & size.keys():  # in the second run of a layer
+        del size[path], layouts[path]
     if not size:
         raise next(
             iter(refused.values()), TypeError("no attention layer runs in a forward pass of this model")

@@ -29,9 +29,10 @@ PARTS = (
 class LayerSums:
     """Of one layer: mean and spread over images of what is measured on each, and average maps.
 
-    Image i belongs to group i mod ``groups``. Maps are summed by group, so that what is measured on the average map
-    has a standard error and can be found again on half of the images. The sums are of S itself, not of S - 1/K: the
-    logarithm of an average map needs its small entries to a relative precision, which the 1/K would take.
+    Image i belongs to group i mod ``groups``. Maps, of windows their mean over an image, are summed by group, so that
+    what is measured on the average map has a standard error and can be found again on half of the images. The sums are
+    of S itself, not of S - 1/K: the logarithm of an average map needs its small entries to a relative precision, which
+    the 1/K would take.
 
     Args:
         layout: Q queries and K keys.
@@ -43,6 +44,7 @@ class LayerSums:
         self.layout, self.radius, self.num_groups = layout, radius, groups
         self.values = RunningValues(groups)  # of IMAGE_MEASURES
         self.spread = self.maps = torch.zeros(())
+        self.windowed = False  # whether an image has several maps
         self._weights: dict[str, Tensor] = {}
 
     @property
@@ -60,6 +62,7 @@ class LayerSums:
         if not maps.finite():
             raise ValueError(f"attention is not finite in {str(maps.dtype).removeprefix('torch.')}")
         windows, number = maps.expand(images), maps.shape[0]
+        self.windowed = windows > 1
         image_of = torch.arange(number) // windows if number > 1 else torch.zeros(1, dtype=torch.long)
         share = self._share(image_of, images)
         parts = torch.zeros(len(PARTS), min(images, number), maps.shape[1], dtype=torch.double)
@@ -76,10 +79,12 @@ class LayerSums:
         self.values.add(image_measures(parts, self.layout, windows).expand(images, -1, -1))
 
     def _share(self, image_of: Tensor, images: int) -> Float[Tensor, "G n"]:
-        """How often each map counts in each group: a single one for all images as often as the group has images."""
+        """How much each map counts in each group: a single one for all images as often as the group has images."""
         groups = self.values.groups_of(images)
         whose = torch.nn.functional.one_hot(groups, self.num_groups).double().T
-        return whose.sum(1, keepdim=True) if len(image_of) == 1 else whose[:, image_of]
+        if len(image_of) == 1:
+            return whose.sum(1, keepdim=True)
+        return whose[:, image_of] * (images / len(image_of))  # the windows of an image count as one map
 
     def _begin(self, maps: LazyMaps) -> None:
         h, Q, K = maps.shape[1:]

@@ -97,7 +97,7 @@ def observe(
         hooked(layers, Watch(see, refuse, see_output)) as watch,
     ):
         for batch in batches(images, batch_size):
-            watch.batch = batch.to(like)
+            watch.batch, watch.once = batch.to(like), set()
             watch.image = (batch.shape[2], batch.shape[3])
             with torch.autocast(like.device.type, enabled=False), watch:
                 run(watch.batch)
@@ -110,6 +110,7 @@ class Watch(TorchFunctionMode):
 
     batch: Tensor
     image: tuple[int, int]
+    once: set[Any]  # the layers that ran on this batch
 
     def __init__(self, see: SeeLazily, refuse: Refuse, see_output: SeeOutput | None = None) -> None:
         super().__init__()
@@ -148,6 +149,9 @@ class Watch(TorchFunctionMode):
         """After it: the maps of its positional heads, then of its content-based ones."""
         calls, self.calls = self.calls or [], None
         try:
+            if key in self.once:
+                raise layer.refuse("it runs several times in a forward pass")
+            self.once.add(key)
             maps = self.maps_of(calls, module, layer)
             check_tokens(maps, inputs, layer)
             layout = layer.layout(self.image, maps.expand(len(self.batch)), *maps.shape[2:])

@@ -42,6 +42,7 @@ def recover_layout(
         TypeError, ValueError: the similarity is not finite or not of that grid, or a count is negative.
     """
     checks.natural("rounds", rounds)
+    grid = checked_grid(grid)
     fit = as_fit(similarity, grid)
     starts = [
         grown(fit, np.array([[position]]), shape)

@@ -166,7 +166,9 @@ class FrozenMaps(nn.Module):
                 f"attention maps of heads {(~finite).nonzero().flatten().tolist()} are not finite"
             )
         maps = maps.detach()
-        self.register_buffer("maps", maps.where(maps.abs() >= torch.finfo(maps.dtype).tiny, 0))
+        # in float16 numbers that small are ordinary entries of a row
+        tiny = torch.finfo(torch.promote_types(maps.dtype, torch.float32)).tiny
+        self.register_buffer("maps", maps.where(maps.abs() >= tiny, 0))
 
     @no_type_check  # traced and scripted
     def forward(self, positions: Tensor | None = None) -> Tensor:

@@ -183,6 +183,9 @@ SCORES = {"encodings": EncodingScores, "relative": RelativeScores, "table": Tabl
 def resample_offsets(table: Float[Tensor, "h U V"], new: Grid) -> Float[Tensor, "h U2 V2"]:
     """A table of offsets that scale with the image: its centre stays the centre, its ends the ends."""
     size = (2 * new.height - 1, 2 * new.width - 1)
+    for axis, side in enumerate(size, 1):
+        if side == 1:  # align_corners would take the first offset
+            table = table.narrow(axis, table.shape[axis] // 2, 1)
     scaled = F.interpolate(table[None].float(), size, mode="bicubic", align_corners=True)
     return scaled[0].to(table.dtype)
 

@@ -14,7 +14,7 @@ Policy = Literal["none", "trivial", "rand"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained; the learning rate follows a cosine to 0 after a linear warmup.
+    """How a model is trained; the learning rate follows a cosine over all epochs to 0, with a linear warmup in front.
 
     ``batch_size`` counts the images of an optimizer step over all processes and accumulated parts, so that a
     run does not depend on how it is divided.
@@ -33,7 +33,7 @@ class TrainConfig:
     weight_decay: NonNegative = 0.05
     """Weight decay of the optimizer"""
     warmup_epochs: NonNegative = 2.0
-    """Epochs over which the learning rate rises linearly"""
+    """Epochs over which the learning rate rises linearly, fewer than `epochs`"""
     clip: Positive | None = None
     """Largest gradient norm; default: no clipping"""
     label_smoothing: Probability = 0.0
@@ -60,9 +60,12 @@ class TrainConfig:
     """Steps between checkpoints"""
 
     def validate(self) -> None:
-        """The optimizer must be one of timm's that a checkpoint can keep; processes and parts must divide a batch."""
+        """The optimizer must be one of timm's that a checkpoint can keep, processes and parts must divide a batch, and
+        the warmup must end before the training."""
         parts = world_size() * self.accumulation
         checks.divides("processes x accumulation", parts, "batch_size", self.batch_size)
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs = {self.epochs}, got {self.warmup_epochs}")
         if self.optimizer != "adamw":
             from timm.optim import list_optimizers  # settings are read without torch
 

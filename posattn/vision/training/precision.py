@@ -6,7 +6,19 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+
+
+def refuse_settings_of(accelerator: Accelerator) -> None:
+    """Raise ValueError where accelerate has a precision or an accumulation of its own, as a config file of ``accelerate
+    launch`` gives it: gradients would be others than the settings here say."""
+    for name, ours in (("mixed_precision", "no"), ("gradient_accumulation_steps", 1)):
+        if (theirs := getattr(accelerator, name)) != ours:
+            raise ValueError(
+                f"accelerate must have {name} {ours}, got {theirs}: start it with --{name} {ours}; "
+                "precision and accumulation are settings of the training"
+            )
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from posattn.vision.data.streams import ImageStream
 from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled, compiler_of
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.precision import attention_for
+from posattn.vision.training.precision import attention_for, refuse_settings_of
 
 Transform = Callable[[Tensor], Tensor]
 ORDER, STEP = 1, 2  # purposes of derived seeds: the order of the images in an epoch, the draws of a step
@@ -69,6 +69,7 @@ class Training:
         accelerator: Accelerator,
     ) -> None:
         check(config)
+        refuse_settings_of(accelerator)
         self.config, self.seed = config, seed
         self.transform, self.accelerator = transform, accelerator
         parts = accelerator.num_processes * config.accumulation

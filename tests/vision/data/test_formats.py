@@ -1,5 +1,6 @@
 """The layouts that people have image sets in, written as they are and read back."""
 
+import io
 import pickle
 import sys
 import types
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from layouts import encoded, noise, write_cifar, write_folder, write_svhn
+from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets as published
 
@@ -267,3 +269,41 @@ def test_columns_of_no_table_are_refused(name: str, column: str, tmp_path: Path)
     path, place = (str(tmp_path), None) if name == "a folder" else (name, tmp_path)
     with pytest.raises(ValueError, match=rf"^{column} is not for .*, which is no table; got 'kind'$"):
         load_images(path, "test", place, **{column: "kind"})
+
+
+def write_table(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4), (value,) * 3).save(picture, "png")
+    pq.write_table(pa.table({"image": [picture.getvalue()] * 4, "label": [0, 1, 0, 1]}), path)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "train.parquet",
+        "train-00000-of-00001.parquet",
+        "data/train-00000-of-00001.parquet",
+        "digits/train-00000-of-00001.parquet",
+    ],
+)
+def test_another_set_beside_a_set_is_not_read(own: str, tmp_path: Path) -> None:
+    write_table(tmp_path / "svhn" / own, 1)
+    write_table(tmp_path / "cifar10" / "train-00000-of-00001.parquet", 2)
+    write_table(tmp_path / "train.parquet", 3)
+    for data_dir in (tmp_path, tmp_path / "svhn"):
+        assert load_images("svhn", data_dir=data_dir).images.unique().tolist() == [1]
+
+
+def test_a_set_that_is_not_there_is_not_another(tmp_path: Path) -> None:
+    write_table(tmp_path / "cifar10" / "train-00000-of-00001.parquet", 2)
+    with pytest.raises(FileNotFoundError, match="svhn not found"):
+        load_images("svhn", data_dir=tmp_path)
+
+
+def test_tables_of_several_folders_are_not_pooled(tmp_path: Path) -> None:
+    for name in ("cropped", "full"):
+        write_table(tmp_path / "svhn" / name / "train-00000-of-00001.parquet", 1)
+    for name, data_dir in (("svhn", tmp_path), (str(tmp_path / "svhn"), None)):
+        with pytest.raises(ValueError, match=r"holds tables in .*cropped and .*full: give one of these"):
+            load_images(name, data_dir=data_dir)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from posattn.vision.data.decoding import open_picture
 from posattn.vision.data.images import load_images
 from posattn.vision.data.pictures import Pictures
 from posattn.vision.data.streams import stream_images
@@ -216,3 +217,22 @@ def test_urls_are_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("cat.jpg\n")
     with pytest.raises(FileNotFoundError, match=r"line 1, cat\.jpg, is no file"):
         Pictures(str(tmp_path / "list.txt"))
+
+
+def test_errors_of_a_decoder_are_those_of_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    def fail(_: object) -> None:  # as Pillow's decoder of AVIF
+        raise RuntimeError("Failed to decode frame 0")
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    with pytest.raises(OSError, match="Failed to decode frame 0"):
+        open_picture(tmp_path / "a.png")
+
+
+def test_floats_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    values = np.full((4, 4), 0.5, np.float32)
+    values[1, 1] = np.nan
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    with pytest.raises(ValueError, match=r"its values are in \[nan, nan\]"):
+        open_picture(tmp_path / "a.tiff")

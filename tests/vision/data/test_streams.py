@@ -71,7 +71,13 @@ def tiny_vit(seed: int = 0) -> nn.Module:
 def test_a_training_on_a_stream_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
     stream = open_stream(folder)
     config = TrainConfig(
-        epochs=2, batch_size=4, padding=1, policy="trivial", record_every=1, checkpoint_every=2
+        epochs=2,
+        warmup_epochs=0.5,
+        batch_size=4,
+        padding=1,
+        policy="trivial",
+        record_every=1,
+        checkpoint_every=2,
     )
     whole = tiny_vit()
     expected = [record.loss for record in train(whole, stream, config)]
@@ -104,7 +110,9 @@ def test_corrupt_pictures_are_skipped_where_that_is_asked_for(folder: Path, tmp_
     assert (len(skipping), skipping.skipped, clean.skipped) == (len(clean), 2, 0)
     for one, other in zip(collect(skipping, [[0, 7], [23]]), collect(clean, [[0, 7], [23]]), strict=True):
         assert torch.equal(one, other)
-    config = TrainConfig(epochs=1, batch_size=4, padding=1, policy="trivial", checkpoint_every=2)
+    config = TrainConfig(
+        epochs=1, warmup_epochs=0.5, batch_size=4, padding=1, policy="trivial", checkpoint_every=2
+    )
     expected = [record.loss for record in train(tiny_vit(), clean, config)]
     run = train(tiny_vit(), skipping, config, checkpoints=tmp_path / "kept")
     next(run), next(run)

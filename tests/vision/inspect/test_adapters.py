@@ -260,6 +260,39 @@ def test_windows_are_measured_within_themselves() -> None:
     assert chosen.value.tolist() == pytest.approx(entropy.tolist(), abs=1e-5)
 
 
+def test_the_average_of_windows_is_over_windows_and_images() -> None:
+    """Positionality against its definition with the maps of 16 images, the noise taken from their spread."""
+    torch.manual_seed(0)
+    options = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 2)}
+    model = disturbed(timm.create_model("swin_tiny_patch4_window7_224", **options), 0.05)
+    pixels, expected = torch.randn(16, 3, 64, 64), []
+    for layer in find_attention(model).layers:
+        layer.module.fused_attn = False
+        layer.module.attn_drop.register_forward_pre_hook(lambda module, inputs: expected.append(inputs[0]))
+    with torch.no_grad():
+        model(pixels)
+    inspection = inspect_model(model, pixels, batch_size=16)
+    n, table = len(pixels), inspection.table()
+    for layer, found in enumerate(expected[-4:]):
+        maps = found.double().unflatten(0, (n, -1))  # (n, windows, h, Q, K)
+        assert inspection.maps(layer) == pytest.approx(maps.mean((0, 1)).numpy(), abs=1e-6)
+        centred = maps - 1 / maps.shape[-1]
+        of_image = centred.mean(1).flatten(2)  # (n, h, entries)
+        noise = (of_image - of_image.mean(0)).square().sum((0, 2)) / (n - 1) / n
+        explained = of_image.mean(0).square().sum(-1) - noise
+        share = explained / centred.square().sum((-1, -2)).mean((0, 1))
+        value = table[(table.layer == layer) & (table.measure == "positionality")].value
+        assert value.tolist() == pytest.approx(share.tolist(), abs=0.01)
+
+
+def test_windows_that_are_not_square() -> None:
+    options = {"img_size": (64, 256), "embed_dim": 24, "num_heads": (1,) * 4, "depths": (1,) * 4}
+    model = timm.create_model("swinv2_tiny_window8_256", **options)
+    inspection = inspect_model(model, images(2, 64, 256))
+    assert [layout.queries.size for layout in inspection.layouts] == [(8, 8), (8, 8), (4, 8), (2, 8)]
+    assert [layout.patch for layout in inspection.layouts] == [(4, 4), (8, 8), (16, 16), (32, 32)]
+
+
 def test_folded_heads_and_windows_of_timms_sam() -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "window_size": 2, "img_size": 64}

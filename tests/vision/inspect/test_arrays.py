@@ -158,3 +158,10 @@ def test_cells_of_other_colours_show_other_numbers_and_zero_has_no_sign() -> Non
     html = grids_html(table)
     assert all(f">{text}</td>" in html for text in ("-0.0021", "0.0000", "5.1900", "5.1878"))
     assert "a: -0.0021 to 0.0000" in html
+
+
+def test_rollout_of_two_softmaxes_per_head_is_refused() -> None:
+    small = {"img_size": 16, "patch_size": 4, "in_chans": 1, "embed_dim": 24, "depth": 1, "num_heads": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=2, attn_layer="diff", **small)
+    with pytest.raises(ValueError, match=r"one map per head; blocks\.0\.attn takes one softmax from another"):
+        inspect_model(model, images()).rollout()

@@ -1,5 +1,6 @@
 """Differences of two inspections and their standard errors, against what images that are stored say."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from posattn.structure.partition import Partition
 from posattn.vision.inspect.compare import compare, moved, side_of
-from posattn.vision.inspect.inspection import inspect_model
+from posattn.vision.inspect.inspection import Inspection, inspect_model
 
 
 def vit(seed: int, **options: int) -> nn.Module:
@@ -108,3 +109,17 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="holds no run"):
         compare(whole, tmp_path)
+
+
+def test_interrupted_inspections_are_not_paired() -> None:
+    """They stand for other images, and no digest says which."""
+    held: list[Inspection] = []
+
+    def interrupted(seed: int) -> Iterator[Tensor]:
+        yield images(6, seed)
+        raise RuntimeError
+
+    for seed in (0, 1):
+        with pytest.raises(RuntimeError):
+            inspect_model(vit(0), interrupted(seed), on_error=lambda _, inspection: held.append(inspection))
+    assert compare(*held).attrs["paired"] == 0

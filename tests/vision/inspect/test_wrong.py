@@ -15,6 +15,7 @@ from posattn.vision.convert.maps import to_positional
 from posattn.vision.grid import Grid, distances, grid_by_stride
 from posattn.vision.inspect.adapters.find import find_attention
 from posattn.vision.inspect.inspection import Inspection, check_partition, inspect_attention, inspect_model
+from posattn.vision.inspect.lazy import FromQueries
 from posattn.vision.inspect.plan import plan
 from posattn.vision.inspect.positions import closeness_correlation, similarity
 from posattn.vision.inspect.watch import watch_attention
@@ -270,3 +271,40 @@ def test_what_is_no_partition_is_refused(partition: Any) -> None:
     """Also sets that overlap, which were refused after all images were measured."""
     with pytest.raises(TypeError, match=r"partition must be a Partition, got (list|Cover)"):
         check_partition(partition, [])
+
+
+def test_a_bias_that_is_not_finite_is_named() -> None:
+    model = make("beit_base_patch16_224")
+    with torch.no_grad():
+        model.blocks[0].attn.relative_position_bias_table[3, 0] = math.nan
+    with pytest.raises(ValueError, match="attention is not finite"):
+        inspect_attention(model, images(), layers=[0])
+
+
+def test_a_query_without_a_key_is_not_finite() -> None:
+    query, mask = torch.randn(1, 1, 2, 4), torch.tensor([[True, True], [False, False]])
+    for given in (mask, torch.where(mask, 0.0, -torch.inf)):
+        assert not FromQueries(query, query, attn_mask=given).finite()
+    assert FromQueries(query, query, is_causal=True).finite()
+
+
+class Flipped(nn.Module):
+    """Adds what a model gives for the mirrored images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model(pixels) + self.model(pixels.flip(-1))
+
+
+def test_layers_that_run_several_times_are_refused() -> None:
+    """Their maps would count as those of twice as many images."""
+    with pytest.raises(TypeError, match="it runs several times in a forward pass"):
+        inspect_attention(Flipped(make()), images())
+
+
+def test_no_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="layers must name at least one layer, got none"):
+        inspect_attention(make(), images(), layers=[])

@@ -217,3 +217,17 @@ def test_pushed_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     hub.push_to_hf_hub(make(), "me/model", safe_serialization=True, model_card={"details": {}})
     assert pushed["model.safetensors"] > 0
     assert pushed["config.json"] > 0
+
+
+@pytest.mark.parametrize("size", [(4, 32), (32, 4)])
+def test_offsets_on_a_single_row_keep_their_centre(size: tuple[int, int]) -> None:
+    options = {"patch_size": 4, "img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 3}
+    model = timm.create_model(
+        "vit_posattn_tiny_patch16_224", scores="relative", score_diagonal=4.0, **options
+    )
+    scores = model.blocks[0].attn.maps.scores
+    centre = scores.table[:, 7, 7].clone()
+    across = (scores.table[:, 7] if size[0] == 4 else scores.table[:, :, 7]).clone()
+    model.set_input_size(size)
+    assert torch.equal(scores.table.flatten(1), across)
+    assert torch.equal(scores.table.flatten(1)[:, 7], centre)

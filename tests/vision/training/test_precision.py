@@ -1,6 +1,8 @@
 import pytest
 import timm
 import torch
+from accelerate.state import AcceleratorState
+from small_trainings import SHORT, few, tiny_vit
 from torch import nn
 
 from posattn.vision.data.images import load_images
@@ -42,8 +44,27 @@ class Convolutions(nn.Sequential):
 
 def test_a_training_leaves_no_hooks_in_its_model() -> None:
     images = load_images("digits", "train").select(torch.arange(8))
-    model, config = Convolutions(), TrainConfig(epochs=1, batch_size=4, precision="bfloat16", ema_decay=0.5)
+    model, config = (
+        Convolutions(),
+        TrainConfig(epochs=1, warmup_epochs=0.5, batch_size=4, precision="bfloat16", ema_decay=0.5),
+    )
     for record in train(model, images, config):
         assert not any(module._forward_pre_hooks for module in record.model.modules())
     assert not any(module._forward_pre_hooks for module in model.modules())
     model[1](torch.zeros(2, 4, 1, 1))  # as a training in float32 may do
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MIXED_PRECISION", "bf16"), ("GRADIENT_ACCUMULATION_STEPS", "4")]
+)
+def test_settings_of_accelerate_are_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``accelerate launch`` hands over those of the user's config file."""
+    AcceleratorState._reset_state(True)
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    try:
+        with pytest.raises(
+            ValueError, match=f"accelerate must have {name.lower()} .*, got {value}: start it"
+        ):
+            train(tiny_vit(), few(), SHORT)
+    finally:
+        AcceleratorState._reset_state(True)

@@ -26,7 +26,7 @@ class AttentionLayer:
     ``prefix``: tokens before the patches; None if the model does not tell (none or one then, whichever fits).
     ``entry``: the module whose first input is the image, so that its size is known inside a wrapper that resizes.
     ``grid``: the rows and columns of patches of an image of (H, W) pixels; default: from the number of tokens.
-    ``windowed``: attends within square windows, ordered image by image.
+    ``window``: rows and columns of the windows that it attends within, ordered image by image.
     ``pooled``: attends over pooled tokens, fewer than the layer's input has.
     ``maps_per_head``: how many softmax maps each head has (2 in differential attention).
     ``block``: the module whose output is the layer's tokens after attention and MLP, where it has one of its own.
@@ -38,7 +38,7 @@ class AttentionLayer:
     prefix: int | None = 0
     entry: nn.Module | None = None
     grid: Callable[[ImageSize], GridSize] | None = None
-    windowed: bool = False
+    window: GridSize | None = None
     pooled: bool = False
     maps_per_head: int = 1
     block: nn.Module | None = None
@@ -98,29 +98,28 @@ class AttentionLayer:
                     return self.stride[0] * times, self.stride[1] * times
         return image[0] / grid.height, image[1] / grid.width
 
-    def _window(self, image: ImageSize, windows: int, num_queries: int, num_keys: int) -> Layout:
-        sides = [side for number in (num_queries, num_keys) if (side := square_side(number))]
-        if len(sides) < 2:
-            raise self.refuse(f"its windows of {num_queries} queries and {num_keys} keys are not square")
-        pooled, patch = sides[1] / sides[0], self._patch_in_windows(image, windows, sides[1])
-        queries, keys = (Grid(side, side) for side in sides)
-        return Layout(queries, keys, (patch[0] * pooled, patch[1] * pooled))
+    @property
+    def windowed(self) -> bool:
+        """Whether it attends within windows."""
+        return self.window is not None
 
-    def _patch_in_windows(self, image: ImageSize, windows: int, side: int) -> tuple[float, float]:
+    def _window(self, image: ImageSize, windows: int, num_queries: int, num_keys: int) -> Layout:
+        assert self.window is not None
+        if not num_queries == num_keys == math.prod(self.window):
+            sides = "x".join(map(str, self.window))
+            raise self.refuse(f"its windows have {num_queries} queries and {num_keys} keys, not {sides}")
+        grid = Grid(*self.window)
+        return Layout(grid, grid, self._patch_in_windows(image, windows))
+
+    def _patch_in_windows(self, image: ImageSize, windows: int) -> tuple[float, float]:
         """The same in windows: the stride is doubled until the windows are as many; NaN if they never are."""
         first = self.stride or (1, 1)
         for times in STAGES:
             patch = (first[0] * times, first[1] * times)
-            numbers = (math.ceil(math.ceil(n / p) / side) for n, p in zip(image, patch, strict=True))
-            if math.prod(numbers) == windows:
+            sides = zip(image, patch, self.window or (1, 1), strict=True)
+            if math.prod(math.ceil(math.ceil(n / p) / side) for n, p, side in sides) == windows:
                 return patch
         return math.nan, math.nan
-
-
-def square_side(number: int) -> int | None:
-    """The square root of a square number, else None."""
-    side = round(number**0.5)
-    return side if side * side == number else None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from timm.layers import (
     RelPosMlp,
     RotaryEmbeddingMixed,
     resample_abs_pos_embed,
+    to_2tuple,
 )
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ def layer_of(model: nn.Module, path: str, module: nn.Module, prefix: str) -> Att
         getattr(owner, "num_prefix_tokens", None),
         entry_of(owner, embed),
         grid_of(embed),
-        windowed=is_windowed(model, path, module),
+        window=window_of(model, path, module),
         pooled=kind in POOLED,
         maps_per_head=2 if kind in DIFFERENTIAL else 1,
     )
@@ -116,10 +117,13 @@ def entry_of(owner: Any, embed: Any) -> nn.Module | None:
     return embed if single else getattr(owner, "stem", None)
 
 
-def is_windowed(model: nn.Module, path: str, module: nn.Module) -> bool:
-    """Whether a layer attends within windows: by its kind, or (SAM) by the window of the block around it."""
+def window_of(model: nn.Module, path: str, module: nn.Module) -> GridSize | None:
+    """The windows that a layer attends within: by its kind, or (SAM) those of the block around it."""
     around = model.get_submodule(path.rpartition(".")[0])
-    return type(module).__name__ in WINDOWED or bool(getattr(around, "window_size", 0))
+    size: Any = getattr(around, "window_size", 0)
+    if type(module).__name__ in WINDOWED:
+        size = module.window_size
+    return to_2tuple(size) if size else None
 
 
 def grid_of(embed: Any) -> Callable[[ImageSize], GridSize] | None:
@@ -131,7 +135,10 @@ def grid_of(embed: Any) -> Callable[[ImageSize], GridSize] | None:
 
 
 def positions(owner: Any, grid: Grid, image: ImageSize) -> Tensor | None:
-    """The encodings P that positional attention reads, else what is added to the patches of this grid."""
+    """The encodings P that positional attention reads, else what is added to the patches of this grid.
+
+    None where they are elsewhere, as in NaFlexVit.
+    """
     encodings = getattr(getattr(owner, "pos_encodings", None), "weight", None)
     if encodings is not None:
         return encodings[-grid.num_patches :] if len(encodings) >= grid.num_patches else None

@@ -74,7 +74,7 @@ def tower(owner: Any, prefix: str, run: nn.Module) -> Tower:
                 PREFIX[config.model_type](config),
                 entry,
                 partial(grid_of, config.patch_size),
-                windowed=bool(getattr(around, "window_size", 0)),
+                window=(side, side) if (side := getattr(around, "window_size", 0)) else None,
             )
         )
     return Tower(run, layers, unobserved, partial(positions, owner))
