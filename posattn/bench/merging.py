@@ -101,7 +101,7 @@ def attend(
 def merge_tokens(vit: nn.Module, r: int) -> Any:
     """A copy of a timm ViT in evaluation mode that merges r tokens in each block.
 
-    Raises TypeError for blocks that are not timm's plain ones.
+    Raises TypeError for blocks that are not timm's plain ones, and where tokens are averaged at the end.
     """
     checks.natural("r", r)
     model: Any = copy.deepcopy(vit).eval()
@@ -112,4 +112,8 @@ def merge_tokens(vit: nn.Module, r: int) -> Any:
                 f"blocks.{number} ({type(block).__name__}) is not supported: tokens merge in plain blocks"
             )
         model.blocks[number] = MergingBlock(block, r, model.num_prefix_tokens, sizes, number == 0)
+    if model.global_pool != "token":
+        raise TypeError(
+            f"global_pool={model.global_pool!r} is not supported: a merged token would count as one patch"
+        )
     return model

@@ -76,11 +76,11 @@ def test_a_model(name: str) -> None:
 def test_every_block_merges_the_same_prefix_apart(registers: int) -> None:
     """Three blocks in float64, token by token."""
     torch.manual_seed(0)
-    options = SMALL | {"reg_tokens": registers, "global_pool": "avg", "init_values": 0.5}
+    options = SMALL | {"reg_tokens": registers, "init_values": 0.5}
     vit = timm.create_model("vit_tiny_patch16_224", **options).eval().double()
     images, prefix = torch.randn(2, 3, 32, 32).double(), 1 + registers
     with torch.no_grad():
-        found = merge_tokens(vit, 3)(images)
+        found = merge_tokens(vit, 3).forward_features(images)
         for image, result in zip(images, found, strict=True):
             tokens = vit._pos_embed(vit.patch_embed(image[None]))
             sizes = [1.0] * tokens.shape[1]
@@ -94,7 +94,7 @@ def test_every_block_merges_the_same_prefix_apart(registers: int) -> None:
                     [size for _, size in merged],
                 )
                 tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))
-            torch.testing.assert_close(result, vit.forward_head(vit.norm(tokens))[0])
+            torch.testing.assert_close(result, vit.norm(tokens)[0])
 
 
 def test_equal_tokens_merge_without_loss() -> None:
@@ -106,6 +106,8 @@ def test_equal_tokens_merge_without_loss() -> None:
 
 
 def test_what_is_refused() -> None:
+    with pytest.raises(TypeError, match="global_pool='avg' is not supported"):
+        merge_tokens(timm.create_model("vit_tiny_patch16_224", **SMALL, global_pool="avg"), 2)
     with pytest.raises(TypeError, match=r"blocks.0 \(EvaBlock\) is not supported"):
         merge_tokens(timm.create_model("eva02_tiny_patch14_224", **SMALL), 2)
     with pytest.raises(ValueError, match="r must be"):

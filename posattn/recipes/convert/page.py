@@ -54,7 +54,10 @@ def conversion(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     ]
     names = list(last["kept"])
     columns = ["", *names, *(f"loss of {name}" for name in names)]
-    measured = f"On {config.measured} pictures used for nothing else; ± standard error over them."
+    measured = (
+        f"On {config.measured} pictures, on which the order and the number of heads were chosen, too; "
+        "± standard error over them."
+    )
     caption = measured + accuracy_text(numbers) + recovery_text(config, numbers)
     kept = kinds_by_block(numbers)
     return Section("Conversion", claim, [Table("What is left", columns, rows, caption), kept])

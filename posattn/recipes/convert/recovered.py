@@ -1,5 +1,6 @@
 """Refit and recovery as parts of a run: refitted weights are kept, recovery resumes from its checkpoints."""
 
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from rich.progress import Progress
@@ -16,7 +17,7 @@ from posattn.vision.convert.refit import HELD, check_refit, refit
 
 REFITTED = "refitted"  # the file of the run that holds the refitted weights
 CROP = 28  # a random crop of recovery moves a picture by at most this part of its side
-LOGGED = 10  # steps that a logged loss is the mean of
+LOGGED = 10  # steps that a loss of the result is the mean of
 
 
 class Fit(NamedTuple):
@@ -81,16 +82,18 @@ def recovered(fit: Fit, model: nn.Module) -> Any:
     records = recover(
         model, fit.original, fit.pictures, normalise_of(fit.original), settings, checkpoints=folder
     )
-    losses: list[float] = []
     done = {event["step"] for event in run.events("recovery")}
     for record in records:
-        losses.append(record.loss)
         fit.progress.update(task, completed=record.step)
-        if record.step % LOGGED == 0 or record.step == config.recover:
-            if record.step not in done:
-                run.log("recovery", step=record.step, loss=sum(losses) / len(losses))
-            losses = []
+        if record.step not in done:
+            run.log("recovery", step=record.step, loss=record.loss)
     return model
+
+
+def recovery_losses(run: RunFolder) -> list[float]:
+    """The loss of a recovery, the mean of every ``LOGGED`` steps in turn."""
+    losses = [event["loss"] for event in run.events("recovery")]
+    return [fmean(losses[first : first + LOGGED]) for first in range(0, len(losses), LOGGED)]
 
 
 def judged(model: nn.Module, before: dict[str, Tensor], plan: Plan) -> Verdict:

@@ -10,7 +10,7 @@ from posattn.recipes.convert.measuring import chosen, measured_alone, orders_of,
 from posattn.recipes.convert.models import load_model
 from posattn.recipes.convert.page import sections
 from posattn.recipes.convert.plan import plan_of
-from posattn.recipes.convert.recovered import Fit, judged, recovered, refitted, require_fit
+from posattn.recipes.convert.recovered import Fit, judged, recovered, recovery_losses, refitted, require_fit
 from posattn.recipes.convert.results import (
     BEFORE,
     RECOVERY,
@@ -90,7 +90,7 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
         "saved": saved,
         "recovery_gain": None if verdict is None else verdict.gain,
         "speed": timing,
-        "recovery": [event["loss"] for event in run.events("recovery")],
+        "recovery": recovery_losses(run),
     }
     run.save_tensors("examples", examples(plan, best, kept))
     return {

@@ -73,7 +73,7 @@ class ConvertConfig:
     ranking: Count = 128
     """Pictures that heads are ranked on and a recovery is judged by."""
     measured: Count = 256
-    """Pictures, used for nothing else, that every reported loss is measured on."""
+    """Pictures that every reported loss is measured on; the order and the number of heads are chosen on them, too."""
     nearest: Count = 10
     """Neighbours of a picture."""
     points: Count = 12

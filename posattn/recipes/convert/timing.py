@@ -20,7 +20,7 @@ from posattn.vision.models.freeze import freeze_attention
 ORIGINAL, CONVERTED = "original", "converted"
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: maps by offset of tensors that are made in it are computed at every pass
 def seconds_of_kinds(subject: Subject, config: ConvertConfig) -> dict[str, float]:
     """For each kind, the median seconds of an attention layer with all heads of that kind."""
     vit, number = adapter_of(subject.model), min(subject.layers)
@@ -44,7 +44,7 @@ def timed(model: nn.Module, images: torch.Tensor) -> None:
     synchronize(images.device)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def speed(
     config: ConvertConfig, original: nn.Module, changed: nn.Module, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
@@ -56,11 +56,11 @@ def speed(
     sizes = {}
     for size in progress.track(config.sizes or (own[0],), description="convert: speed"):
         models = {name: copy.deepcopy(m).eval() for name, m in ((ORIGINAL, original), (CONVERTED, changed))}
-        if (size, size) != own:
-            for model in models.values():
-                adapter_of(model).set_size((size, size))
-        models[CONVERTED] = freeze_attention(models[CONVERTED])
         shape = (size, size) if config.sizes else own
+        if shape != own:
+            for model in models.values():
+                adapter_of(model).set_size(shape)
+        models[CONVERTED] = freeze_attention(models[CONVERTED])
         sizes[str(size)] = at_size({name: m.to(device) for name, m in models.items()}, shape, config, device)
     return {"threads": torch.get_num_threads(), "device": str(device), "batch": config.batch, "sizes": sizes}
 

@@ -31,7 +31,8 @@ def entered(config: SpeedConfig, mode: str, size: int, dtype: str) -> list[str]:
     tokens, patch = (size // patch_size(size)) ** 2, patch_size(size)
 
     def enters(one: Contender) -> bool:
-        gathered = one.keep is None or one.keep <= GATHERED[DTYPES[dtype]] * tokens
+        on_cpu = torch.device(config.device).type == "cpu"
+        gathered = one.keep is None or (on_cpu and one.keep <= GATHERED[DTYPES[dtype]] * tokens)
         return mode in one.modes and gathered and (one.patches or patch == 16)
 
     return [name for name in config.models if enters(CONTENDERS[name])]

@@ -24,6 +24,7 @@ class RecoveryConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every"):
             checks.positive_int(name, getattr(self, name))
-        for name in ("lr", "maps_lr", "weight_decay", "padding"):
+        checks.positive("lr", self.lr)  # timm gives the maps a multiple of it
+        for name in ("maps_lr", "weight_decay", "padding"):
             checks.finite(name, getattr(self, name), 0.0)
         checks.probability("warmup", self.warmup)

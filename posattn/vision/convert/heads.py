@@ -94,7 +94,10 @@ class ConvolutionHeads(nn.Module):
         total = F.conv2d(
             weight.new_ones(1, len(weight), *size), weight[:, None], padding=pad, groups=len(weight)
         )
-        scale = (shares[..., -1] / total.flatten(2)[0]).to(values.dtype)  # (p, D)
+        total = total.flatten(2)[0].clamp(
+            min=torch.finfo(total.dtype).tiny
+        )  # 0 where dropout leaves no weight
+        scale = (shares[..., -1] / total).to(values.dtype)  # (p, D)
         weight, rows, shares = (part.to(values.dtype) for part in (weight, rows, shares))
         image = patches.transpose(1, 2).unflatten(2, size)
         filters = weight.repeat_interleave(heads.shape[3], 0)[:, None]

@@ -263,6 +263,8 @@ def chosen_heads(
         if blocks is not None:
             raise ValueError(f"heads names its blocks already, got blocks={list(blocks)} besides")
         blocks = list(heads)
+    if isinstance(blocks, int):
+        raise TypeError(f"blocks must be a list of numbers, got {blocks}")
     blocks = list(layers) if blocks is None else blocks
     return {number: heads_of(layers, number, heads, kind) for number in blocks}
 
@@ -277,9 +279,11 @@ def heads_of(
         )
     count = count_heads(layers[number])
     wanted = heads[number] if isinstance(heads, Mapping) else heads
+    if isinstance(wanted, int):
+        raise TypeError(f"heads must be a list of numbers, got {wanted}")
     chosen = with_kinds(range(count) if wanted is None else wanted, kind)
     for head, own in chosen.items():
-        if head not in range(count):
+        if checks.natural("head", head) not in range(count):
             raise ValueError(f"block {number} has heads 0..{count - 1}, got {head}")
         checks.known("kind", own, KINDS)
     return chosen

@@ -153,9 +153,10 @@ def vote(
 
 
 def tally(weights: Float[Tensor, "n k"], labels: Int[Tensor, "n k"]) -> Int[Tensor, " n"]:
-    """The label with the largest sum of weights."""
+    """The label with the largest sum of weights, among those that have one: weights may be negative."""
     votes = weights.new_zeros(len(labels), int(labels.max()) + 1)
-    return votes.scatter_add(1, labels, weights).argmax(1)
+    without = votes.scatter(1, labels, 1.0) == 0
+    return votes.scatter_add(1, labels, weights).masked_fill(without, -torch.inf).argmax(1)
 
 
 def estimate(values: Shaped[Tensor, " n"]) -> Estimate:

@@ -260,7 +260,7 @@ def groups_of(model: nn.Module, config: RecoveryConfig) -> list[dict[str, Any]]:
     parts = [
         [p for p in model.parameters() if p.requires_grad and (id(p) in maps) == own] for own in (False, True)
     ]
-    scales = (1.0, config.maps_lr / config.lr if config.lr else 1.0)
+    scales = (1.0, config.maps_lr / config.lr)
     return [{"params": part, "lr_scale": scale} for part, scale in zip(parts, scales, strict=True) if part]
 
 

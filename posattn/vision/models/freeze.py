@@ -31,7 +31,8 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
             maps; freeze it again with the same ``keep`` to gather them.
 
     Raises:
-        TypeError, ValueError: no positional attention, maps that are not finite, or k not in 1..N.
+        TypeError, ValueError: no positional attention, maps that are not finite, k not in 1..N, or k where heads are by
+            offset, which are no tables.
     """
     frozen = copy.deepcopy(model)
     positional = [
@@ -47,6 +48,8 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
             if isinstance(child, PositionEncodings):
                 setattr(module, name, child.fuse())
     if keep is not None:
+        if any(set(getattr(m, "kinds", {}).values()) - {"table"} for m in positional):
+            raise ValueError(f"keep={keep} is for tables: the model has heads by offset")
         for layer in layers:
             prune(layer, keep)
     if hasattr(frozen, "score_kind"):

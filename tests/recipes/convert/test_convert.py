@@ -1,6 +1,8 @@
 """`posattn convert` on a small ViT and small pictures."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 
 import posattn
 from posattn.cli import main
-from posattn.recipes.convert import page
+from posattn.recipes.convert import page, timing
 from posattn.recipes.convert.models import load_model
 from posattn.recipes.convert.results import mean_of_random
 from posattn.recipes.convert.run import run
@@ -21,7 +23,10 @@ from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.subject import load_material
 from posattn.runs.folder import RunFolder, open_run
 from posattn.runs.report.html import build_report
-from posattn.vision.convert.maps import to_positional
+from posattn.vision.convert.heads import OffsetAttentionMaps
+from posattn.vision.convert.maps import average_maps, to_positional
+from posattn.vision.convert.recovery import Recovery
+from posattn.vision.convert.reruns import subject_of
 from posattn.vision.convert.saving import heads_kept
 
 NAME = "vit_tiny_patch16_224"
@@ -72,6 +77,51 @@ def test_a_whole_conversion(config_of: Configure, place: Path, tmp_path: Path) -
     kinds = {int(b): {int(h): k for h, k in of.items()} for b, of in found["chosen"]["kinds"].items()}
     assert heads_kept(model) == kinds
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_maps_by_offset_are_timed_as_they_are_used(config_of: Configure, monkeypatch) -> None:
+    """Computed once and kept, not at every pass."""
+    vit = timm.create_model(NAME, img_size=32, patch_size=8, embed_dim=24, depth=1).eval()
+    subject = subject_of(vit, average_maps(vit, torch.randn(2, 3, 32, 32), [0]), 3)
+    computed, compute = [], OffsetAttentionMaps.compute
+
+    def counted(self: OffsetAttentionMaps, *arguments: object) -> torch.Tensor:
+        computed.append(self)
+        return compute(self, *arguments)
+
+    monkeypatch.setattr(OffsetAttentionMaps, "compute", counted)
+    timing.seconds_of_kinds(subject, config_of(kinds=("relative",), window=3))
+    assert len(computed) == 1
+
+
+def test_a_model_of_images_that_are_not_square(config_of: Configure, tmp_path: Path) -> None:
+    vit = timm.create_model(NAME, img_size=(32, 16), patch_size=8, embed_dim=24, depth=2, num_classes=0)
+    timm.models.save_for_hf(vit, tmp_path / "vit", safe_serialization=True)
+    config = config_of(model=f"local-dir:{tmp_path / 'vit'}", heads="50%")
+    found = convert(config, tmp_path / "run").result["convert"]
+    assert set(found["speed"]["sizes"]) == {"32"}
+
+
+def test_a_recovery_that_was_stopped_has_the_losses_of_one_that_was_not(
+    config_of: Configure, tmp_path: Path, monkeypatch
+) -> None:
+    """Stopped by a signal within the steps that a loss of the result is the mean of."""
+    config = config_of(heads="50%", refit=0, recover=12)
+    whole, update, seen = convert(config, tmp_path / "whole").result["convert"], Recovery.update, []
+
+    def stopping(self: Recovery) -> object:
+        seen.append(self)
+        if len(seen) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self)
+
+    monkeypatch.setattr(Recovery, "update", stopping)
+    with pytest.raises(SystemExit):
+        convert(config, tmp_path / "run")
+    found = convert(config, tmp_path / "run", resume=True).result["convert"]
+    assert len(found["recovery"]) == 2
+    if found["chosen"] == whole["chosen"]:  # what is fastest is timed anew in each run
+        assert found["recovery"] == whole["recovery"]
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(

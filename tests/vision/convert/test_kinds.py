@@ -317,3 +317,16 @@ def test_what_is_refused(model, error: type[Exception], message: str) -> None:
 def test_bad_kinds(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         to_positional(make("clip"), images(), **options)
+
+
+def test_heads_by_offset_are_not_pruned() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", **SMALL)
+    model = to_positional(vit, torch.randn(2, 3, 16, 16), kind="relative")
+    with pytest.raises(ValueError, match="keep=2 is for tables"):
+        freeze_attention(model, keep=2)
+
+
+def test_dropout_that_leaves_no_weight_gives_numbers() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", **SMALL, attn_drop_rate=0.5)
+    model = to_positional(vit, torch.randn(2, 3, 16, 16), kind="convolution", window=1).train()
+    assert all(model(torch.randn(2, 3, 16, 16)).isfinite().all() for _ in range(20))

@@ -237,3 +237,14 @@ def test_onnx_agrees(name: str, tmp_path: Path) -> None:
     found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(found), run(model, x), atol=1e-4, rtol=1e-4)
     assert (torch.from_numpy(found) - run(vit, x)).abs().max() > 1e-3
+
+
+def test_a_backbone_is_converted_and_not_compared() -> None:
+    config = transformers.Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=16, patch_size=4
+    )
+    model = transformers.Dinov2Backbone(config).eval()
+    pixels = torch.randn(2, 3, 16, 16)
+    assert to_positional(model, pixels)(pixels).feature_maps[0].isfinite().all()
+    with pytest.raises(TypeError, match="Dinov2Backbone gives no last tokens"):
+        outputs(model, pixels)

@@ -129,3 +129,8 @@ def test_gradients_reach_every_parameter() -> None:
     heads = ConvolutionHeads(maps, Place(embed), nn.Dropout(0.0))
     (heads(torch.randn(2, 17, 8, dtype=torch.double)) ** 2).sum().backward()
     assert all(p.grad.abs().max() > 0 for p in maps.parameters())
+
+
+def test_a_window_of_a_single_patch_stays_one() -> None:
+    assert OffsetMaps(1, Grid(4, 4), (1, 1)).window_on(Grid(8, 8)) == (1, 1)
+    assert OffsetMaps(1, Grid(8, 8), (3, 3)).window_on(Grid(2, 2)) == (3, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from posattn.vision.convert.quality import Outputs, Quality, estimate, neighbours
+from posattn.vision.convert.quality import Outputs, Quality, estimate, neighbours, tally
 
 
 def random_outputs(n: int = 30, seed: int = 0, logits: bool = True) -> Outputs:
@@ -103,3 +103,9 @@ def test_what_cannot_be_compared() -> None:
         Quality(random_outputs(), torch.arange(3))
     with pytest.raises(ValueError, match="at least two images, got 1"):
         estimate(torch.ones(1))
+
+
+def test_a_label_without_a_vote_does_not_win_over_negative_ones() -> None:
+    found = tally(-torch.ones(2, 2).double() / 3, torch.tensor([[3, 2], [1, 1]]))
+    assert found[0].item() in (2, 3)
+    assert found[1].item() == 1

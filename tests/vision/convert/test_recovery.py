@@ -217,3 +217,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     for name, value in (("steps", 0), ("batch_size", -1), ("lr", float("nan")), ("warmup", 1.5)):
         with pytest.raises(ValueError, match=name):
             RecoveryConfig(**{name: value})
+
+
+def test_a_rate_of_zero_is_refused() -> None:
+    """That of the maps would be 0, too: timm gives them a multiple of it."""
+    with pytest.raises(ValueError, match="lr must be above 0, got 0"):
+        RecoveryConfig(lr=0.0)

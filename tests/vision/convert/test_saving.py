@@ -212,3 +212,12 @@ def test_a_compiled_model_is_saved_as_it_is(tmp_path: Path) -> None:
     posattn.save(torch.compile(model, backend="eager"), tmp_path)
     with torch.no_grad():
         assert torch.equal(posattn.load(tmp_path)(images(vit)), model(images(vit)))
+
+
+def test_options_that_no_file_holds_are_named(tmp_path: Path) -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", **SMALL, act_layer=nn.ReLU)
+    model = to_positional(vit, images(vit))
+    with pytest.raises(
+        ValueError, match="a class or a function, which no file can hold: create it with names"
+    ):
+        posattn.save(model, tmp_path)

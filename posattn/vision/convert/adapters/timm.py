@@ -63,11 +63,19 @@ class TimmViT(ViT):
         model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "architecture": ARCHITECTURE}
 
     def save_config(self, folder: Path) -> None:
-        """As timm's ``save_for_hf`` does."""
+        """As timm's ``save_for_hf`` does. ValueError where an option of the model is no text or number."""
         heads = self.model.get_classifier()  # two where the model is distilled
         classes = classes_of(heads[0] if isinstance(heads, tuple) else heads)
         self.model.num_classes = self.model.num_classes if classes is None else classes
-        save_config_for_hf(self.model, str(folder / CONFIG))
+        try:
+            save_config_for_hf(self.model, str(folder / CONFIG))
+        except ValueError as error:
+            if "not serializable" not in str(error):
+                raise
+            raise ValueError(
+                f"{type(self.model).__name__} was created with a class or a function, which no file can hold: "
+                "create it with names, such as act_layer='relu'"
+            ) from error
 
     def data_config(self) -> dict[str, Any]:
         return resolve_model_data_config(self.model)

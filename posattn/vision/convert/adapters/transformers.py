@@ -57,10 +57,14 @@ class TransformersViT(ViT):
     def forward(self, images: Tensor) -> Forward:
         """Features are the class token: of ``pooler_output`` the weights are often random."""
         found: dict[str, Tensor] = {}
-        hook = self.tower.register_forward_hook(
-            lambda _, inputs, output: found.update(tokens=output.last_hidden_state)
-        )
-        with hook:
+
+        def keep(_: Any, inputs: Any, output: Any) -> None:
+            if not hasattr(output, "last_hidden_state"):
+                name = type(self.tower).__name__
+                raise TypeError(f"{name} gives no last tokens: it can be converted, not compared or fitted")
+            found["tokens"] = output.last_hidden_state
+
+        with self.tower.register_forward_hook(keep):
             output = self.model(images, return_dict=True)
         return Forward(found["tokens"], found["tokens"][:, 0], getattr(output, "logits", None))
 
