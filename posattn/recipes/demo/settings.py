@@ -66,5 +66,7 @@ def demo(smoke: bool = False) -> DemoConfig:
     return DemoConfig(
         StructureConfig(steps=60, batch_size=128, test_samples=256, measurements=3),
         TransferConfig(num_patches=32, dim=16, seeds=2, sizes=(8, 32), steps=30, test_samples=256),
-        ImagesConfig(size=SMALL, seeds=2, train=TrainConfig(epochs=2, padding=1), speed_rounds=3),
+        ImagesConfig(
+            size=SMALL, seeds=2, train=TrainConfig(epochs=2, warmup_epochs=0.5, padding=1), speed_rounds=3
+        ),
     )
