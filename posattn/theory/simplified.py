@@ -185,7 +185,7 @@ def encode_positions(
     """The model with its scores parametrised as A = P Pᵀ by trained positional encodings P (D, m), in place.
 
     ``model.scores`` stays (D, D); P is ``model.parametrizations.scores.original``. A diagonal that is not held is then
-    |P_i|², not σ_A.
+    ``|P_i|²``, not σ_A.
 
     Args:
         model: its ``scores``, (D, D), are replaced.

@@ -79,9 +79,8 @@ def test_each_query_reads_what_it_is_told(
 
 def test_bad_solutions(task: StructuredTask) -> None:
     partition = task.partition
-    for wrong in (torch.zeros(partition.num_sets, dtype=torch.long), torch.arange(partition.num_sets) / 1):
-        with pytest.raises(ValueError, match="permutation must order"):
-            solutions.permuted(partition, task, wrong)
+    with pytest.raises(ValueError, match="permutation must order"):
+        solutions.permuted(partition, task, torch.zeros(partition.num_sets, dtype=torch.long))
     with pytest.raises(ValueError, match="256 patches, the task 1024"):
         solutions.associated(Partition.contiguous(256, C), task)
     with pytest.raises(ValueError, match=r"nobody.*everywhere, themselves"):

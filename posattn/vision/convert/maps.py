@@ -283,7 +283,7 @@ def heads_of(
         raise TypeError(f"heads must be a list of numbers, got {wanted}")
     chosen = with_kinds(range(count) if wanted is None else wanted, kind)
     for head, own in chosen.items():
-        if checks.natural("head", head) not in range(count):
+        if isinstance(head, bool) or head not in range(count):
             raise ValueError(f"block {number} has heads 0..{count - 1}, got {head}")
         checks.known("kind", own, KINDS)
     return chosen

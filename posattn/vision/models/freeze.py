@@ -26,13 +26,13 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
 
     Args:
         model: a model with positional attention, in all or some blocks, or from ``to_positional``.
-        keep: k, each query keeps its k largest entries, renormalised to sum to 1. On a CPU, few enough entries
-            are gathered instead of multiplied densely. timm rebuilds such a model from ``save_for_hf`` with dense
-            maps; freeze it again with the same ``keep`` to gather them.
+        keep: k, each query keeps its k largest entries, renormalised to sum to 1; heads by offset keep all. On a CPU,
+            few enough entries are gathered instead of multiplied densely. timm rebuilds such a model from
+            ``save_for_hf`` with dense maps; freeze it again with the same ``keep`` to gather them.
 
     Raises:
-        TypeError, ValueError: no positional attention, maps that are not finite, k not in 1..N, or k where heads are by
-            offset, which are no tables.
+        TypeError, ValueError: no positional attention, maps that are not finite, k not in 1..N, or k where all heads
+            are by offset.
     """
     frozen = copy.deepcopy(model)
     positional = [
@@ -48,8 +48,8 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
             if isinstance(child, PositionEncodings):
                 setattr(module, name, child.fuse())
     if keep is not None:
-        if any(set(getattr(m, "kinds", {}).values()) - {"table"} for m in positional):
-            raise ValueError(f"keep={keep} is for tables: the model has heads by offset")
+        if not layers:
+            raise ValueError(f"keep={keep} is for tables: all heads of the model are by offset")
         for layer in layers:
             prune(layer, keep)
     if hasattr(frozen, "score_kind"):
