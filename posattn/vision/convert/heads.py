@@ -94,9 +94,8 @@ class ConvolutionHeads(nn.Module):
         total = F.conv2d(
             weight.new_ones(1, len(weight), *size), weight[:, None], padding=pad, groups=len(weight)
         )
-        total = total.flatten(2)[0].clamp(
-            min=torch.finfo(total.dtype).tiny
-        )  # 0 where dropout leaves no weight
+        # 0 where dropout leaves a patch no weight
+        total = total.flatten(2)[0].clamp(min=torch.finfo(total.dtype).tiny)
         scale = (shares[..., -1] / total).to(values.dtype)  # (p, D)
         weight, rows, shares = (part.to(values.dtype) for part in (weight, rows, shares))
         image = patches.transpose(1, 2).unflatten(2, size)
