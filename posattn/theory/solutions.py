@@ -46,9 +46,8 @@ def permuted(
         ValueError: π is not a permutation of 0..L-1, the sets overlap, or as in ``reading``.
     """
     permutation = torch.as_tensor(permutation)
-    if permutation.is_floating_point() or permutation.sort().values.tolist() != list(
-        range(partition.num_sets)
-    ):
+    ordered = list(range(partition.num_sets))
+    if permutation.is_floating_point() or permutation.sort().values.tolist() != ordered:
         raise ValueError(f"permutation must order 0..{partition.num_sets - 1}, got {permutation.tolist()}")
     labels = partition.as_partition("a solution by sets").labels
     reads = partition.membership[permutation[labels.clamp(min=0)]]

@@ -18,16 +18,8 @@ from posattn.runs.environment import environment
 from posattn.runs.folder import CHECKPOINTS, RunFolder, open_run
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # trainings, which test_flags.py runs checked
-SHORT = [
-    "--train.epochs",
-    "1",
-    "--train.warmup-epochs",
-    "0.5",
-    "--train-images",
-    "128",
-    "--speed-rounds",
-    "2",
-]
+EPOCH = ["--train.epochs", "1", "--train.warmup-epochs", "0.5", "--train-images", "128"]
+SHORT = [*EPOCH, "--speed-rounds", "2"]
 
 
 def run(recipe: str, out: Path, *options: str) -> dict[str, Any]:
@@ -72,20 +64,8 @@ def started(path: Path, config: Any = None, recipe: str = "teachers", **units: A
     [
         ("teachers", ["--steps", "20"]),
         ("boundaries", ["--steps", "5", "--flow-samples", "50", "--flow-times", "10"]),
-        ("pruned-maps", ["--train.epochs", "1", "--train.warmup-epochs", "0.5", "--train-images", "128"]),
-        (
-            "jigsaw",
-            [
-                "--train.epochs",
-                "1",
-                "--train.warmup-epochs",
-                "0.5",
-                "--train-images",
-                "128",
-                "--plain-seeds",
-                "2",
-            ],
-        ),
+        ("pruned-maps", EPOCH),
+        ("jigsaw", [*EPOCH, "--plain-seeds", "2"]),
     ],
 )
 def test_seeds_pooled_are_one_run(recipe: str, options: list[str], tmp_path: Path) -> None:
@@ -254,18 +234,7 @@ def test_names_of_units() -> None:
 
 def test_a_training_goes_on_in_a_folder_that_was_moved(tmp_path: Path) -> None:
     """An interrupted run is copied, as to another machine, and resumed there."""
-    options = [
-        "--models",
-        "ViT",
-        "--seeds",
-        "1",
-        "--train.epochs",
-        "3",
-        "--train.warmup-epochs",
-        "0.5",
-        "--train-images",
-        "128",
-    ]
+    options = ["--models", "ViT", "--seeds", "1", *EPOCH, "--train.epochs", "3"]
     whole = run("images", tmp_path / "whole", *options, "--train.checkpoint-every", "1")
     stopped = tmp_path / "stopped"
     shutil.copytree(
