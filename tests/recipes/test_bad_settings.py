@@ -59,12 +59,30 @@ def test_a_source_of_wide_pictures_is_refused_before_it_is_trained_on(tmp_path: 
         available_sizes(config, "digits")
 
 
-def test_a_size_that_no_class_has_is_refused_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--sizes 500", "--sizes: digits has 139 images in its smallest class, got (500,)"),
+        (
+            "--target.warmup-epochs 5",  # 5 steps, of one batch per epoch
+            "--target.warmup-epochs must be below the 5 epochs on 2 images per class of digits, got 5.0",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_target_is_refused_before_training(
+    options: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    command = [
+        "run",
+        "transplant",
+        "--smoke",
+        *options.split(),
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     with pytest.raises(SystemExit):
-        cli.main(
-            ["run", "transplant", "--smoke", "--sizes", "500", "--jobs", "1", "--out", str(tmp_path / "run")]
-        )
-    assert "--sizes: digits has 139 images in its smallest class, got (500,)" in capsys.readouterr().err
+        cli.main(command)
+    assert expected in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.safetensors"))

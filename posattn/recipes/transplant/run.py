@@ -43,6 +43,7 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
     """Learn maps on the source with every seed, then train each arm on each target at each size."""
     check_models(config, [POSITIONAL])
     sizes = {target: available_sizes(config, target) for target in config.targets}
+    steps = {target: [target_steps(config, target, size) for size in sizes[target]] for target in sizes}
     for target in config.targets:
         check_data(target_data(config, target), run)
     sources = product([POSITIONAL], config.all_seeds)
@@ -55,8 +56,8 @@ def run(config: TransplantConfig, run: RunFolder, progress: Progress) -> Numbers
             {arm: [done[target, arm, size, seed] for size in sizes[target]] for arm in ARMS}
             for seed in config.all_seeds
         ]
-        steps = [target_steps(config, target, size) for size in sizes[target]]
-        numbers[target] = {"size": sizes[target], "steps": steps, "seeds": seeds, **over_seeds(seeds)}
+        found = {"size": sizes[target], "steps": steps[target], "seeds": seeds}
+        numbers[target] = {**found, **over_seeds(seeds)}
     return {
         "title": "Structure that transfers",
         "summary": f"Positional maps learned on {config.data.data}, frozen in new models for other sets.",
@@ -127,9 +128,17 @@ def target_training(config: TransplantConfig, arm: str, num_images: int) -> Trai
 
 
 def target_steps(config: TransplantConfig, target: str, size: int) -> int:
-    """The optimizer steps of a training on ``size`` images per class: those asked for, up to whole epochs."""
+    """The optimizer steps of a training on ``size`` images per class: those asked for, up to whole epochs.
+
+    Raises ValueError if the warmup is not shorter than the training.
+    """
     num_images = size * target_set(config, target, "test").num_classes
     training = target_training(config, SCRATCH, num_images)
+    if training.warmup_epochs >= training.epochs:
+        raise ValueError(
+            f"--target.warmup-epochs must be below the {training.epochs} epochs on {size} images per class of "
+            f"{target}, got {training.warmup_epochs}"
+        )
     return training.epochs * (num_images // training.batch_size)
 
 

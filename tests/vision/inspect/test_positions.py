@@ -1,13 +1,15 @@
-"""What models of transformers do to positions and pictures, against the library itself."""
+"""What models of transformers and NaFlexVit do to positions and pictures, against the library itself."""
 
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from inspected_models import TRANSFORMERS
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from posattn.vision.grid import Grid
 from posattn.vision.inspect.adapters.transformers import mean_and_std
@@ -36,12 +38,45 @@ def test_positions_of_transformers_are_those_that_a_forward_pass_adds(name: str,
         closeness = inspect_attention(inner, pictures).query("measure == 'pos_embed_similarity'")
         table.zero_()
         added = (moved - inner.embeddings(pictures))[0, -grid.num_patches :].double()
+    assert closeness.value.tolist() == pytest.approx([rank_correlation(added, grid)], abs=1e-3)
+
+
+@pytest.mark.parametrize("grid", [Grid(4, 4), Grid(2, 6), Grid(16, 16)], ids=str)
+@pytest.mark.parametrize("antialias", [True, False])
+def test_positions_of_naflexvit_are_those_that_a_forward_pass_adds(grid: Grid, antialias: bool) -> None:
+    model, pictures = (
+        flexible_vit(pos_embed_antialias=antialias),
+        torch.randn(2, 3, 8 * grid.height, 8 * grid.width),
+    )
+    with torch.no_grad():
+        closeness = inspect_attention(model, pictures).query("measure == 'pos_embed_similarity'")
+        model.embeds.proj.weight.zero_()
+        model.embeds.proj.bias.zero_()
+        added = model.embeds(pictures)[0][0, -grid.num_patches :].double()
+    assert closeness.value.tolist() == pytest.approx([rank_correlation(added, grid)], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"pos_embed": "factorized"}, {"pos_embed_ar_preserving": True}, {"pos_embed": "none"}]
+)
+def test_positions_of_naflexvit_that_are_not_a_plain_table_have_no_row(options: dict[str, Any]) -> None:
+    found = inspect_attention(flexible_vit(**options), torch.randn(2, 3, 32, 32))
+    assert "pos_embed_similarity" not in set(found.measure)
+
+
+def flexible_vit(**options: Any) -> Any:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    return timm.create_model("naflexvit_base_patch16_gap", **sizes, **options).eval()
+
+
+def rank_correlation(added: Tensor, grid: Grid) -> float:
+    """Of the similarity of what is added to two patches with their nearness."""
     added = torch.nn.functional.normalize(added - added.mean(0), dim=1)
     places = torch.cartesian_prod(*(torch.arange(float(side)) for side in grid.size))
     pairs = torch.triu_indices(len(added), len(added), 1)
     apart = torch.cdist(places, places)[tuple(pairs)]
-    expected = spearmanr((added @ added.T)[tuple(pairs)], -apart).statistic
-    assert closeness.value.tolist() == pytest.approx([expected], abs=1e-3)
+    return float(spearmanr((added @ added.T)[tuple(pairs)], -apart).statistic)
 
 
 @pytest.mark.parametrize(

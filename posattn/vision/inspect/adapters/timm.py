@@ -12,8 +12,10 @@ from timm.layers import (
     RelPosMlp,
     RotaryEmbeddingMixed,
     resample_abs_pos_embed,
+    resample_abs_pos_embed_nhwc,
     to_2tuple,
 )
+from timm.models.naflexvit import NaFlexEmbeds
 from torch import Tensor, nn
 
 from posattn.vision.grid import Grid
@@ -137,11 +139,13 @@ def grid_of(embed: Any) -> Callable[[ImageSize], GridSize] | None:
 def positions(owner: Any, grid: Grid, image: ImageSize) -> Tensor | None:
     """The encodings P that positional attention reads, else what is added to the patches of this grid.
 
-    None where they are elsewhere, as in NaFlexVit.
+    None where they are elsewhere.
     """
     encodings = getattr(getattr(owner, "pos_encodings", None), "weight", None)
     if encodings is not None:
         return encodings[-grid.num_patches :] if len(encodings) >= grid.num_patches else None
+    if isinstance(flexible := getattr(owner, "embeds", None), NaFlexEmbeds):
+        return flexible_positions(flexible, grid)
     embedded = getattr(owner, "pos_embed", None)
     if not isinstance(embedded, Tensor):
         return None
@@ -155,3 +159,12 @@ def positions(owner: Any, grid: Grid, image: ImageSize) -> Tensor | None:
         return None
     resampled = resample_abs_pos_embed(embedded, list(grid.size), list(stored), num_prefix_tokens=prefix)
     return resampled[0, prefix:]
+
+
+def flexible_positions(embeds: NaFlexEmbeds, grid: Grid) -> Tensor | None:
+    """What NaFlexVit adds to its patches. None without a table, or where its options change the resampling."""
+    other = embeds.pos_embed_ar_preserving, embeds.pos_embed_align_corners, embeds.pos_embed_use_grid_sample
+    if embeds.pos_embed is None or any(other):
+        return None
+    mode, antialias = embeds.pos_embed_interp_mode, embeds.pos_embed_antialias
+    return resample_abs_pos_embed_nhwc(embeds.pos_embed, list(grid.size), mode, antialias).flatten(1, 2)[0]
