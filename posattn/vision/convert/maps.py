@@ -1,6 +1,5 @@
 """Conversion of a timm ViT: attention heads are replaced by constant maps, their average attention."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from posattn.vision.inspect.average import positionality
 from posattn.vision.inspect.batches import batches
 from posattn.vision.inspect.watch import watch_attention
 from posattn.vision.models.attention import FrozenMaps, MapsHNN, PositionalAttention
+from posattn.vision.models.copies import copied
 from posattn.vision.models.scores import Grid
 
 Heads = Mapping[int, Sequence[int]]  # block number to heads
@@ -141,7 +141,7 @@ def replace_heads(
     vit: nn.Module, maps: Mapping[int, MapsHNN], heads: Heads | Kinds, window: int = WINDOW
 ) -> Any:
     """A copy of ``vit`` whose ``heads`` attend by ``maps``, the (h, N, N) maps of all heads of each block."""
-    model: Any = copy.deepcopy(vit)
+    model = copied(vit)
     adapter = adapter_of(model)
     kinds = {number: with_kinds(chosen) for number, chosen in heads.items() if len(chosen)}
     for number, of_block in kinds.items():

@@ -1,6 +1,5 @@
 """Recovery: a converted model is trained to give the features of the original on pictures without labels."""
 
-import copy
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.convert.heads import log_table
 from posattn.vision.data.augment import augment, derived_seed
 from posattn.vision.models.attention import FrozenMaps, PositionalAttention
+from posattn.vision.models.copies import copied
 from posattn.vision.modes import to_single, to_types
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
 from posattn.vision.training.precision import refuse_settings_of
@@ -138,7 +138,7 @@ class Recovery:
         self.types = to_single(model)
         thaw(model)
         self.model: Any = model.to(self.device).train()
-        self.original: Any = copy.deepcopy(original).to(self.device).eval().requires_grad_(False)
+        self.original: Any = copied(original).to(self.device).eval().requires_grad_(False)
         to_single(self.original)
         self.optimizer = create_optimizer_v2(
             groups_of(model, config), opt="adamw", lr=config.lr, weight_decay=config.weight_decay

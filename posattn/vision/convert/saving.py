@@ -6,7 +6,6 @@ A model of transformers has its own config, to which ``posattn`` is added; one o
 class.
 """
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from posattn.vision.convert.layers import attention_of, count_heads
 from posattn.vision.convert.maps import replace_heads, replacement
 from posattn.vision.inspect.adapters.find import unwrap
 from posattn.vision.models.checkpoint import ungathered
+from posattn.vision.models.copies import copied
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.scores import Grid
 from posattn.vision.models.state_dicts import brief
@@ -60,7 +60,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 @torch.no_grad()
 def check_savable(model: nn.Module) -> None:
     """Raise, of a model that is to be converted, what ``save`` would raise of the converted one."""
-    empty: Any = copy.deepcopy(model).to("meta")
+    empty = copied(model).to("meta")
     number, attn = next(iter(attention_of(empty).items()))
     tokens = adapter_of(empty).grid().num_tokens
     changed = replace_heads(

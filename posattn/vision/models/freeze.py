@@ -1,6 +1,5 @@
 """Freezing: positional attention becomes constant attention maps after training."""
 
-import copy
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from posattn import checks
 from posattn.shapes import Maps
 from posattn.vision.models.attention import FrozenMaps, dense
+from posattn.vision.models.copies import copied
 from posattn.vision.models.scores import PositionEncodings
 
 # The largest k / N that is gathered on a CPU rather than multiplied densely. Measured at 384 and 512 px
@@ -34,7 +34,7 @@ def freeze_attention(model: nn.Module, keep: int | None = None) -> nn.Module:
         TypeError, ValueError: no positional attention, maps that are not finite, k not in 1..N, or k where all heads
             are by offset.
     """
-    frozen = copy.deepcopy(model)
+    frozen = copied(model)
     positional = [
         m for m in frozen.modules() if hasattr(m, "attention_maps") and hasattr(m, "reparameterize")
     ]

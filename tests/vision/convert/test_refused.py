@@ -142,3 +142,17 @@ def test_a_refit_of_computed_weights_is_refused() -> None:
         TypeError, match="block 0 cannot be refitted: the bias that its MLP ends with is computed"
     ):
         refit(model, vit, [torch.randn(8, 3, 16, 16)])
+
+
+def test_a_model_with_a_pruned_mlp_is_converted_and_not_saved(tmp_path: Path) -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=24, depth=2).eval()
+    layer = vit.blocks[0].mlp.fc1
+    prune.random_unstructured(layer, "weight", amount=0.5)
+    changed = to_positional(vit, images(), heads={1: [2]})
+    assert changed.blocks[0].mlp.fc1.weight_mask is not layer.weight_mask
+    with pytest.raises((TypeError, ValueError), match=r"blocks\.0\.mlp\.fc1\.weight"):
+        posattn.save(changed, tmp_path)
+    prune.remove(layer, "weight")
+    expected = to_positional(vit, images(), heads={1: [2]})
+    with torch.no_grad():
+        torch.testing.assert_close(changed(images()), expected(images()))

@@ -37,6 +37,14 @@ def test_pruning_after_a_forward_pass(scores: str) -> None:
         assert torch.equal(pruned(images()), by_hand(images()))
 
 
+def test_a_model_with_a_pruned_mlp_is_frozen() -> None:
+    pruned = make()
+    with torch.enable_grad():  # without, deepcopy would do
+        prune.random_unstructured(pruned.blocks[0].mlp.fc1, "weight", 0.5)
+    frozen = freeze_attention(pruned)
+    torch.testing.assert_close(frozen(images()), pruned(images()))
+
+
 @pytest.mark.parametrize("where", ["scores", "input", "maps", "everywhere"])
 def test_hooks_run_and_leave_nothing_behind(where: str) -> None:
     """A hook after a forward pass acts; without it the output is as before. A hook may edit the maps in place."""
