@@ -11,8 +11,8 @@ from torch import Generator
 
 from posattn import cli
 from posattn.recipes.association.page import ENCODED, FREE
-from posattn.recipes.association.run import spread, start
-from posattn.recipes.association.settings import ANALYSIS, Setting
+from posattn.recipes.association.run import spread, start, train_one
+from posattn.recipes.association.settings import ANALYSIS, AssociationConfig, Setting
 from posattn.structure.partition import Partition
 
 
@@ -33,6 +33,13 @@ def test_the_smoke_run_finds_the_sets(tmp_path: Path) -> None:
     assert len(maps) == len(arms["analysis, A free"]["frames"])
     same = Partition.contiguous(maps.shape[-1], ANALYSIS.set_size).same.fill_diagonal_(False)
     assert maps[-1][same].mean() > maps[-1][~same].max()
+
+
+@pytest.mark.parametrize(("diagonal", "chance"), [(2.0, (1 + 9 / 15) / 4), (-1.0, 3 / 15)])
+def test_the_chance_is_that_of_the_diagonal_held(diagonal: float, chance: float) -> None:
+    setting = Setting(num_patches=16, dim=8, diagonal=diagonal, steps=1, batch_size=4)
+    config = AssociationConfig(setting, seeds=1, measurements=1, frames=1, test_samples=4)
+    assert train_one(config, setting, FREE, 0)["chance"] == pytest.approx(chance)
 
 
 def test_what_is_left_out_follows_the_paper(generator: Generator) -> None:

@@ -15,6 +15,7 @@ from posattn.recipes.kit.theory import draw_task, summarise
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.runs.sweep import sweep_seeds
+from posattn.structure.association import patch_association
 from posattn.theory import tracking
 from posattn.theory.in_law import descend_in_law
 from posattn.theory.simplified import SimplifiedViT, encode_positions, small_noise_rate
@@ -62,6 +63,7 @@ def train_one(config: AssociationConfig, setting: Setting, form: str, seed: int)
         normalize=setting.normalize,
         generator=generator,
     )
+    chance = tracking.mean(patch_association(tracking.held_scores(model), task.partition).chance)
     maps = []
 
     def measure(_: object) -> dict[str, float]:
@@ -74,7 +76,7 @@ def train_one(config: AssociationConfig, setting: Setting, form: str, seed: int)
         "history": history,
         "frames": [f"step {history['step'][i]:g}" for i in shown],
         "maps": [tracking.rounded(maps[i]) for i in shown],
-        "chance": tracking.chance_below_diagonal(task.partition),
+        "chance": chance,
     }
 
 
