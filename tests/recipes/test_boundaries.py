@@ -10,6 +10,7 @@ import torch
 from posattn import cli
 from posattn.recipes.boundaries.page import least_diagonal
 from posattn.recipes.boundaries.settings import BoundariesConfig
+from posattn.recipes.kit.theory import exact
 from posattn.structure.partition import Partition
 from posattn.theory.tracking import association_of_others
 
@@ -39,6 +40,24 @@ def test_the_association_leaves_the_fixed_diagonal_out() -> None:
     assert association_of_others(scores, partition) == pytest.approx(1.0)
     assert association_of_others(torch.eye(6) * 5 - scores, partition) == pytest.approx(0.0, abs=1e-6)
     assert association_of_others(torch.zeros(6, 6), partition) == pytest.approx(2 / 5)  # chance
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_close_ratios_are_cells_of_their_own(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = ["--steps", "1", "--flow-samples", "50", "--flow-times", "1", "--ratios", "1.0", "1.00004"]
+    cli.main(["run", "boundaries", "--smoke", "--jobs", "1", "--out", str(out), *small])
+    assert np.shape(json.loads((out / "result.json").read_text())["boundaries"]["contrast"]) == (1, 2, 2)
+
+
+def test_units_are_named_by_all_digits_of_a_number() -> None:
+    assert [exact(x) for x in (320, 0.15, 480.0, 1048576, 1048584)] == [
+        "320",
+        "0.15",
+        "480",
+        "1048576",
+        "1048584",
+    ]
 
 
 def test_the_least_diagonal_is_one_from_which_on_the_sets_are_found() -> None:

@@ -11,7 +11,7 @@ from torch import Generator
 
 from posattn.recipes.boundaries import page
 from posattn.recipes.boundaries.settings import BoundariesConfig
-from posattn.recipes.kit.theory import draw_task
+from posattn.recipes.kit.theory import draw_task, exact
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.runs.sweep import sweep, sweep_seeds
@@ -26,13 +26,13 @@ from posattn.theory.tracking import association_of_others
 def run(config: BoundariesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The diagram by descent at every σ, and by the flow."""
     cells = {
-        f"std={std:g}/ratio={ratio:.4g}": (config, ratio, std)
+        f"std={exact(std)}/ratio={exact(ratio)}": (config, ratio, std)
         for std, ratio in product(config.noise_stds, config.ratios)
     }
     trained = np.array(list(sweep_seeds("descent", cells, config.all_seeds, descend, run, progress).values()))
     by_noise = trained.mean(1).reshape(len(config.noise_stds), len(config.ratios), -1, 2)
     association, accuracy = by_noise.transpose(3, 0, 2, 1).tolist()
-    flows = {f"ratio={ratio:.4g}": (config, ratio) for ratio in config.ratios}
+    flows = {f"ratio={exact(ratio)}": (config, ratio) for ratio in config.ratios}
     flowed = list(sweep("flow", flows, integrate_flow, run, progress).values())
     ends = np.array([cell["valid_until"] for cell in flowed])
     numbers = {

@@ -24,6 +24,12 @@ def draw_task(
     return StructuredTask(partition, dim=dim, noise_rate=noise_rate, noise_std=noise_std, generator=generator)
 
 
+def exact(number: float) -> str:
+    """The number as text that no other number has, for the names of units: six digits where they are enough."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
 def read_histories(histories: Sequence[History], index: int) -> History:
     """Every measure at one of the measured steps (0: the first, -1: the last), one value per seed."""
     return {name: [history[name][index] for history in histories] for name in histories[0]}

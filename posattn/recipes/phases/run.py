@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 from torch import Generator
 
-from posattn.recipes.kit.theory import draw_task
+from posattn.recipes.kit.theory import draw_task, exact
 from posattn.recipes.phases import page
 from posattn.recipes.phases.settings import Descent, FlowSetting, PhasesConfig
 from posattn.runs.folder import RunFolder
@@ -90,14 +90,14 @@ def scan_all(config: PhasesConfig, run: RunFolder, progress: Progress) -> dict[s
     scan = config.scan
     values = {name: list(tried) for name in page.SYMBOLS if (tried := getattr(scan, name))}
     arms = {
-        f"{name}={value:g}": (replace(config.flow, **{name: value}), scan.level)
+        f"{name}={exact(value)}": (replace(config.flow, **{name: value}), scan.level)
         for name in values
         for value in values[name]
     }
     seeds = range(config.seed, config.seed + scan.seeds)
     times = sweep_seeds("transition", arms, seeds, time_of_transition, run, progress)
     return {
-        name: summarise(name, tried, [times[f"{name}={value:g}"] for value in tried])
+        name: summarise(name, tried, [times[f"{name}={exact(value)}"] for value in tried])
         for name, tried in values.items()
     }
 

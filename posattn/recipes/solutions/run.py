@@ -10,7 +10,7 @@ from rich.progress import Progress
 from scipy.optimize import brentq
 from torch import Generator
 
-from posattn.recipes.kit.theory import draw_task
+from posattn.recipes.kit.theory import draw_task, exact
 from posattn.recipes.solutions import page
 from posattn.recipes.solutions.settings import SolutionsConfig
 from posattn.runs.folder import RunFolder
@@ -75,7 +75,7 @@ def build_and_train(config: SolutionsConfig, family: str, seed: int) -> dict[str
         for _ in descend_in_law(model, task, *sizes, value_rate=config.value_rate, generator=generator):
             pass
         trained.append({"start": start, "end": describe_near(model, task, test, goal)})
-        maps[f"trained from noise {noise:g}"] = model.attention().detach()
+        maps[f"trained from noise {exact(noise)}"] = model.attention().detach()
     shown = maps if seed == config.seed else {}
     return {
         "numbers": {"built": describe(built, task, test), "trained": trained},
