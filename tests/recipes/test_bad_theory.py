@@ -23,6 +23,7 @@ from posattn import cli
         (["association", "--small.rate", "1e30"], r"not finite at step \d+, rate 1e\+30"),
         (["boundaries", "--set-size", "1"], "at least two patches.*got 1"),
         (["boundaries", "--ratios"], "--ratios"),
+        (["boundaries", "--ratios", "1", "0.5"], r"--ratios must increase, got \(1.0, 0.5\)"),
         (["boundaries", "--flow-times", "0"], "--flow-times must be above 0, got 0"),
         (["phases", "--flow.num-patches", "7"], "--flow.set-size must divide num_patches"),
         (["phases", "--descent.rate", "0"], "--descent.rate must be above 0, got 0"),

@@ -35,10 +35,13 @@ class BoundariesConfig(Seeds):
     """Times (rate times number of steps) at which the population flow is read; its start: α = 0.005, β = γ = ρ = 0"""
 
     def validate(self) -> None:
-        """Raise ValueError if sets have no second patch or do not divide the patches, or a ratio needs q > 1."""
+        """Raise ValueError if sets have no second patch or do not divide the patches, ratios do not increase, or one
+        needs q > 1."""
         if self.set_size < 2:
             raise ValueError(f"set_size must be at least two patches, got {self.set_size}")
         checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
+        if list(self.ratios) != sorted(set(self.ratios)):
+            raise ValueError(f"ratios must increase, got {self.ratios}")
         for ratio in self.ratios:
             self.noise_rate(ratio)
 

@@ -112,6 +112,7 @@ def scan_figure(name: str, found: dict[str, Any]) -> Lines:
         "transition time",
         x_log=True,
         y_log=True,
+        caption="Geometric mean over seeds; bars: standard deviation.",
     )
 
 
