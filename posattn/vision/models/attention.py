@@ -111,6 +111,10 @@ class AttentionMaps(nn.Module):
         """What the maps depend on; None if that cannot be told."""
         if torch._C._are_functorch_transforms_active() or _has_any_global_hook():
             return None
+        if getattr(
+            self, "_is_replica", False
+        ):  # of nn.DataParallel: for one pass, without parameters of its own
+            return None
         tensors = [] if positions is None else [positions]
         for module in self.modules():
             if module._forward_hooks or module._forward_pre_hooks:
