@@ -91,10 +91,10 @@ def peak_memory(work: Callable[[], Any], device: torch.device | str = "cpu") -> 
     On a CPU this excludes scratch memory of the libraries that torch calls. RuntimeError if torch counts none.
     """
     if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         work()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated(device) - before
     held = peak = 0
     # under load the profiler once gave a trace without allocations
     for change in _allocations(work) or _allocations(work):

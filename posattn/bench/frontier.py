@@ -180,6 +180,11 @@ def run(settings: Settings) -> None:
     shape = (settings.batch, vit.channels, *vit.image_size)
     transform = create_transform(**{**resolve_model_data_config(vit.model), "input_size": shape[1:]})
     pictures = [transform(picture) for picture in Pictures(settings.images, None, settings.limit)]
+    if len(pictures) < settings.nearest + 2:
+        raise ValueError(
+            f"{settings.images} holds {len(pictures)} pictures: {settings.nearest} nearest neighbours need at least "
+            f"{settings.nearest + 2}"
+        )
     batches = list(torch.stack(pictures).to(dtype).split(8))
     right = accuracies(settings, models)
     found = frontier(models, batches, shape, settings.rounds, settings.nearest)

@@ -221,6 +221,16 @@ def test_peak_memory_of_training_holds_what_the_backward_needs() -> None:
     assert training >= 4 * one
 
 
+def test_peak_memory_is_that_of_the_named_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second GPU's memory was read from the first; there is none here, so torch's counters are stand-ins."""
+    held = {"cuda:0": 5, "cuda:1": 7}
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device="cuda:0": None)
+    for name in ("memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device="cuda:0": held[str(device)])
+    for device in (torch.device("cuda:1"), "cuda:1"):
+        assert peak_memory(lambda: held.update({"cuda:1": held["cuda:1"] + 3}), device) == 3
+
+
 def test_work_that_allocates_nothing_is_an_error_and_not_a_zero() -> None:
     with pytest.raises(RuntimeError, match="recorded no allocation"):
         peak_memory(lambda: None)

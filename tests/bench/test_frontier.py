@@ -111,6 +111,10 @@ def test_the_frontier_with_accuracy(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert "1.0000 ± 0.0000   0.0000 ± 0.0000" in line  # red and blue pictures are told apart
     with pytest.raises(SystemExit, match="digits has 1 channels, the model takes 3"):
         main(f"{given} --labelled digits".split())
+    with pytest.raises(SystemExit, match=r"holds 4 pictures: 3 nearest neighbours need at least 5"):
+        main(
+            f"{given} --images {pictures / 'train' / 'red'} --labelled digits".split()
+        )  # before the set is read
     write_unlike_splits(unlike := tmp_path / "unlike")
     with pytest.raises(SystemExit, match="have not the same classes; only in the train split of"):
         main(f"{given} --labelled {unlike}".split())

@@ -198,9 +198,9 @@ def speed(numbers: dict[str, Any]) -> Section:
     claim = f"At {first[0]} px the converted model is {first[1]['ratio'][0]:.2f} times as fast."
     columns = ["px", "original, images/s", "converted, images/s", "ratio", "multiply-adds", "parameters"]
     caption = (
-        f"Median and quartiles of rounds in turns, batches of {timing['batch']}, float32, eager, {timing['device']}, "
-        f"torch threads: {timing['threads']}; the original with fused attention. Multiply-adds and parameters: "
-        "shares of the original's."
+        f"Median and quartiles of rounds in turns, batches of {timing['batch']}, {timing['dtype']}, eager, "
+        f"{timing['device']}, torch threads: {timing['threads']}; the original with fused attention. "
+        "Multiply-adds and parameters: shares of the original's."
     )
     return Section("Speed", claim, [Table("Inference", columns, rows, caption)])
 

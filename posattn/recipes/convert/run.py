@@ -70,6 +70,7 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
         saved = RECOVERY if verdict.better else saved
     save(converted.cpu(), run.path / MODEL)
     timing = run.unit("speed", partial(speed, config, model.cpu(), converted, device, progress))
+    timing["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
     numbers = {
         "metric": plan.metric,
         "heads": describe_heads(plan, alone, best, kept, orders, heads),

@@ -36,6 +36,21 @@ class Place:
         return image[0] // patch[0], image[1] // patch[1]
 
 
+class FixedGrid:
+    """The one grid of patches (rows, columns) that tables serve, and the place where the model has its grid now."""
+
+    def __init__(self, place: Place, size: tuple[int, int]) -> None:
+        self.place, self.size = place, size
+
+    def check(self) -> None:
+        """Raise ValueError if the model has another grid now, be it of as many patches."""
+        if (now := self.place.size()) != self.size:
+            raise ValueError(
+                f"tables are for a grid of {self.size}, the model's is {now} now: "
+                "convert at that size, or with relative maps or convolutions"
+            )
+
+
 @register_notrace_module
 class OffsetAttentionMaps(AttentionMaps):
     """Dense maps made of offset maps for the grid that ``place`` says; kept in evaluation while it stays."""
@@ -54,18 +69,26 @@ class OffsetAttentionMaps(AttentionMaps):
 
 
 class DenseHeads(nn.Module):
-    """Heads that attend by dense maps, (h, N, N), whatever module gives them."""
+    """Heads that attend by dense maps, (h, N, N), whatever module gives them; ``grid`` is that of tables."""
 
     indices: Tensor | None
 
-    def __init__(self, maps: nn.Module, attn_drop: nn.Dropout) -> None:
+    def __init__(self, maps: nn.Module, attn_drop: nn.Dropout, grid: FixedGrid | None = None) -> None:
         super().__init__()
-        self.maps, self.attn_drop = maps, attn_drop
+        self.maps, self.attn_drop, self.fixed_grid = maps, attn_drop, grid
         self.register_buffer("indices", None)  # of pruned maps
 
     @no_type_check  # traced and scripted
     def forward(self, values: Tensor) -> Tensor:
-        return mix_tokens(self.attn_drop(self.maps(None)), values, self.indices)
+        maps = self.maps(None) if torch.jit.is_scripting() else self.maps(self._positions())
+        return mix_tokens(self.attn_drop(maps), values, self.indices)
+
+    @no_type_check  # traced
+    def _positions(self) -> Tensor | None:
+        """None, once the grid is checked."""
+        if self.fixed_grid is not None:
+            self.fixed_grid.check()
+        return None
 
     def attention_maps(self) -> MapsHNN:
         """S, the (h, N, N) maps, a copy."""

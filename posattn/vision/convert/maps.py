@@ -19,6 +19,7 @@ from posattn.vision.convert.heads import (
     TABLE,
     ConvolutionHeads,
     DenseHeads,
+    FixedGrid,
     OffsetAttentionMaps,
     Place,
     heads_of_kind,
@@ -203,7 +204,7 @@ def converted(
         if (of_kind := heads_of_kind(kinds, kind))
     }
     if set(groups) == {TABLE} and len(kinds) == attn.num_heads and is_plain(attn):
-        return positional(attn, groups[TABLE].maps).train(attn.training)
+        return positional(attn, groups[TABLE]).train(attn.training)
     return ConvertedAttention(attn, kinds, groups).train(attn.training)
 
 
@@ -215,7 +216,7 @@ def heads_module(
     if kind == TABLE:
         N = grid.num_tokens
         maps = torch.full((count, N, N), 1 / N) if maps is None else maps
-        return DenseHeads(FrozenMaps(maps.to(like)), attn.attn_drop)
+        return DenseHeads(FrozenMaps(maps.to(like)), attn.attn_drop, FixedGrid(place, grid.size))
     kernel = window_on(grid, window) if kind == CONVOLUTION else None
     far = kind == CONVOLUTION
     fitted = OffsetMaps(count, grid, kernel, far) if maps is None else fit_offsets(maps, grid, kernel, far)
@@ -235,7 +236,7 @@ def is_plain(attn: Any) -> bool:
     return type(attn) is Attention and attn.gate is None and attn.attn_dim == attn.proj.out_features
 
 
-def positional(attn: Any, maps: FrozenMaps) -> PositionalAttention:
+def positional(attn: Any, tables: DenseHeads) -> PositionalAttention:
     """Positional attention with the values and the output projection of ``attn``."""
     heads = range(attn.num_heads)
     layer = PositionalAttention(attn.attn_dim, attn.num_heads, device="meta")
@@ -243,7 +244,8 @@ def positional(attn: Any, maps: FrozenMaps) -> PositionalAttention:
     layer.attn_drop, layer.proj_drop = attn.attn_drop, attn.proj_drop
     layer.norm = reordered(attn.norm, heads, attn.head_dim)
     layer.proj = reordered(attn.proj, heads, attn.head_dim, dim=1)
-    return layer.attach(maps)
+    layer.fixed_grid = tables.fixed_grid
+    return layer.attach(tables.maps)
 
 
 def check_window(window: int) -> None:

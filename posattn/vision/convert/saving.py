@@ -252,7 +252,7 @@ def refuse_size(vit: ViT, size: tuple[int, int]) -> None:
     grid = tuple(side // patch for side, patch in zip(size, vit.patch_size, strict=True))
     if grid != vit.place().size() and has_tables(vit):
         raise ValueError(
-            f"tables are for a grid of {vit.place().size()}, got img_size={size[0]}: "
+            f"tables are for a grid of {vit.place().size()}, got img_size={size[0] if size[0] == size[1] else size}: "
             "convert at that size, or with relative maps or convolutions"
         )
 

@@ -111,6 +111,8 @@ class AttentionMaps(nn.Module):
         """What the maps depend on; None if that cannot be told."""
         if torch._C._are_functorch_transforms_active() or _has_any_global_hook():
             return None
+        if getattr(self, "_is_replica", False):  # of nn.DataParallel: it lives for one pass
+            return None
         tensors = [] if positions is None else [positions]
         for module in self.modules():
             if module._forward_hooks or module._forward_pre_hooks:
@@ -241,6 +243,7 @@ class PositionalAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, bias=proj_bias, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
         self._encodings: tuple[PositionEncodings, ...] = ()
+        self.fixed_grid: Any = None  # of a converted model: its ``check`` refuses another grid than the maps'
 
     def attach(self, maps: nn.Module, encodings: PositionEncodings | None = None) -> "PositionalAttention":
         """Set ``maps`` and the shared encodings they read.
@@ -260,6 +263,8 @@ class PositionalAttention(nn.Module):
 
     @no_type_check  # traced
     def _positions(self) -> Tensor | None:
+        if self.fixed_grid is not None:
+            self.fixed_grid.check()
         return self._encodings[0].weight if self._encodings else None
 
     def attention_maps(self) -> MapsHNN:

@@ -98,6 +98,7 @@ class EncodingScores(OnGrid):
     @no_type_check  # traced and scripted
     def forward(self, positions: Tensor | None) -> Tensor:
         assert positions is not None  # said for TorchScript
+        positions = positions.to(self.query.device)  # replicas of nn.DataParallel share the first one's
         query, key = self.split(F.linear(positions, self.query)), self.split(F.linear(positions, self.key))
         return self.q_norm(query) @ self.k_norm(key).transpose(1, 2) * self.head_dim**-0.5
 

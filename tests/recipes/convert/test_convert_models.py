@@ -91,6 +91,20 @@ def test_transformers(config_of: Configure, transformers_folder: Path, place: Pa
     assert normalise_of(vit.model) == (pytest.approx((0.4,) * 3), pytest.approx((0.2,) * 3))
 
 
+def test_a_folder_of_half_precision_is_timed_as_that(
+    config_of: Configure, transformers_folder: Path, place: Path, tmp_path: Path
+) -> None:
+    """transformers loads a model in the type that it was saved in."""
+    shutil.copytree(transformers_folder, half := tmp_path / "half")
+    transformers.ViTForImageClassification.from_pretrained(half).bfloat16().save_pretrained(half)
+    config = config_of(model=str(half), images=str(place / "labelled"), labels=True, heads="50%")
+    with open_run(tmp_path / "run", "convert", config) as folder, Progress(disable=True) as progress:
+        folder.finish(run(config, folder, progress))
+    assert folder.result["convert"]["speed"]["dtype"] == "bfloat16"
+    assert "bfloat16, eager" in str(folder.result["page"])
+    assert next(posattn.load(tmp_path / "run").parameters()).dtype == torch.bfloat16
+
+
 def test_folders_of_timm(config_of: Configure, place: Path) -> None:
     """With and without local-dir: the same model."""
     named, bare = (

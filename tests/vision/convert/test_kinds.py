@@ -175,6 +175,19 @@ def test_the_same_number_of_tokens_on_another_grid_has_other_maps() -> None:
     assert not torch.allclose(square, flat)
 
 
+@pytest.mark.parametrize("heads", [[0], None])
+@pytest.mark.parametrize(
+    "change", [copy.deepcopy, freeze_attention, lambda model: freeze_attention(model, keep=3)]
+)
+def test_tables_refuse_another_grid_of_as_many_patches(heads: list[int] | None, change) -> None:
+    model = change(to_positional(make("registers"), images(4), blocks=[1], heads=heads))
+    model.set_input_size(img_size=(8, 32))
+    with pytest.raises(ValueError, match=r"tables are for a grid of \(4, 4\), the model's is \(2, 8\) now"):
+        model(torch.randn(1, 3, 8, 32).double())
+    model.set_input_size(img_size=16)
+    assert model(images(1)).isfinite().all()
+
+
 def test_freezing_keeps_the_outputs() -> None:
     model = to_positional(make("clip"), images(), heads=CHOICES["all"])
     for block in model.blocks:

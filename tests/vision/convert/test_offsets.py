@@ -6,6 +6,7 @@ from torch import nn
 
 from posattn.vision.convert.heads import ConvolutionHeads, Place
 from posattn.vision.convert.offsets import OffsetMaps, fit_offsets
+from posattn.vision.grid import offsets
 from posattn.vision.models.scores import Grid
 
 GRIDS = [Grid(4, 4), Grid(3, 6, 1), Grid(7, 5, 3)]
@@ -70,6 +71,18 @@ def test_the_fit_is_the_most_likely_one() -> None:
     likelihood = (maps * fitted.dense(grid.size).log()).sum()
     (gradient,) = torch.autograd.grad(likelihood, fitted.kernel)
     assert gradient.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("down", "right", "error"), [(0, 0, 1e-6), (-1, -1, 0.01), (0, -2, 0.04), (0, -3, 0.07), (-4, 4, 0.2)]
+)
+def test_how_well_narrow_maps_are_kept(down: int, right: int, error: float) -> None:
+    """The bounds that docs/convert.md states."""
+    grid = Grid(14, 14)
+    rows, columns = offsets(grid)  # to a query from a key
+    apart = (rows + down).square() + (columns + right).square()
+    maps = (-20 * apart).softmax(-1)[None]
+    assert (fit_offsets(maps, grid).dense(grid.size) - maps).abs().max() < error
 
 
 def test_rows_of_zeros_and_ones_are_taken() -> None:

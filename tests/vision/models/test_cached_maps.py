@@ -1,6 +1,7 @@
 """Cached maps under hooks, pruning, transforms, fake tensors, and edits of the maps handed out."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -114,3 +115,25 @@ def test_an_ensemble_by_vmap(scores: str) -> None:
     together = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(parameters, buffers)
     torch.testing.assert_close(together, torch.stack([model(x) for model in models]))
     assert torch.equal(base(x), alone)
+
+
+@pytest.mark.parametrize("scores", SCORES)
+def test_replicas_of_data_parallel(scores: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no two GPUs here: copies on the CPU and on ``meta`` stand for them."""
+    module, linear = sys.modules["torch.nn.parallel.replicate"], nn.functional.linear
+
+    def on_one_device(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        assert x.device == weight.device  # which ``meta`` does not check
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(module, "_get_device_index", lambda device, _: device)
+    monkeypatch.setattr(
+        module,
+        "_broadcast_coalesced_reshape",
+        lambda tensors, devices, detach=False: [[t.to(device) for t in tensors] for device in devices],
+    )
+    monkeypatch.setattr(nn.functional, "linear", on_one_device)
+    model, x = make(scores=scores), images()
+    for replica, device in zip(module.replicate(model, ["cpu", "meta"]), ("cpu", "meta"), strict=True):
+        assert replica(x.to(device)).device.type == device
+    torch.testing.assert_close(module.replicate(model, ["cpu"])[0](x), model(x))
