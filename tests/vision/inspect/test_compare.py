@@ -111,6 +111,21 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
         compare(whole, tmp_path)
 
 
+def test_sets_of_equal_sizes_must_be_the_same_sets() -> None:
+    """By their chance level they are alike."""
+    a, b, c = (
+        inspect_model(vit(0), images(4), partition)
+        for partition in (
+            Partition.contiguous(16, 4),
+            Partition.tiles((4, 4), (2, 2)),
+            Partition(3 - Partition.contiguous(16, 4).labels),
+        )
+    )
+    with pytest.raises(ValueError, match="differ in their partition"):
+        compare(a, b)
+    assert compare(a, c).difference.abs().max() == 0  # the numbers of the sets do not matter
+
+
 def test_interrupted_inspections_are_not_paired() -> None:
     """They stand for other images, and no digest says which."""
     held: list[Inspection] = []
