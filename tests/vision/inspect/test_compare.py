@@ -77,6 +77,16 @@ def test_pairing_takes_the_spread_of_the_images_out() -> None:
     assert (entropy.stderr.to_numpy() < 0.3 * independent).all()
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float64])
+def test_a_model_in_another_precision_sees_the_same_images(precision: torch.dtype) -> None:
+    whole, other = inspect_model(vit(0), images()), inspect_model(vit(0).to(precision), images())
+    table = compare(whole, other)
+    assert table.attrs["paired"] == 8
+    entropy = table[table.measure == "entropy"]
+    spread = whole.table()[lambda t: t.measure == "entropy"].stderr.to_numpy()
+    assert (entropy.stderr.to_numpy() < 0.1 * spread).all()
+
+
 def test_a_model_does_not_differ_from_itself() -> None:
     inspection = inspect_model(vit(0), images(6))
     table = compare(inspection, inspection)
