@@ -88,4 +88,5 @@ def rollout(inspection: "Inspection", image: int | None) -> NDArray[np.float64]:
         raise ValueError(
             f"rollout needs attention from all tokens to all tokens; {unfit[0]} attends otherwise"
         )
-    return attention_rollout(layer_maps(inspection, number, image) for number in numbers).numpy()
+    in_turn = (inspection.numbers[path] for path in inspection.plan.layouts)  # as they run
+    return attention_rollout(layer_maps(inspection, number, image) for number in in_turn).numpy()

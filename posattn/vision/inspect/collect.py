@@ -83,6 +83,14 @@ class Collector:
                 raise ValueError(f"statistics over images need at least two, got {self.sums[path].count}")
             self.into.results[path] = self.measured(path)
             del self.sums[path]
+        self.in_order_of_numbers()
+
+    def in_order_of_numbers(self) -> None:
+        """Put the results in the order of the layers' numbers: layers may run in another."""
+        held = self.into.results
+        ordered = {path: held[path] for path in self.into.numbers if path in held}
+        held.clear()
+        held.update(ordered)
 
     def finish_early(self) -> bool:
         """Measure what has seen two images or more; whether there is any such layer."""

@@ -31,6 +31,7 @@ class Side:
     prefix: list[tuple[int, int]]
     without: list[NDArray[Any]]
     norms: list[NDArray[Any] | None]
+    sets: NDArray[np.bool_] | None = None  # of a partition, whether two patches share one
 
     @property
     def heads(self) -> list[int]:
@@ -63,7 +64,8 @@ def side_of(source: Inspection | Path) -> Side:
         prefix = [(r.layout.queries.prefix, r.layout.keys.prefix) for r in results]
         maps, without = [r.average.numpy() for r in results], [r.without.numpy() for r in results]
         norms = [None if r.norms is None else r.norms[2].numpy() for r in results]
-        return Side(source.table(), source.digest, maps, prefix, without, norms)
+        sets = None if source.partition is None else source.partition.same.numpy()
+        return Side(source.table(), source.digest, maps, prefix, without, norms, sets)
     run = RunFolder.reading(Path(source))
     if run.result.get("kind") != "inspection":
         raise ValueError(f"{source} holds no inspection, but a run of {run.config['recipe']}")
@@ -119,6 +121,8 @@ def check_alike(a: Side, b: Side) -> None:
                     f"the two inspections differ in their radius or partition: a uniform map has {name} "
                     f"{first.get(name)} and {second.get(name)}"
                 )
+    if not np.array_equal(*(np.empty(0) if side.sets is None else side.sets for side in (a, b))):
+        raise ValueError("the two inspections differ in their partition: their patches are in other sets")
 
 
 def paired_errors(a: Side, b: Side) -> dict[tuple[int, int, str], float]:

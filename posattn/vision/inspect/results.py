@@ -47,7 +47,8 @@ class LayerResult:
 class Inspection:
     """A finished inspection: ``results`` by path, and of the first images the maps and the norms of the patches.
 
-    ``digest`` is of the images: two inspections of the same ones have the same.
+    ``results`` are in the order of ``numbers``. ``digest`` is of the images: two inspections of the same ones have
+    the same.
     """
 
     tower: Tower

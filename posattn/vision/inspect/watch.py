@@ -47,7 +47,7 @@ def watch_attention(
         model: see ``find_attention``.
         images: see ``posattn.vision.inspect.batches.batches``.
         layers: the attention modules, by the key that they are seen under.
-        see: called in every forward pass of every layer.
+        see: called in every forward pass of every layer, with the batch as it is given.
 
     Returns:
         The number of images.
@@ -97,7 +97,7 @@ def observe(
         hooked(layers, Watch(see, refuse, see_output)) as watch,
     ):
         for batch in batches(images, batch_size):
-            watch.batch, watch.once = batch.to(like), set()
+            watch.given, watch.batch, watch.once = batch, batch.to(like), set()
             watch.image = (batch.shape[2], batch.shape[3])
             with torch.autocast(like.device.type, enabled=False), watch:
                 run(watch.batch)
@@ -108,6 +108,7 @@ def observe(
 class Watch(TorchFunctionMode):
     """Notes what reaches a softmax or fused attention, and hands on the maps when a layer's forward ends."""
 
+    given: Tensor  # the batch before it takes the model's type and device
     batch: Tensor
     image: tuple[int, int]
     once: set[Any]  # the layers that ran on this batch
@@ -159,12 +160,12 @@ class Watch(TorchFunctionMode):
             self.refuse(key, error)
             return
         keep_grid(self.layouts, key, layout)
-        self.see(key, maps, layout, self.batch)
+        self.see(key, maps, layout, self.given)
 
     def after(self, module: nn.Module, inputs: Any, output: Any, key: Any) -> None:
         """After the block around a layer that was seen."""
         if self.see_output is not None and key in self.layouts:
-            self.see_output(key, output, self.layouts[key], self.batch)
+            self.see_output(key, output, self.layouts[key], self.given)
 
     def maps_of(self, calls: list[LazyMaps | str], module: nn.Module, layer: AttentionLayer) -> LazyMaps:
         """The maps of all heads of a layer."""

@@ -9,6 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from posattn.recipes.inspect.run import tensors
+from posattn.vision.inspect.compare import side_of
 from posattn.vision.inspect.inspection import Inspection, inspect_model
 from posattn.vision.inspect.rollout import attention_rollout
 from posattn.vision.inspect.view import grids_html
@@ -82,6 +84,30 @@ def test_rollout_is_a_walk_down_the_layers(inspection: Inspection, stored: np.nd
     np.testing.assert_allclose(inspection.rollout(image=1), by_paths(heads[:, 1]), atol=2e-4)
     assert np.abs(inspection.rollout() - inspection.rollout(image=1)).max() > 0.01
     np.testing.assert_allclose(inspection.rollout(image=0).sum(-1), 1.0)
+
+
+class Upside(nn.Module):
+    """A model that registers its blocks in another order than it runs them in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.middle, self.first = reversed(vit().blocks)
+        self.patch_embed, self.num_prefix_tokens, self.whole = vit().patch_embed, 2, [vit()]
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        tokens = self.whole[0]._pos_embed(self.patch_embed(pictures))
+        return self.last(self.middle(self.first(tokens)))
+
+
+def test_layers_may_run_in_another_order_than_that_of_their_numbers(inspection: Inspection) -> None:
+    upside = inspect_model(Upside(), images(), examples=2)
+    np.testing.assert_allclose(upside.rollout(), inspection.rollout(), atol=1e-7)
+    np.testing.assert_allclose(upside.rollout(image=1), inspection.rollout(image=1), atol=1e-7)
+    saved = tensors(upside, torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
+    for number in range(3):
+        np.testing.assert_allclose(upside.maps(number), inspection.maps(2 - number), atol=1e-7)
+        np.testing.assert_array_equal(side_of(upside).maps[number], upside.maps(number))
+        np.testing.assert_allclose(saved[f"average.{number}"], upside.maps(number), atol=1e-3)
 
 
 def test_rollout_normalises_rows_and_keeps_the_order_of_layers() -> None:

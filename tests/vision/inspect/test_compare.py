@@ -77,6 +77,16 @@ def test_pairing_takes_the_spread_of_the_images_out() -> None:
     assert (entropy.stderr.to_numpy() < 0.3 * independent).all()
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float64])
+def test_a_model_in_another_precision_sees_the_same_images(precision: torch.dtype) -> None:
+    whole, other = inspect_model(vit(0), images()), inspect_model(vit(0).to(precision), images())
+    table = compare(whole, other)
+    assert table.attrs["paired"] == 8
+    entropy = table[table.measure == "entropy"]
+    spread = whole.table()[lambda t: t.measure == "entropy"].stderr.to_numpy()
+    assert (entropy.stderr.to_numpy() < 0.1 * spread).all()
+
+
 def test_a_model_does_not_differ_from_itself() -> None:
     inspection = inspect_model(vit(0), images(6))
     table = compare(inspection, inspection)
@@ -109,6 +119,21 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="holds no run"):
         compare(whole, tmp_path)
+
+
+def test_sets_of_equal_sizes_must_be_the_same_sets() -> None:
+    """By their chance level they are alike."""
+    a, b, c = (
+        inspect_model(vit(0), images(4), partition)
+        for partition in (
+            Partition.contiguous(16, 4),
+            Partition.tiles((4, 4), (2, 2)),
+            Partition(3 - Partition.contiguous(16, 4).labels),
+        )
+    )
+    with pytest.raises(ValueError, match="differ in their partition"):
+        compare(a, b)
+    assert compare(a, c).difference.abs().max() == 0  # the numbers of the sets do not matter
 
 
 def test_interrupted_inspections_are_not_paired() -> None:

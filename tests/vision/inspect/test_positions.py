@@ -9,7 +9,7 @@ import timm
 import torch
 from inspected_models import TRANSFORMERS
 from scipy.stats import spearmanr
-from torch import Tensor
+from torch import Tensor, nn
 
 from posattn.vision.grid import Grid
 from posattn.vision.inspect.adapters.transformers import mean_and_std
@@ -39,6 +39,31 @@ def test_positions_of_transformers_are_those_that_a_forward_pass_adds(name: str,
         table.zero_()
         added = (moved - inner.embeddings(pictures))[0, -grid.num_patches :].double()
     assert closeness.value.tolist() == pytest.approx([rank_correlation(added, grid)], abs=1e-3)
+
+
+class Resized(nn.Module):
+    """A model behind a resizing of its images."""
+
+    def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, pictures: Tensor) -> Any:
+        return self.model(nn.functional.interpolate(pictures, self.size))
+
+
+@pytest.mark.parametrize("name", ["ViT", "DINOv2"])
+def test_positions_are_those_of_the_size_that_enters_the_model(name: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is an optional library")
+    kind, config, options, _ = TRANSFORMERS[name]
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
+    torch.nn.init.normal_(model.embeddings.position_embeddings)
+    found = [
+        inspect_attention(either, torch.randn(2, 3, *size)).query("measure == 'pos_embed_similarity'")
+        for either, size in [(model, (32, 32)), (Resized(model, (32, 32)), (64, 48))]
+    ]
+    assert found[1].value.tolist() == found[0].value.tolist()
 
 
 @pytest.mark.parametrize("grid", [Grid(4, 4), Grid(2, 6), Grid(16, 16)], ids=str)

@@ -89,8 +89,13 @@ def refused(model: nn.Module, prefix: str) -> Tower | None:
 
 def grid_of(patch_size: int | tuple[int, int], image: ImageSize) -> GridSize:
     """Whole patches of an image."""
-    rows, columns = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    rows, columns = sides_of(patch_size)
     return image[0] // rows, image[1] // columns
+
+
+def sides_of(patch_size: int | tuple[int, int]) -> tuple[int, int]:
+    """The pixels (down, across) of a patch."""
+    return (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
 
 
 def positions(owner: Any, grid: Grid, image: ImageSize) -> Tensor | None:
@@ -107,7 +112,9 @@ def positions(owner: Any, grid: Grid, image: ImageSize) -> Tensor | None:
     if on_request and len(weight) == grid.num_tokens:  # else the table would be taken for that of a square
         return weight[grid.prefix :]
     tokens = torch.zeros(1, grid.num_tokens - extra_prefix(owner), weight.shape[-1]).to(weight)
-    embedded: Tensor = embeddings.interpolate_pos_encoding(tokens, *image)
+    # by the grid, as a wrapper may resize the image
+    rows, columns = sides_of(owner.config.patch_size)
+    embedded: Tensor = embeddings.interpolate_pos_encoding(tokens, grid.height * rows, grid.width * columns)
     return embedded[0, -grid.num_patches :]
 
 
