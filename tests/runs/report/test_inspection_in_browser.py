@@ -189,6 +189,18 @@ def test_the_overview_is_coloured_by_any_measure(page: Page, folder: Path) -> No
 
 
 @needs_browser
+def test_the_page_says_why_no_sets_are_recovered(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    """Of 21 x 21 patches it said that queries and keys are others."""
+    where = ["--images", str(folder.parent / "pictures"), "--limit", "2", "--out", str(tmp_path / "out")]
+    cli.main(["inspect", "test_vit", *where, "--img-size", "336", "--layers", "0"])
+    page = browser.new_page()
+    page.goto((tmp_path / "out" / "report.html").resolve().as_uri())
+    page.wait_for_selector("body[data-ready]")
+    assert page.inner_text("#agreement") == "None: they are not looked for among so many or so few patches."
+    page.close()
+
+
+@needs_browser
 def test_the_table_sorts(page: Page) -> None:
     def column() -> list[float]:
         cells = page.eval_on_selector_all(
