@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from safetensors.torch import load_file
 
 from posattn import cli
-from posattn.runs.report import inspection
+from posattn.runs.report import figures, inspection
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -197,6 +197,18 @@ def test_the_page_says_why_no_sets_are_recovered(browser: Browser, folder: Path,
     page.goto((tmp_path / "out" / "report.html").resolve().as_uri())
     page.wait_for_selector("body[data-ready]")
     assert page.inner_text("#agreement") == "None: they are not looked for among so many or so few patches."
+    page.close()
+
+
+@needs_browser
+def test_maps_over_grids_that_are_not_square_keep_their_shape(browser: Browser) -> None:
+    style = (Path(inspection.__file__).parent / "templates" / "look.css").read_text()
+    image = figures.frame(np.eye(4, 8))
+    page = browser.new_page()
+    page.set_content(f'<style>{style}</style><div class="heads"><img class="map" src="{image}"></div>')
+    box = page.locator("img").bounding_box()
+    assert box is not None
+    assert box["width"] == pytest.approx(2 * box["height"], abs=3)  # and a border
     page.close()
 
 
