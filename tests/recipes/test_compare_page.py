@@ -2,8 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import timm
+import torch
 
 from posattn.recipes.compare.page import differences, sections
+from posattn.recipes.compare.run import errors_are
+from posattn.vision.inspect.compare import Side, compare_sides, side_of
+from posattn.vision.inspect.inspection import inspect_model
 
 ROWS = [  # head, a, b, stderr
     (0, 0.5, 0.6, 0.01),  # ten errors
@@ -37,3 +42,21 @@ def test_maps_that_are_not_asked_for_are_no_claim() -> None:
     assert titles == ("Differences", "Heads side by side")
     assert claims[1] == "No head has maps among the same patches."
     assert [each.title for each in sections(numbers, table, 0)] == ["Differences"]
+
+
+def test_the_same_images_in_other_groups_are_not_called_others() -> None:
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=1, num_classes=2)
+
+    def side(seed: int, memory: float = 1e9) -> Side:
+        images = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+        return side_of(inspect_model(vit, images, memory=memory))
+
+    whole, others, in_five = side(0), side(1), side(0, memory=5 * 3 * 5 * 5 * 4)
+    for other, groups, words in [
+        (whole, 8, "paired: the images are the same"),
+        (others, 0, "independent: the images differ"),
+        (in_five, 0, "independent: the images are the same, but were summed in other groups (--memory)"),
+    ]:
+        assert compare_sides(whole, other).attrs["paired"] == groups
+        assert errors_are(whole, other) == words

@@ -37,13 +37,21 @@ def run(config: CompareConfig, folder: RunFolder, progress: Progress) -> dict[st
         "shown": [[int(a.table.attrs["numbers"][layer]), head, value] for layer, head, value in shown],
         "queries": [queries(a.table.attrs["grids"][layer]) for layer, _, _ in shown],
     }
-    how = "paired: the images are the same" if table.attrs["paired"] else "independent: the images differ"
     return {
         "title": " and ".join(numbers["names"]),
-        "summary": f"Inspections of {config.a} and {config.b}, head by head; standard errors are {how}.",
+        "summary": f"Inspections of {config.a} and {config.b}, head by head; standard errors are {errors_are(a, b)}.",
         "compare": numbers,
         "page": to_plain(sections(numbers, table, config.shown)),
     }
+
+
+def errors_are(a: Side, b: Side) -> str:
+    """How the standard errors are, and why."""
+    if a.digest != b.digest or not a.digest:
+        return "independent: the images differ"
+    if len(a.without[0]) != len(b.without[0]):
+        return "independent: the images are the same, but were summed in other groups (--memory)"
+    return "paired: the images are the same"
 
 
 def names(config: CompareConfig) -> list[str]:

@@ -48,6 +48,7 @@ def context(run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     return {
         "data": Markup(to_script(page_data(table, maps, result, shown))),
         "measures": {name: MEASURES[name] for name in shown},
+        "uniform": uniform_texts(result["references"]),
         "heads": [
             {"layer": layer, "head": head, "sink": (layer, head) in flagged, **row}
             for (layer, head), row in by_head(table).items()
@@ -83,6 +84,7 @@ def page_data(
         "numbers": result["numbers"],
         "colours": base64.b64encode(lut.tobytes()).decode(),
         "references": result["references"],
+        "uniform": uniform_texts(result["references"]),
         "measures": {name: measure_of(table, name) for name in shown},
         "csv": table.to_csv(index=False, float_format="%.6g"),
         "sinks": sinks(table, result),
@@ -105,6 +107,16 @@ def page_data(
         "similarity": None if similarity is None else encode(np.clip(similarity, 0, None), AVERAGE_LEVELS),
         "pictures": [photograph(channels_last(picture)) for picture in maps["pictures"]],
     }
+
+
+def uniform_texts(references: list[dict[str, float]]) -> dict[str, str]:
+    """By measure, what a uniform map scores, or chance: from the least to the largest where layers differ."""
+    found = {}
+    for name in MEASURES:
+        values = sorted(each[name] for each in references if name in each and not math.isnan(each[name]))
+        if values:
+            found[name] = " to ".join(dict.fromkeys(f"{value:.3f}" for value in (values[0], values[-1])))
+    return found
 
 
 def to_patches(maps: Any, keys: list[int]) -> NDArray[Any]:

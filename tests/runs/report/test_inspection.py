@@ -29,6 +29,15 @@ def test_sinks_are_heads_whose_patches_look_at_one_patch_of_each_image() -> None
     assert inspection.sinks(table[table.measure != "sink_share"], result) == []
 
 
+def test_uniform_maps_of_layers_that_differ_are_given_as_a_range() -> None:
+    """Of pooled attention; the first layer's stood for all."""
+    first, last = (
+        {"entropy": 4.158883, "locality": 0.1},
+        {"entropy": 1.386294, "locality": 0.1, "distance_px": np.nan},
+    )
+    assert inspection.uniform_texts([first, last]) == {"entropy": "1.386 to 4.159", "locality": "0.100"}
+
+
 def test_a_page_of_144_heads_at_224_pixels_stays_under_10_mb() -> None:
     """Random maps: those of a trained model hold less information and are smaller."""
     g = torch.Generator().manual_seed(0)

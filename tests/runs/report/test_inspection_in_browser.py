@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from safetensors.torch import load_file
 
 from posattn import cli
-from posattn.runs.report import inspection
+from posattn.runs.report import figures, inspection
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -186,6 +186,30 @@ def test_the_overview_is_coloured_by_any_measure(page: Page, folder: Path) -> No
             "rgb(253, 231, 36)",
             "rgb(253, 231, 37)",
         )
+
+
+@needs_browser
+def test_the_page_says_why_no_sets_are_recovered(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    """Of 21 x 21 patches it said that queries and keys are others."""
+    where = ["--images", str(folder.parent / "pictures"), "--limit", "2", "--out", str(tmp_path / "out")]
+    cli.main(["inspect", "test_vit", *where, "--img-size", "336", "--layers", "0"])
+    page = browser.new_page()
+    page.goto((tmp_path / "out" / "report.html").resolve().as_uri())
+    page.wait_for_selector("body[data-ready]")
+    assert page.inner_text("#agreement") == "None: they are not looked for among so many or so few patches."
+    page.close()
+
+
+@needs_browser
+def test_maps_over_grids_that_are_not_square_keep_their_shape(browser: Browser) -> None:
+    style = (Path(inspection.__file__).parent / "templates" / "look.css").read_text()
+    image = figures.frame(np.eye(4, 8))
+    page = browser.new_page()
+    page.set_content(f'<style>{style}</style><div class="heads"><img class="map" src="{image}"></div>')
+    box = page.locator("img").bounding_box()
+    assert box is not None
+    assert box["width"] == pytest.approx(2 * box["height"], abs=3)  # and a border
+    page.close()
 
 
 @needs_browser

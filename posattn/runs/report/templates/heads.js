@@ -37,8 +37,8 @@ function colourBy(name) {
     if (level === null) Object.assign(button.style, { background: "none", color: "inherit" });
     else Object.assign(button.style, { background: `rgb(${[...colours.subarray(3 * level, 3 * level + 3)]})`, color: level > 140 ? "#000" : "#fff" });
   }
-  const reference = data.references[0]?.[name];
-  $("legend").textContent = `Dark ${low.toFixed(3)}, bright ${high.toFixed(3)}` + (reference === undefined ? "." : `; ${name.includes("association") ? "chance" : "a uniform map"} ${reference.toFixed(3)}.`);
+  const reference = data.uniform[name];
+  $("legend").textContent = `Dark ${low.toFixed(3)}, bright ${high.toFixed(3)}` + (reference === undefined ? "." : `; ${name.includes("association") ? "chance" : "a uniform map"} ${reference}.`);
   $("note").textContent = $("measure").selectedOptions[0].dataset.note;
 }
 

@@ -120,7 +120,7 @@ function showSets() {
   const found = data.recovered[layer], agreement = found?.agreement[head] ?? -1, stable = agreement >= data.stable_from;
   $("recovered").querySelector(".view").hidden = !stable;
   if (stable) paint($("sets"), (i) => [0, 1, 2].map((c) => 130 + 100 * Math.cos(2.4 * found.sets[head][i] + 2.1 * c)));
-  $("agreement").textContent = found ? `Two halves of the images agree to ${agreement.toFixed(2)} (adjusted Rand index): ${stable ? "stable" : "not stable, so not shown"}.` : "None: queries and keys are not the same patches.";
+  $("agreement").textContent = found ? `Two halves of the images agree to ${agreement.toFixed(2)} (adjusted Rand index): ${stable ? "stable" : "not stable, so not shown"}.` : `None: ${String(data.queries[layer]) === String(data.keys[layer]) ? "they are not looked for among so many or so few patches" : "queries and keys are not the same patches"}.`;
 }
 
 const download = (name, href) => make("a", { download: name, href }).click();
