@@ -121,8 +121,8 @@ def check_alike(a: Side, b: Side) -> None:
                     f"the two inspections differ in their radius or partition: a uniform map has {name} "
                     f"{first.get(name)} and {second.get(name)}"
                 )
-    ours, theirs = (np.empty(0) if side.sets is None else side.sets for side in (a, b))
-    if not np.array_equal(ours, theirs):
+    first_sets, second_sets = (np.empty(0) if side.sets is None else side.sets for side in (a, b))
+    if not np.array_equal(first_sets, second_sets):
         raise ValueError("the two inspections differ in their partition: their patches are in other sets")
 
 
