@@ -55,7 +55,8 @@ def inspect_attention(
     ======================  ====================================================================================
 
     Associations are NaN in layers whose queries and keys differ (pooled attention) and, with a partition, in
-    layers of another number of patches. Windowed attention is measured within its windows.
+    layers of another number of patches. Windowed attention is measured within its windows; those that hold padding
+    are left out.
 
     Args:
         model: of timm, torchvision, transformers or open_clip, also inside wrappers: see docs/inspect-models.md.

@@ -170,6 +170,33 @@ class Joined(LazyMaps):
         return all(part.finite() for part in self.parts)
 
 
+class Chosen(LazyMaps):
+    """Some of the maps of a layer, by their places among them."""
+
+    def __init__(self, maps: LazyMaps, places: list[int]) -> None:
+        self.maps, self.places = maps, places
+        self.shape = (len(places), *maps.shape[1:])
+        self.dtype, self.device = maps.dtype, maps.device
+
+    def block(self, images: slice, rows: slice) -> tuple[Tensor, Tensor]:
+        found = [self.maps.block(slice(place, place + 1), rows) for place in self.places[images]]
+        return torch.cat([maps for maps, _ in found]), torch.cat([entropy for _, entropy in found])
+
+    def select(self, images: slice) -> Tensor:
+        return torch.cat([self.maps.select(slice(place, place + 1)) for place in self.places[images]])
+
+    def finite(self) -> bool:
+        return self.maps.finite()
+
+
+def of_windows(maps: LazyMaps, chosen: list[int], windows: int) -> LazyMaps:
+    """The maps of the chosen ones of an image's windows, image by image."""
+    if len(chosen) == windows:
+        return maps
+    images = maps.shape[0] // windows
+    return Chosen(maps, [image * windows + window for image in range(images) for window in chosen])
+
+
 def blocks(maps: LazyMaps) -> list[tuple[slice, slice]]:
     """The images and rows of each block, small enough for the cache."""
     n, h, Q, K = maps.shape

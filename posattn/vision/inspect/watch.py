@@ -19,7 +19,15 @@ from posattn.vision.grid import Layout, keep_grid
 from posattn.vision.inspect.adapters.find import find_attention, unwrap
 from posattn.vision.inspect.adapters.layer import AttentionLayer
 from posattn.vision.inspect.batches import batches
-from posattn.vision.inspect.lazy import FromMaps, FromQueries, FromScores, Joined, LazyMaps, attention_of_mha
+from posattn.vision.inspect.lazy import (
+    FromMaps,
+    FromQueries,
+    FromScores,
+    Joined,
+    LazyMaps,
+    attention_of_mha,
+    of_windows,
+)
 from posattn.vision.models.attention import PositionalAttention
 from posattn.vision.modes import evaluating
 
@@ -41,7 +49,8 @@ def watch_attention(
     """Run a model over images batch by batch; ``see(key, maps, batch)`` gets the maps of each layer.
 
     Maps are (n, h, Q, K) in float32 or better, or (1, h, Q, K) where they do not depend on the image; of
-    windowed attention, (n·windows, h, Q, K). The model is in evaluation mode, and as it was afterwards.
+    windowed attention, (n·windows, h, Q, K) of the windows without padding. The model is in evaluation mode, and as
+    it was afterwards.
 
     Args:
         model: see ``find_attention``.
@@ -155,7 +164,10 @@ class Watch(TorchFunctionMode):
             self.once.add(key)
             maps = self.maps_of(calls, module, layer)
             check_tokens(maps, inputs, layer)
-            layout = layer.layout(self.image, maps.expand(len(self.batch)), *maps.shape[2:])
+            windows = maps.expand(len(self.batch))
+            layout = layer.layout(self.image, windows, *maps.shape[2:])
+            if layer.windowed:
+                maps = of_windows(maps, layer.whole_windows(self.image, windows), windows)
         except TypeError as error:
             self.refuse(key, error)
             return

@@ -112,7 +112,8 @@ def test_sam_of_transformers(attention: str) -> None:
         layer.attn.register_forward_hook(lambda layer, inputs, output: expected.append(output[1]))
     with torch.no_grad():
         reference(images())
-    same_maps(seen(model, images()), expected)
+    by_window = expected[0].unflatten(0, (3, 4, 2))  # of 2 heads; windows but the first hold padding
+    same_maps(seen(model, images()), [by_window[:, 0], expected[1]])
     inspection = inspect_model(model, images())
     assert [layout.queries.size for layout in inspection.layouts] == [(3, 3), (4, 4)]
     assert [layout.patch for layout in inspection.layouts] == [(8, 8), (8, 8)]
@@ -291,6 +292,45 @@ def test_windows_that_are_not_square() -> None:
     inspection = inspect_model(model, images(2, 64, 256))
     assert [layout.queries.size for layout in inspection.layouts] == [(8, 8), (8, 8), (4, 8), (2, 8)]
     assert [layout.patch for layout in inspection.layouts] == [(4, 4), (8, 8), (16, 16), (32, 32)]
+
+
+def test_windows_with_padding_are_left_out() -> None:
+    """SAM at 112 x 80 pixels: of 7 x 5 patches in windows of 3 x 3, padded to 9 x 6, the first 2 x 1 windows."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"depth": 1, "embed_dim": 24, "num_heads": 2, "window_size": 3}
+    model = disturbed(
+        timm.create_model("samvit_base_patch16", **options, img_size=(112, 80), global_attn_indexes=())
+    )
+    found: list[Tensor] = []
+    attention = model.blocks[0].attn
+    attention.fused_attn = False
+    hook = attention.attn_drop.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    with torch.no_grad():
+        model.forward_features(images(4, 112, 80))
+    hook.remove()
+    maps = found[0].double().view(4, 3, 2, 2, 9, 9)  # (n, down, across, h, Q, K)
+    whole = maps[:, :2, 0]
+    table = inspect_attention(model, images(4, 112, 80), batch_size=3)
+    entropy = torch.special.entr(whole).sum(-1).mean((1, 3))
+    shown = table[table.measure == "entropy"]
+    assert shown.value.tolist() == pytest.approx(entropy.mean(0).tolist(), rel=1e-5)
+    assert shown.stderr.tolist() == pytest.approx((entropy.std(0) / 2).tolist(), rel=1e-4)
+    padded = torch.special.entr(maps).sum(-1).mean((0, 1, 2, 4))
+    assert (padded - entropy.mean(0)).abs().max() > 0.01
+    average = inspect_model(model, images(4, 112, 80)).maps(0)
+    torch.testing.assert_close(torch.from_numpy(average).double(), whole.mean((0, 1)), atol=1e-6, rtol=0)
+
+
+def test_a_layer_whose_windows_all_hold_padding_is_refused() -> None:
+    options: dict[str, Any] = {"embed_dim": 24, "num_heads": 2, "window_size": 14, "img_size": 160}
+    for depth, of_all in ((1, ()), (2, (1,))):
+        model = timm.create_model("samvit_base_patch16", depth=depth, global_attn_indexes=of_all, **options)
+        words = "all of its windows of 14x14 hold padding around the 10x10 patches"
+        if depth == 1:
+            with pytest.raises(TypeError, match=words):
+                inspect_attention(model, images(2, 160, 160))
+        else:
+            assert words in inspect_attention(model, images(2, 160, 160)).attrs["unobserved"]["blocks.0.attn"]
 
 
 def test_folded_heads_and_windows_of_timms_sam() -> None:

@@ -111,6 +111,25 @@ class AttentionLayer:
         grid = Grid(*self.window)
         return Layout(grid, grid, self._patch_in_windows(image, windows))
 
+    def whole_windows(self, image: ImageSize, windows: int) -> list[int]:
+        """The windows of an image of (H, W) pixels that hold no padding, of so many, row by row.
+
+        Raises:
+            TypeError: all of them hold padding.
+        """
+        patch = self._patch_in_windows(image, windows)
+        if self.window is None or math.isnan(patch[0]):
+            return list(range(windows))
+        grid = [math.ceil(n / p) for n, p in zip(image, patch, strict=True)]
+        down, across = (side // window for side, window in zip(grid, self.window, strict=True))
+        if not down * across:
+            sides = "x".join(map(str, self.window))
+            raise self.refuse(
+                f"all of its windows of {sides} hold padding around the {grid[0]}x{grid[1]} patches"
+            )
+        per_row = math.ceil(grid[1] / self.window[1])
+        return [row * per_row + column for row in range(down) for column in range(across)]
+
     def _patch_in_windows(self, image: ImageSize, windows: int) -> tuple[float, float]:
         """The same in windows: the stride is doubled until the windows are as many; NaN if they never are."""
         first = self.stride or (1, 1)
