@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -223,6 +224,18 @@ def test_softmaxes_of_timm(name: str) -> None:
             expected = torch.cat([expected[:, ::2], expected[:, 1::2]], 1)
         assert expected.std() > 1e-4
         torch.testing.assert_close(maps, expected.view(maps.shape), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_models_and_stages_may_have_a_number_of_heads(depth: int) -> None:
+    """As the models of DINOv2's repository have: they count as no layer."""
+    torch.manual_seed(0)
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "num_heads": 2}
+    model = timm.create_model("vit_tiny_patch16_224", **size, depth=depth)
+    expected = inspect_attention(model, images())
+    for module in (model, model.blocks)[:depth]:
+        module.num_heads = 2
+    pd.testing.assert_frame_equal(inspect_attention(model, images()), expected)
 
 
 def test_grids_of_each_stage_and_of_pooled_layers() -> None:

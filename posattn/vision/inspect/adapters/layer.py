@@ -1,7 +1,7 @@
 """The interface of adapters: a model's attention layers, prefix tokens and patch grid."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -156,14 +156,25 @@ class Tower:
 
 
 def outermost_with(model: nn.Module, *names: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that have one of the attributes and lie in no other such module, by path."""
+    """The modules that have one of the attributes and lie in no other such module, by path.
+
+    One that holds two of one type is a model or a stage, and passed over, as is the model itself where it holds one.
+    """
     above: str | None = None
     for path, module in model.named_modules():
         if above is not None and path.startswith(above):
             continue
-        if any(hasattr(module, name) for name in names):
+        if has_any(module, names):
+            inner = [type(each) for each in module.modules() if each is not module and has_any(each, names)]
+            if len(set(inner)) < len(inner) or (inner and module is model):
+                continue
             above = f"{path}." if path else ""
             yield path, module
+
+
+def has_any(module: nn.Module, names: Iterable[str]) -> bool:
+    """Whether a module has one of the attributes."""
+    return any(hasattr(module, name) for name in names)
 
 
 def owner_of(model: nn.Module, path: str, *names: str) -> nn.Module:
