@@ -23,7 +23,8 @@ from posattn.vision.models.freeze import GATHERED, freeze_attention
 
 def batch_of(config: SpeedConfig, size: int) -> int:
     """Images per batch."""
-    return config.batch or max(1, 3136 // (size // patch_size(size)) ** 2)
+    tokens = 3136 if torch.device(config.device).type == "cpu" else 50_176
+    return config.batch or max(1, tokens // (size // patch_size(size)) ** 2)
 
 
 def entered(config: SpeedConfig, mode: str, size: int, dtype: str) -> list[str]:

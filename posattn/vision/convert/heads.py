@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from posattn.vision.convert.offsets import OffsetMaps
 from posattn.vision.convert.parts import Parts, linear
-from posattn.vision.models.attention import AttentionMaps, MapsHNN, dense, mix_tokens
+from posattn.vision.models.attention import AttentionMaps, MapsHNN, dense
+from posattn.vision.models.mixing import mix_tokens
 from posattn.vision.models.scores import Grid, Start, TableScores
 
 TABLE, RELATIVE, CONVOLUTION = KINDS = ("table", "relative", "convolution")

@@ -3,6 +3,7 @@
 All draws come from torch's global generators of the CPU and of the images' device.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +16,9 @@ from torchvision.transforms import v2
 from posattn.vision.data.decoding import Images
 
 POLICIES = {"none": None, "trivial": v2.TrivialAugmentWide(), "rand": v2.RandAugment()}
-GROUP = 8  # images that share one draw of a policy: torchvision draws once per call, and one call per image is too slow
+# torchvision draws once per call, and one call per image is too slow, so that groups of images share a draw. 512 images
+# of 32 px take 17 ms on an H100 in groups of 8 and 4 ms in groups of 32; without a policy 0.2 ms.
+GROUP, GROUPS = 8, 16  # the smallest group, and the groups of a batch of more
 
 Mixer = Callable[
     [Float[Tensor, "n c H W"], Int[Tensor, " n"]], tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]
@@ -28,11 +31,15 @@ def derived_seed(*numbers: int) -> int:
 
 
 def augment(images: Images, padding: int, flip: bool, policy: str) -> Images:
-    """Random crop and mirror image (drawn for each image), then a policy (drawn for each group of 8)."""
+    """Random crop and mirror image (drawn for each image), then a policy (drawn for each group of images).
+
+    Groups have 8 images, in batches of more than 128 a sixteenth of the batch.
+    """
     if padding or flip:
         images = random_crop_flip(images, padding, flip)
     if (transform := POLICIES[policy]) is not None:
-        images = torch.cat([transform(group) for group in images.split(GROUP)])
+        size = max(GROUP, math.ceil(len(images) / GROUPS))
+        images = torch.cat([transform(group) for group in images.split(size)])
     return images
 
 

@@ -6,61 +6,16 @@ Source: arXiv 2210.09221, positional attention.
 from typing import Any, no_type_check
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
-from timm.layers import register_notrace_function, register_notrace_module
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from posattn import checks
+from posattn.vision.models.mixing import mix_tokens
 from posattn.vision.models.scores import PositionEncodings
 
 MapsHNN = Float[Tensor, "h N N"]
-
-
-@torch.fx.wrap
-@register_notrace_function
-@no_type_check  # traced and scripted
-def mix_tokens(
-    maps: Tensor,
-    values: Tensor,
-    indices: Tensor | None = None,
-    attn_mask: Tensor | None = None,
-    is_causal: bool = False,
-) -> Tensor:
-    """Σ_j S^h_ij V_j in every head, as one product per head over the whole batch.
-
-    On a CPU, large float32 maps are multiplied one head at a time: MKL gives each thread whole heads of a batched
-    product, so with 3 heads one of two threads is idle half of the time.
-
-    Args:
-        maps: (h, N, N), or (h, N, k) with ``indices``.
-        values: (B, N, h·d_h).
-        indices: (h, N, k), the keys that the entries of pruned maps belong to, numbered through all heads.
-        attn_mask, is_causal: refused, as the maps are constants of the model.
-
-    Raises:
-        ValueError: the maps are for another number of tokens, or a mask is given.
-    """
-    if attn_mask is not None or is_causal:
-        raise ValueError("positional attention takes no mask: its maps are constants of the model")
-    B, N, D = values.shape
-    h = maps.shape[0]
-    if maps.shape[1] != N:
-        raise ValueError(f"attention maps are for {maps.shape[1]} tokens, got {N}")
-    columns = values.view(B, N, h, D // h).permute(2, 1, 0, 3).reshape(h, N, -1)
-    maps = maps.to(values.dtype)
-    if indices is None:
-        if maps.device.type == "cpu" and maps.dtype == torch.float32 and N >= 512:
-            heads = [(maps[i] @ columns[i]).view(N, B, D // h).transpose(0, 1) for i in range(h)]
-            return torch.cat(heads, 2)
-        mixed = maps @ columns
-    else:
-        weights = maps.flatten(0, 1)
-        mixed = F.embedding_bag(
-            indices.flatten(0, 1), columns.flatten(0, 1), per_sample_weights=weights, mode="sum"
-        )
-    return mixed.view(h, N, B, D // h).permute(2, 1, 0, 3).reshape(B, N, D)
 
 
 @register_notrace_module

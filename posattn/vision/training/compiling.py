@@ -18,10 +18,14 @@ def compiler_of(device: str) -> str:
     return name if shutil.which(name) else ""
 
 
-def compiled(model: nn.Module) -> Any:
+def compiled(model: nn.Module, graphs: bool = False) -> Any:
     """The model compiled for the shapes that it meets.
 
     Calls for one model share what was compiled. Batches of another size, as those of a test, are compiled
     apart: kernels for any size would be slower.
+
+    Args:
+        model: any module.
+        graphs: replay it as CUDA graphs, as a small ViT computes for less time than launching its kernels takes.
     """
-    return torch.compile(model, dynamic=False)
+    return torch.compile(model, dynamic=False, mode="reduce-overhead" if graphs else None)

@@ -92,7 +92,9 @@ class Training:
         self.compiled = config.compile and bool(compiler_of(self.device.type))
         if self.compiled:
             torch.compiler.reset()  # else models trained earlier count against torch's limit of graphs
-        self.runner = accelerator.prepare_model(compiled(model) if self.compiled else model)
+        # graphs hold one backward's gradients, and DDP's hooks are outside of them
+        self.graphs = self.compiled and self.device.type == "cuda" and parts == 1
+        self.runner = accelerator.prepare_model(compiled(model, self.graphs) if self.compiled else model)
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         self.unrecorded = 0.0, 0.0  # wall and CPU seconds since the last record, before an interruption
         self.start_clocks()
@@ -119,6 +121,8 @@ class Training:
     def update(self) -> None:
         """One optimizer step on the next batch."""
         config = self.config
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         devices = [self.device] if self.device.type == "cuda" else []
         # the caller's generators stay as they were
         how = f"batch_size {config.batch_size} in {config.accumulation} part(s): raise accumulation or lower batch_size"

@@ -1,10 +1,11 @@
 """Random changes of batches: what they may and may not do to an image."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from posattn.vision.data.augment import GROUP, augment, make_mixer, random_crop_flip
+from posattn.vision.data.augment import augment, make_mixer, random_crop_flip
 
 
 def noise(*shape: int) -> Tensor:
@@ -47,14 +48,15 @@ def test_nothing_asked_changes_nothing() -> None:
     assert make_mixer(0.0, 0.0, 10) is None
 
 
-def test_a_policy_is_drawn_for_each_group() -> None:
+@pytest.mark.parametrize("policy", ["trivial", "rand"])
+@pytest.mark.parametrize(("count", "group"), [(8, 8), (128, 8), (129, 9), (512, 32)])
+def test_a_policy_is_drawn_for_each_group(count: int, group: int, policy: str) -> None:
     torch.manual_seed(0)
-    images = noise(1, 3, 16, 16).expand(40 * GROUP, -1, -1, -1)
-    for policy in ("trivial", "rand"):
-        changed = augment(images, 0, False, policy).unflatten(0, (40, GROUP))
-        assert changed.dtype == torch.uint8
-        assert (changed == changed[:, :1]).all()
-        assert len({group[0].numpy().tobytes() for group in changed}) > 20
+    image = noise(1, 3, 16, 16)
+    batches = [augment(image.expand(count, -1, -1, -1), 0, False, policy).split(group) for _ in range(40)]
+    groups = [each for batch in batches for each in batch]
+    assert all(each.dtype == torch.uint8 and (each == each[:1]).all() for each in groups)
+    assert len({each[0].numpy().tobytes() for each in groups}) > 20
 
 
 def test_mixing_keeps_the_sum_of_labels_and_the_range_of_pixels() -> None:

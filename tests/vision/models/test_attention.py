@@ -13,7 +13,8 @@ from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
 
 from posattn.vision.grid import Grid
-from posattn.vision.models.attention import AttentionMaps, FrozenMaps, PositionalAttention, mix_tokens
+from posattn.vision.models.attention import AttentionMaps, FrozenMaps, PositionalAttention
+from posattn.vision.models.mixing import mix_tokens
 from posattn.vision.models.scores import SCORES, EncodingScores, PositionEncodings, Start
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
 

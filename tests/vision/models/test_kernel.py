@@ -1,0 +1,98 @@
+"""The fused product on GPUs. Without one, Triton's interpreter runs the kernel on the CPU."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from posattn.vision.models.mixing import mix_tokens, takes_kernel
+
+CASES = [(5, 64, 3, 64), (3, 50, 2, 24), (1, 7, 1, 5), (2, 130, 4, 80)]  # B, N, h, d_h
+INTERPRETED = """
+import sys, torch
+from posattn.vision.models.kernel import _product, launch
+
+for B, N, h, d in {cases}:
+    generator = torch.Generator().manual_seed(N)
+    maps = torch.randn(h, N, N, generator=generator).softmax(-1)
+    values = torch.randn(B, N, 2 * h * d, generator=generator)[..., ::2]
+    expected = torch.einsum("hij,bjhd->bihd", maps.double(), values.reshape(B, N, h, d).double()).flatten(2)
+    for given in (maps, maps.mT.contiguous().mT):
+        torch.testing.assert_close(launch(_product, given, values), expected.float())
+print("equal")
+"""
+
+needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="no triton for this platform")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def operands(device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps of 3 heads and values of 2 images, 5 tokens and 4 channels a head."""
+    return torch.empty(3, 5, 5, device=device, dtype=dtype), torch.empty(2, 5, 12, device=device, dtype=dtype)
+
+
+@needs_triton
+def test_the_kernel_by_its_definition() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    program = INTERPRETED.format(cases=CASES)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+@needs_triton
+def test_what_takes_it() -> None:
+    """Half precision on a GPU (here without data), unless gradients are wanted."""
+    with FakeTensorMode():
+        for dtype, takes in [(torch.float16, True), (torch.bfloat16, True), (torch.float32, False)]:
+            maps, values = operands("cuda", dtype)
+            assert takes_kernel(maps, values) == takes
+            assert not takes_kernel(*operands("cpu", dtype))
+            assert not takes_kernel(maps.requires_grad_(), values)
+            with torch.no_grad():
+                assert takes_kernel(maps, values) == takes
+
+
+@needs_triton
+def test_its_operations_are_counted() -> None:
+    counts = []
+    for dtype in (torch.float32, torch.bfloat16):
+        with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+            mixed = mix_tokens(*operands("cuda", dtype))
+        assert (mixed.shape, mixed.dtype) == ((2, 5, 12), dtype)
+        counts.append(counter.get_total_flops())
+    assert counts == [2 * (3 * 5 * 5) * (2 * 4)] * 2
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+@pytest.mark.parametrize(("B", "N", "h", "d"), CASES)
+def test_on_a_gpu(B: int, N: int, h: int, d: int, how: str, dtype: torch.dtype) -> None:
+    maps = torch.randn(h, N, N, device="cuda").softmax(-1).to(dtype)
+    values = torch.randn(B, N, h * d, device="cuda").to(dtype)
+    by_head = values.double().view(B, N, h, d)
+    expected = torch.einsum("hij,bjhd->bihd", maps.double(), by_head).flatten(2)
+    assert takes_kernel(maps, values)
+    mix = mix_tokens if how == "eager" else torch.compile(mix_tokens, fullgraph=True)
+    found = mix(maps, values).double()
+    assert (found - expected).norm() / expected.norm() < (1e-3 if dtype == torch.float16 else 4e-3)
+
+
+@needs_gpu
+def test_gradients_and_ensembles_are_left_to_torch() -> None:
+    maps = torch.randn(2, 9, 9, device="cuda").softmax(-1).bfloat16()
+    values = torch.randn(3, 9, 8, device="cuda").bfloat16()
+    assert not takes_kernel(maps.clone().requires_grad_(), values)
+    with torch.no_grad():
+        assert takes_kernel(maps.clone().requires_grad_(), values)
+        together = torch.vmap(mix_tokens)(torch.stack([maps, maps.mT]), torch.stack([values, values]))
+        torch.testing.assert_close(
+            together[1], mix_tokens(maps.mT.contiguous(), values), atol=2e-2, rtol=2e-2
+        )
