@@ -144,7 +144,11 @@ BUDGETS = {
         expected="seeds 0 to 2, bfloat16: ViT 77.3 ± 0.3 %, positional ViT 79.0 ± 0.2 %; other models not run yet",
     ),
     "images-cifar10-long": on_gpu(
-        "CIFAR-10", "cifar10", expected="not run yet; published small ViTs: 91.4 to 93.6 %"
+        "CIFAR-10",
+        "cifar10",
+        time="2.2 s per epoch and training on an NVIDIA H100, 4 minutes for 100",
+        expected="not run for 100 epochs yet; 43 on an NVIDIA H100, seed 0, bfloat16: ViT 67.8 %, positional ViT "
+        "69.7 %; published small ViTs: 91.4 to 93.6 %",
     ),
     "images-cifar100": Budget(
         "CIFAR-100",
