@@ -1,8 +1,9 @@
-"""Evaluation mode, or single precision, for a while."""
+"""Evaluation mode, single precision, or nothing compiled, for a while."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,3 +55,20 @@ def to_types(model: nn.Module, types: Types) -> None:
 def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers with their names."""
     return chain(model.named_parameters(), model.named_buffers())
+
+
+def is_compiled(module: Any) -> bool:
+    """Whether a module was compiled, by ``torch.compile(module)`` or by ``module.compile()``."""
+    return (
+        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+    )
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Context in which compiled modules run eagerly, so that hooks and modes see them."""
+    if not any(is_compiled(module) for module in model.modules()):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

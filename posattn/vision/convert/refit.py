@@ -19,8 +19,7 @@ from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.parts import computed
 from posattn.vision.convert.quality import outputs
 from posattn.vision.convert.reruns import block_inputs, resumed
-from posattn.vision.inspect.watch import uncompiled
-from posattn.vision.modes import evaluating, in_single
+from posattn.vision.modes import evaluating, in_single, uncompiled
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # relative to the mean square of the inputs
 HELD = 5  # one picture of so many is held out to choose the ridge

@@ -2,7 +2,8 @@
 
 Fused attention keeps no maps. They are recomputed from the Q, K, scale and mask that each attention layer makes of
 its own input and hands to PyTorch's ``scaled_dot_product_attention``: after its norms, rotary and relative positions.
-Attention that is written out is read at its softmax, ``nn.MultiheadAttention`` where its heads are computed.
+Attention that is written out is read at its softmax, ``nn.MultiheadAttention`` where its heads are computed. How maps
+are read from these calls is in ``calls``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,17 +20,9 @@ from posattn.vision.grid import Layout, keep_grid
 from posattn.vision.inspect.adapters.find import find_attention, unwrap
 from posattn.vision.inspect.adapters.layer import AttentionLayer
 from posattn.vision.inspect.batches import batches
-from posattn.vision.inspect.lazy import (
-    FromMaps,
-    FromQueries,
-    FromScores,
-    Joined,
-    LazyMaps,
-    attention_of_mha,
-    of_windows,
-)
-from posattn.vision.models.attention import PositionalAttention
-from posattn.vision.modes import evaluating
+from posattn.vision.inspect.calls import Call, check_tokens, fused, maps_of, written_out
+from posattn.vision.inspect.lazy import FromMaps, LazyMaps, attention_of_mha, of_windows
+from posattn.vision.modes import evaluating, uncompiled
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 See = Callable[[Any, Tensor, Tensor], None]  # key, maps, batch
@@ -125,7 +118,7 @@ class Watch(TorchFunctionMode):
     def __init__(self, see: SeeLazily, refuse: Refuse, see_output: SeeOutput | None = None) -> None:
         super().__init__()
         self.see, self.refuse, self.see_output = see, refuse, see_output
-        self.calls: list[LazyMaps | str] | None = None  # None outside of attention layers
+        self.calls: list[Call] | None = None  # None outside of attention layers
         self.layouts: dict[Any, Layout] = {}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -162,7 +155,7 @@ class Watch(TorchFunctionMode):
             if key in self.once:
                 raise layer.refuse("it runs several times in a forward pass")
             self.once.add(key)
-            maps = self.maps_of(calls, module, layer)
+            maps = maps_of(calls, module, layer, len(self.batch))
             check_tokens(maps, inputs, layer)
             windows = maps.expand(len(self.batch))
             layout = layer.layout(self.image, windows, *maps.shape[2:])
@@ -178,91 +171,6 @@ class Watch(TorchFunctionMode):
         """After the block around a layer that was seen."""
         if self.see_output is not None and key in self.layouts:
             self.see_output(key, output, self.layouts[key], self.given)
-
-    def maps_of(self, calls: list[LazyMaps | str], module: nn.Module, layer: AttentionLayer) -> LazyMaps:
-        """The maps of all heads of a layer."""
-        parts: list[LazyMaps] = []
-        if hasattr(module, "attention_maps"):
-            parts = [FromMaps(constant_maps(module))]
-            # the softmax of constant maps is none of content-based heads
-            calls = [call for call in calls if isinstance(call, FromQueries)]
-        # None in a layer that is converted whole
-        has_content = getattr(module, "content", module) is not None
-        if has_content and not isinstance(module, PositionalAttention):
-            parts += chosen_calls(calls, layer)
-        order: Any = getattr(module, "order", None)  # of the heads of a converted layer
-        maps = parts[0] if len(parts) == 1 and order is None else Joined(parts, order)
-        groups = maps.shape[0] / len(self.batch)
-        if (
-            groups != 1
-            and not (layer.windowed and groups.is_integer())
-            and not hasattr(module, "attention_maps")
-        ):
-            raise layer.refuse(
-                f"it attends within groups of {maps.shape[2]} tokens whose places are not known "
-                f"({groups:g} groups per image)"
-            )
-        return maps
-
-
-def check_tokens(maps: LazyMaps, inputs: Any, layer: AttentionLayer) -> None:
-    """Raise TypeError if a layer attends neither from nor to the tokens of its input, say among channels."""
-    shape = next((tuple(value.shape) for value in inputs if isinstance(value, Tensor)), ())
-    numbers = {3: shape[:2], 4: (shape[1] * shape[2], shape[2] * shape[3]) if len(shape) == 4 else ()}
-    known = numbers.get(len(shape), ())
-    if known and not layer.windowed and not layer.pooled and not set(maps.shape[2:]) & set(known):
-        raise layer.refuse(f"it attends from {maps.shape[2]} to {maps.shape[3]} places, its input is {shape}")
-
-
-def fused(query: Tensor, *args: Any, **kwargs: Any) -> LazyMaps | str:
-    """The maps of a call of fused attention, or why there are none."""
-    if query.ndim not in (3, 4):
-        return f"its queries have {query.ndim} axes, {tuple(query.shape)}"
-    return FromQueries(query, *args, **kwargs)
-
-
-def written_out(input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> LazyMaps | str:
-    """The maps of a softmax, or why it has none."""
-    scores = input  # by its name in PyTorch
-    if dim not in (-1, scores.ndim - 1):
-        return f"its softmax of {tuple(scores.shape)} is over axis {dim}, not over the keys"
-    if scores.ndim not in (3, 4):
-        return f"its softmax is of {tuple(scores.shape)}"
-    return FromScores(scores)
-
-
-def chosen_calls(calls: list[LazyMaps | str], layer: AttentionLayer) -> list[LazyMaps]:
-    """The softmaxes of one forward pass of a layer; Raises TypeError if they are not what its adapter expects."""
-    if reasons := [call for call in calls if isinstance(call, str)]:
-        raise layer.refuse(reasons[0])
-    maps = [unfolded(call, layer) for call in calls if isinstance(call, LazyMaps)]
-    if len(maps) not in (1, layer.maps_per_head):
-        raise layer.refuse(f"it computes {len(maps)} softmaxes, not {layer.maps_per_head}")
-    return maps
-
-
-def unfolded(maps: LazyMaps, layer: AttentionLayer) -> LazyMaps:
-    """Maps (n·h, Q, K), as some models fold them, with their axis of heads. Raises TypeError if they have no such."""
-    folded = maps.shape[0] if len(maps.shape) == 3 else 0
-    if folded % layer.num_heads:
-        raise layer.refuse(
-            f"its softmax is of {tuple(maps.shape)}, which are not the maps of {layer.num_heads} heads"
-        )
-    if isinstance(maps, FromScores) and maps.held.ndim == 3:
-        return FromScores(maps.held.unflatten(0, (-1, layer.num_heads)))
-    if isinstance(maps, FromQueries) and maps.query.ndim == 3:
-        return maps.unfold(layer.num_heads)
-    return maps
-
-
-def constant_maps(layer: Any) -> Tensor:
-    """The (1, h, N, N) maps of a layer's positional heads."""
-    return layer.attention_maps()[None]  # type: ignore[no-any-return]
-
-
-def attention_map(*args: Any, **kwargs: Any) -> Tensor:
-    """The maps of ``scaled_dot_product_attention`` with the same arguments, in float32 or better."""
-    return FromQueries(*args, **kwargs).whole()
 
 
 @contextmanager
@@ -289,20 +197,3 @@ def check_size(embed: Any, image: tuple[int, int]) -> None:
     if size and getattr(embed, "strict_img_size", True) and image != tuple(size):
         wanted, got = ("x".join(map(str, pair)) for pair in (size, image))
         raise ValueError(f"images must be {wanted} for this model, got {got}")
-
-
-def is_compiled(module: Any) -> bool:
-    """Whether a module was compiled, by ``torch.compile(module)`` or by ``module.compile()``."""
-    return (
-        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
-    )
-
-
-@contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Context in which compiled modules run eagerly, so that hooks and modes see them."""
-    if not any(is_compiled(module) for module in model.modules()):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import posattn.vision.models.vision_transformer_posattn  # noqa: F401  (registers its models)
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.inspect.adapters.find import find_attention
-from posattn.vision.inspect.watch import attention_map, watch_attention
+from posattn.vision.inspect.lazy import FromQueries
+from posattn.vision.inspect.watch import watch_attention
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -137,7 +138,7 @@ def test_no_attention_and_wrong_sizes_are_refused() -> None:
 
 @pytest.mark.parametrize("mask", ["none", "boolean", "additive", "causal"])
 @pytest.mark.parametrize("groups", [4, 2])
-def test_attention_map_mixes_as_fused_attention_does(
+def test_maps_from_queries_mix_as_fused_attention_does(
     mask: str, groups: int, generator: torch.Generator
 ) -> None:
     query = torch.randn(2, 4, 5, 8, generator=generator, dtype=torch.double)
@@ -151,5 +152,5 @@ def test_attention_map_mixes_as_fused_attention_does(
             (additive > 0) | torch.eye(5, dtype=torch.bool) if mask == "boolean" else additive
         )
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
-    maps = attention_map(query, key, value, **options)
+    maps = FromQueries(query, key, value, **options).whole()
     torch.testing.assert_close(maps @ value.repeat_interleave(4 // groups, 1), expected)

@@ -138,6 +138,20 @@ def test_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("_orig_mod" in name for name in [*model.state_dict(), *record.model.state_dict()])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_graphs_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, a compiled training replays CUDA graphs, but not where it accumulates gradients."""
+    modes, real = [], torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: modes.append(options["mode"]) or real(model, **options)
+    )
+    for parts, mode in ((1, "reduce-overhead"), (2, None)):
+        config = replace(SHORT, precision="float32", accumulation=parts)
+        found = losses(tiny_vit(), few(), replace(config, compile=True))
+        assert found == pytest.approx(losses(tiny_vit(), few(), config), abs=1e-3)
+        assert modes.pop() == mode
+
+
 def test_without_a_compiler_a_training_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     records = list(train(tiny_vit(), few(), replace(SHORT, compile=True)))
