@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 from torch.utils.flop_counter import register_flop_formula
 
-IMAGES, ROWS, KEYS = 2, 128, 32  # of a tile: the fastest of eight choices on an H100 for N = 64 to 1024
+ROWS, COLUMNS, KEYS = 128, 128, 32  # of a tile: the fastest of eight choices on an H100 for N = 64 to 1024
+WIDEST = COLUMNS  # channels of a head
 OPTIONS = {"num_warps": 4, "num_stages": 3}
 
 
@@ -38,10 +39,11 @@ def _product(
     KEYS: tl.constexpr,
 ):
     """A tile of ROWS queries and the ``width`` channels of a head of IMAGES images."""
-    head, heads = tl.program_id(2), tl.num_programs(2)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    head, heads = tl.program_id(1), tl.num_programs(1)
+    blocks = tl.cdiv(N, ROWS)  # of queries, which come one after the other as they share values
+    rows = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, IMAGES * WIDTH)
-    images, channels = tl.program_id(1) * IMAGES + columns // WIDTH, columns % WIDTH
+    images, channels = tl.program_id(0) // blocks * IMAGES + columns // WIDTH, columns % WIDTH
     inside = (images < B) & (channels < width)
     sources = values + images.to(tl.int64) * image + head * width + channels
     total = tl.zeros((ROWS, IMAGES * WIDTH), tl.float32)
@@ -67,13 +69,15 @@ def _product(
 def launch(
     kernel: Any, maps: Float[Tensor, "h N N"], values: Float[Tensor, "B N D"]
 ) -> Float[Tensor, "B N D"]:
-    """The product by a kernel: ``_product``, or what ``wrap_triton`` makes of it."""
+    """The product by a kernel, ``_product`` or what ``wrap_triton`` makes of it; a head has at most WIDEST channels."""
     (B, N, D), h = values.shape, maps.shape[0]
     mixed = torch.empty((B, N, D), dtype=values.dtype, device=values.device)
     if values.stride(2) != 1:
         values = values.contiguous()
-    grid = (triton.cdiv(N, ROWS), triton.cdiv(B, IMAGES), h)
     width = D // h
+    padded = max(16, triton.next_power_of_2(width))
+    images = COLUMNS // padded
+    grid = (triton.cdiv(N, ROWS) * triton.cdiv(B, images), h)
     kernel[grid](
         maps,
         values,
@@ -83,8 +87,8 @@ def launch(
         *maps.stride(),
         *values.stride()[:2],
         N=N,
-        WIDTH=max(16, triton.next_power_of_2(width)),
-        IMAGES=IMAGES,
+        WIDTH=padded,
+        IMAGES=images,
         ROWS=ROWS,
         KEYS=KEYS,
         **OPTIONS,

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor
 
-if HAS_TRITON := find_spec("triton") is not None:
-    from posattn.vision.models.kernel import mix  # not only where it is called: counters look it up before
+if (
+    HAS_TRITON := find_spec("triton") is not None
+):  # imported here, as counters look the operator up before a call
+    from posattn.vision.models.kernel import WIDEST, mix
 
 
 @torch.fx.wrap
@@ -70,8 +72,18 @@ def takes_kernel(maps: Tensor, values: Tensor) -> bool:
     """Whether the kernel computes the product: in half precision on a GPU, without gradients, not to be exported."""
     if not (HAS_TRITON and values.is_cuda and values.dtype in (torch.float16, torch.bfloat16)):
         return False
+    if not has_tensor_cores(values.device):
+        return False
+    if values.shape[-1] // maps.shape[0] > WIDEST:
+        return False
     if torch.is_grad_enabled() and (maps.requires_grad or values.requires_grad):
         return False
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
     return not (torch.jit.is_tracing() or torch._C._are_functorch_transforms_active())
+
+
+@torch.compiler.assume_constant_result
+def has_tensor_cores(device: torch.device) -> bool:
+    """Whether triton multiplies with the tensor cores of a GPU: NVIDIA's from Ampere on."""
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)

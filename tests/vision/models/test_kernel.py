@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from posattn.vision.models import mixing
 from posattn.vision.models.mixing import mix_tokens, takes_kernel
 
-CASES = [(5, 64, 3, 64), (3, 50, 2, 24), (1, 7, 1, 5), (2, 130, 4, 80)]  # B, N, h, d_h
+CASES = [(5, 64, 3, 64), (3, 50, 2, 24), (1, 7, 1, 5), (2, 130, 4, 80), (9, 3, 2, 128)]  # B, N, h, d_h
 INTERPRETED = """
 import sys, torch
 from posattn.vision.models.kernel import _product, launch
@@ -46,24 +48,50 @@ def test_the_kernel_by_its_definition() -> None:
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
 
 
-@needs_triton
-def test_what_takes_it() -> None:
-    """Half precision on a GPU (here without data), unless gradients are wanted."""
+@pytest.fixture
+def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Whether the GPU, here without data, has them: the last of the list."""
+    has = [True]
+    monkeypatch.setattr(mixing, "has_tensor_cores", lambda device: has[-1])
     with FakeTensorMode():
-        for dtype, takes in [(torch.float16, True), (torch.bfloat16, True), (torch.float32, False)]:
-            maps, values = operands("cuda", dtype)
-            assert takes_kernel(maps, values) == takes
-            assert not takes_kernel(*operands("cpu", dtype))
-            assert not takes_kernel(maps.requires_grad_(), values)
-            with torch.no_grad():
-                assert takes_kernel(maps, values) == takes
+        yield has
 
 
 @needs_triton
-def test_its_operations_are_counted() -> None:
+def test_what_takes_it(tensor_cores: list[bool]) -> None:
+    """Half precision on a GPU, unless gradients are wanted."""
+    for dtype, takes in [(torch.float16, True), (torch.bfloat16, True), (torch.float32, False)]:
+        maps, values = operands("cuda", dtype)
+        assert takes_kernel(maps, values) == takes
+        assert not takes_kernel(*operands("cpu", dtype))
+        assert not takes_kernel(maps.requires_grad_(), values)
+        with torch.no_grad():
+            assert takes_kernel(maps, values) == takes
+            assert not takes_kernel(maps, values.repeat(1, 1, 33))  # wide heads: 132 channels
+    tensor_cores.append(False)
+    assert not takes_kernel(*operands("cuda", torch.float16))
+
+
+@pytest.mark.parametrize(
+    ("capability", "cuda", "has"), [((9, 0), "13.0", True), ((7, 5), "13.0", False), ((9, 0), None, False)]
+)
+def test_tensor_cores(
+    capability: tuple[int, int], cuda: str | None, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    choose = torch.compile(
+        lambda x: x + 1 if mixing.has_tensor_cores(x.device) else x, backend="eager", fullgraph=True
+    )
+    torch.compiler.reset()
+    assert choose(torch.zeros(())) == has
+
+
+@needs_triton
+def test_its_operations_are_counted(tensor_cores: list[bool]) -> None:
     counts = []
     for dtype in (torch.float32, torch.bfloat16):
-        with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter:
             mixed = mix_tokens(*operands("cuda", dtype))
         assert (mixed.shape, mixed.dtype) == ((2, 5, 12), dtype)
         counts.append(counter.get_total_flops())
