@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from posattn import cli
 from posattn.recipes import RECIPES
-from posattn.recipes.images.run import training_times
+from posattn.recipes.images.page import skipped_text
+from posattn.recipes.images.run import skipped_pictures, training_times
 from posattn.recipes.images.settings import BUDGETS, PLAIN, TABLE
 from posattn.recipes.kit import classifiers
 from posattn.recipes.kit.classifiers import build, load_split, patch_permutation, rearranged
@@ -86,6 +87,8 @@ def test_sets_in_their_own_layouts(
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["images"]["grid"] == [4, 4]
     assert all(0 <= value[0] <= 1 for value in result["images"]["final_accuracy"].values())
+    if data == "imagenet":  # its pictures are decoded by other processes
+        assert result["images"]["clock"] == "wall"
 
 
 def test_every_model_is_compared_with_every_seed(tmp_path: Path) -> None:
@@ -134,6 +137,15 @@ def test_seconds_to_the_originals_accuracy() -> None:
     means = {"ViT": [0.5, 0.7], "fast": [0.7, 0.9], "bad": [0.1, 0.2]}
     timing = training_times([{"ViT": slow, "fast": quick, "bad": quick}], means)
     assert timing["seconds_to_original"] == {"ViT": 4.0, "fast": 1.0, "bad": None}
+
+
+def test_pictures_are_skipped_of_splits_or_before_the_division() -> None:
+    images = load_images("digits")
+    train, test = replace(images, divided=False, skipped=3), replace(images, divided=False, skipped=2)
+    assert skipped_text(skipped_pictures(train, test)).endswith("skipped: 3 training, 2 test.")
+    parts = [replace(images, divided=True, skipped=3)] * 2
+    assert skipped_pictures(*parts) == {"both": 3}
+    assert "skipped: 3 before the set was divided" in skipped_text(skipped_pictures(*parts))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -209,7 +209,9 @@ def skipped_text(skipped: dict[str, int]) -> str:
     """A sentence on the pictures that could not be decoded."""
     if not any(skipped.values()):
         return ""
-    return f" Pictures that could not be decoded and were skipped: {skipped['train']} training, {skipped['test']} test."
+    of = {"train": "training", "test": "test", "both": "before the set was divided into training and test"}
+    counts = ", ".join(f"{count} {of[split]}" for split, count in skipped.items())
+    return f" Pictures that could not be decoded and were skipped: {counts}."
 
 
 def median_text(median: float, low: float, high: float) -> str:

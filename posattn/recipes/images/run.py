@@ -19,10 +19,12 @@ from posattn.recipes.images.page import images_section
 from posattn.recipes.images.positions import gram_gallery
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit.classifiers import (
+    AnyImages,
     build,
     check_models,
     first_images,
     load_split,
+    load_splits,
     load_trained,
     train_grid,
     train_one,
@@ -74,7 +76,7 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
             sorted({one.get("clock", "wall") for models in seeds for one in models.values()})
         ),
         "gaps": gaps(seeds),
-        "skipped": {split: load_split(config, split).skipped for split in ("train", "test")},
+        "skipped": skipped_pictures(*load_splits(config)),
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
         "multiply_adds": {
             name: multiply_adds(for_inference(model), pixels[:1]) for name, model in models.items()
@@ -86,6 +88,13 @@ def compare_models(config: ImagesConfig, run: RunFolder, progress: Progress) -> 
         **training_times(seeds, numbers["accuracy"]["mean"]),
         "images_per_second": speed,
     }
+
+
+def skipped_pictures(train_set: AnyImages, test_set: AnyImages) -> dict[str, int]:
+    """How many pictures could not be decoded: of each split, or of ``both`` where a set without splits was divided."""
+    if getattr(train_set, "divided", False):
+        return {"both": train_set.skipped}
+    return {"train": train_set.skipped, "test": test_set.skipped}
 
 
 def save_maps(model: Any, run: RunFolder) -> Numbers:

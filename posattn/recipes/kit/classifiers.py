@@ -166,7 +166,7 @@ def fit(
     It is tested ``after`` these epochs, or (None) after every one, in the precision of the training. Returns
     ``accuracy`` and ``elapsed`` (seconds of training so far, without tests) at each test, ``seconds`` of the whole
     training, ``clock`` (of these seconds: ``CPU`` for one thread on a CPU, so that other work on a shared machine does
-    not count; else ``wall``), and ``precision``, float32 or bfloat16.
+    not count; else ``wall``, and for a stream, which other processes decode), and ``precision``, float32 or bfloat16.
 
     Raises ValueError if the finished trainings of the run are in another precision, as if on another device.
     Raises ValueError if a test is lost: its line is damaged and the checkpoint, of an older version, does not keep it.
@@ -184,7 +184,8 @@ def fit(
             if record.end_of_epoch:
                 tests = tests_of(log.rows, [epoch for epoch in epochs if epoch <= round(record.epoch)], kept)
     run.save_tensors(unit, model.state_dict())
-    alone = next(model.parameters()).device.type == "cpu" and torch.get_num_threads() == 1
+    one_thread = next(model.parameters()).device.type == "cpu" and torch.get_num_threads() == 1
+    alone = one_thread and not isinstance(train_set, ImageStream)
     clock = "cpu_seconds" if alone else "seconds"
     return {
         "accuracy": [row["accuracy"] for row in tests],

@@ -35,6 +35,7 @@ class Content(NamedTuple):
     labels: Int[Tensor, " n"]
     classes: tuple[str, ...]
     skipped: int = 0  # pictures that could not be decoded
+    divided: bool = False  # a part of a set without splits
 
 
 class Decoding(NamedTuple):

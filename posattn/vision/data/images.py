@@ -36,6 +36,7 @@ class ImageSet:
         labels: (n,) long, 0..classes-1.
         classes: the name of each class.
         skipped: number of pictures that could not be decoded and were skipped.
+        divided: a part of a set without splits. ``skipped`` then counts those of the whole set.
 
     Raises:
         ValueError: the set is empty, shapes or types do not fit, or a label is out of range (it is named).
@@ -46,6 +47,7 @@ class ImageSet:
     labels: Tensor
     classes: tuple[str, ...]
     skipped: int = 0
+    divided: bool = False
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8 or not len(self.images):
@@ -126,7 +128,8 @@ def load_images(
         data_dir: the folder of a named set's files; default: ./data and the set's usual places.
         download: fetch what is missing into that folder.
         image_size: resize to it, after a centre crop if pictures are not square.
-        skip_corrupt: skip pictures that cannot be decoded, and count them in ``skipped``.
+        skip_corrupt: skip pictures that cannot be decoded, and count them in ``skipped``. A set without splits is
+            divided without them.
         image_column: of a parquet file; default: img or image.
         label_column: of a parquet file; default: label, fine_label or labels.
 

@@ -102,4 +102,4 @@ def part(content: Content, request: Request) -> Content:
     except ValueError as error:
         raise ValueError(f"{request.name} cannot be divided into train and test: {error}") from error
     index = np.sort(parts[request.split == "test"])
-    return content._replace(images=content.images[index], labels=content.labels[index])
+    return content._replace(images=content.images[index], labels=content.labels[index], divided=True)

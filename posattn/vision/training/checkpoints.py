@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.safetensors"
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    held = apart(tensors)
     text = json.dumps(dict(meta))
     temporary = path.with_suffix(".part")
     try:
@@ -88,6 +88,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if digest(step, tensors, text) != expected:
         raise ValueError(f"checkpoint {path} is damaged: its checksum does not match")
     return Checkpoint(step, tensors, json.loads(text))
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU; one that shares memory with another, as a tied weight does, as a copy.
+
+    safetensors writes no tensors that share memory.
+    """
+    held: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        kept = tensor.detach().cpu().contiguous()
+        if (place := kept.untyped_storage().data_ptr()) in places:
+            kept = kept.clone()
+        places.add(place)
+        held[name] = kept
+    return held
 
 
 def saved(folder: Path) -> list[Path]:

@@ -88,13 +88,14 @@ class Training:
         self.mixer = make_mixer(config.mixup, config.cutmix, outputs)
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)
-        self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
         self.compiled = config.compile and bool(compiler_of(self.device.type))
         if self.compiled:
             torch.compiler.reset()  # else models trained earlier count against torch's limit of graphs
         # graphs hold one backward's gradients, and DDP's hooks are outside of them
         self.graphs = self.compiled and self.device.type == "cuda" and parts == 1
         self.runner = accelerator.prepare_model(compiled(model, self.graphs) if self.compiled else model)
+        # from now on the weights are those of the first process
+        self.ema = None if config.ema_decay is None else ModelEmaV3(model, decay=config.ema_decay)
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         self.unrecorded = 0.0, 0.0  # wall and CPU seconds since the last record, before an interruption
         self.start_clocks()

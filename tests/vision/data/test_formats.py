@@ -129,6 +129,15 @@ def test_corrupt_pictures_stop_unless_they_are_skipped(tmp_path: Path) -> None:
         load_images(str(tmp_path), skip_corrupt=True)
 
 
+def test_skipped_pictures_of_a_set_without_splits_are_of_both_parts(tmp_path: Path) -> None:
+    good = encoded(noise(3, 4, 4))
+    write_folder(tmp_path, {f"{name}/{place}.png": good for name in "ab" for place in range(5)})
+    (tmp_path / "a" / "bad.png").write_bytes(good[:60])
+    sets = [load_images(str(tmp_path), split, skip_corrupt=True) for split in ("train", "test")]
+    assert [(len(each), each.skipped, each.divided) for each in sets] == [(8, 1, True), (2, 1, True)]
+    assert not load_images("digits").skipped
+
+
 def test_a_set_without_splits_is_divided(tmp_path: Path) -> None:
     images = noise(20, 3, 4, 4)
     rows = [{"bytes": encoded(image), "path": None} for image in images]

@@ -35,6 +35,15 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
         assert torch.equal(loaded[name], tensor)
 
 
+def test_tensors_that_share_memory_come_back(tmp_path: Path) -> None:
+    """Tied weights, and a buffer that is a view of another."""
+    whole = torch.arange(6.0)
+    shared = {"one": whole, "tied": whole, "part": whole[1:3], "turned": whole.view(2, 3).T}
+    save_checkpoint(tmp_path, 1, shared, META)
+    loaded = load_latest(tmp_path).tensors
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in shared.items())
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert load_latest(tmp_path) is None
     assert load_latest(tmp_path / "nowhere") is None

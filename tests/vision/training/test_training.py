@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from small_trainings import RICH, SHORT, few, losses, same_weights, tiny_vit
 from torch import nn
 from torch._dynamo.utils import counters
@@ -186,3 +187,18 @@ def test_parts_have_one_size_and_hold_every_number(count: int, most: int, sizes:
     parts = equal_parts(count, most)
     assert [len(part) for part in parts] == sizes
     assert torch.cat([part.unique() for part in parts]).tolist() == list(range(count))
+
+
+def test_an_average_starts_from_the_weights_that_processes_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the second process, whose weights are replaced by those of the first."""
+
+    def share(self: Accelerator, model: nn.Module) -> nn.Module:
+        model.load_state_dict(first.state_dict())
+        return model
+
+    torch.manual_seed(1)
+    first, own = tiny_vit(), tiny_vit()
+    nn.init.normal_(own.head.weight)
+    monkeypatch.setattr(Accelerator, "prepare_model", share)
+    record = next(train(own, few(), replace(SHORT, lr=0.0, ema_decay=0.9, epochs=3)))
+    assert same_weights(record.model, first)
