@@ -149,10 +149,11 @@ def _open(
     run = OpenRun(replacement if pending else path, lock)
     if changed := differences(run.config, described):
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
-    run.recover()
+    whole = run.recover()
     if digest(run.path / CONFIG) != run.files().get(CONFIG):  # the same settings, written in another form
         run.save(CONFIG, json.dumps(run.config, indent=1).encode())
-    note_environment(run, described)
+    if not whole or not (run.path / RESULT).is_file():  # else nothing but the page is made here
+        note_environment(run, described)
     return run
 
 
