@@ -47,9 +47,9 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
             if std is None or len(x) > FEW:
                 axes.plot(x, y, label=literal(label), linewidth=1.8)
             else:
-                bars = {"yerr": std if spread else None, "marker": "o", "capsize": 3}
+                bars: dict[str, Any] = {"yerr": std if spread else None, "marker": "o", "capsize": 3}
                 axes.errorbar(x, y, label=literal(label), linewidth=1.8, **bars)
-            if spread and len(x) > FEW:
+            if std is not None and spread and len(x) > FEW:
                 axes.fill_between(x, np.subtract(y, std), np.add(y, std), alpha=0.25, linewidth=0)
         axes.set(xlabel=literal(spec["x_label"]), ylabel=literal(spec["y_label"]))
         if spec["x_log"]:
