@@ -284,6 +284,19 @@ def test_text_in_square_brackets_is_printed_as_it_is(
         assert text in printed
 
 
+def test_a_table_that_is_wider_than_the_terminal_loses_no_digits(
+    toy: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns, row = ([f"{word}{number}" for number in range(24)] for word in ("column", "0.1234"))
+    table = {"kind": "table", "title": "", "caption": "", "columns": columns, "rows": [row]}
+    section = {"title": "Wide", "claim": "", "items": [table]}
+    toy["job"] = lambda config, run, progress: {"title": "", "summary": "", "page": [section]}
+    monkeypatch.setenv("COLUMNS", "60")
+    cli.main(["run", "toy", "--out", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert [text for text in (*columns, *row) if text not in printed] == []
+
+
 def test_an_error_in_a_run_is_one_line_and_what_is_done_stays(
     toy: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from posattn import recipes, settings
@@ -16,6 +17,7 @@ from posattn.runs.page import printable
 from posattn.vision.data.config import DATA_SETS
 
 RUNS = Path("runs")
+WIDEST = 100_000  # columns of a table
 
 
 def list_known(options: List) -> None:
@@ -103,10 +105,17 @@ def print_section(section: dict[str, Any], out: Console) -> None:
     out.print(f"\n[bold]{text(section['title'])}.[/] {text(section['claim'])}")
     for item in section["items"]:
         if item["kind"] == "table":
-            table = Table(*map(text, item["columns"]))
-            for row in item["rows"]:
-                table.add_row(*map(text, row))
-            out.print(table)
+            print_table(item, out)
+
+
+def print_table(item: dict[str, Any], out: Console) -> None:
+    """A table. It is wider than the terminal where its longest words do not fit, so that no number loses digits."""
+    table = Table(*map(text, item["columns"]))
+    for row in item["rows"]:
+        table.add_row(*map(text, row))
+    needed = Measurement.get(out, out.options.update(max_width=WIDEST), table).minimum
+    table.width = needed if needed > out.width else None
+    out.print(table, crop=False)
 
 
 def text(plain: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posattn.runs.device import device_name
-from posattn.runs.record import RESULT, RunFolder
+from posattn.runs.record import RunFolder
 
 ENVIRONMENT = "environment"  # the event
 VERSIONED = ("posattn", "torch", "timm", "numpy", "scipy", "scikit-learn", "accelerate")
@@ -47,9 +47,9 @@ def _version(name: str) -> str | None:
 
 
 def note_environment(run: RunFolder, mine: Environment) -> None:
-    """Record where a part of a run is computed, unless that is known or the run is finished."""
+    """Record where a part of a run is computed, unless that is known."""
     known = (parts_of(each) for each in known_environments(run))
-    if parts_of(mine) not in known and not (run.path / RESULT).is_file():
+    if parts_of(mine) not in known:
         run.log(ENVIRONMENT, **{name: mine[name] for name in ("device", "versions", "git_commit")})
 
 

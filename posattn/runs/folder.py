@@ -79,8 +79,8 @@ def open_run(
 
     Raises:
         ValueError: a setting is out of its bounds; a run exists and neither flag allows it; the run to resume had
-            another config; the run to replace is of another recipe; the folder holds something else. Nothing is
-            changed.
+            another config, or is of merged runs; the run to replace is of another recipe; the folder holds something
+            else. Nothing is changed.
         BlockingIOError: another process writes into the folder.
         OSError: the folder cannot be written.
     """
@@ -147,12 +147,17 @@ def _open(
         choice = f"{continued}--overwrite {'replaces it' if whole else 'starts over'}"
         raise ValueError(f"{path} holds {state}; {choice}")
     run = OpenRun(replacement if pending else path, lock)
+    if "merged_from" in run.config:
+        raise ValueError(
+            f"{path} holds merged runs, which are not resumed; posattn merge --overwrite pools them anew"
+        )
     if changed := differences(run.config, described):
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
-    run.recover()
+    whole = run.recover()
     if digest(run.path / CONFIG) != run.files().get(CONFIG):  # the same settings, written in another form
         run.save(CONFIG, json.dumps(run.config, indent=1).encode())
-    note_environment(run, described)
+    if not whole or not (run.path / RESULT).is_file():  # else nothing but the page is made here
+        note_environment(run, described)
     return run
 
 

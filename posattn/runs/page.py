@@ -145,7 +145,7 @@ def mean_lines(
         y_label: of the y axis.
         options: further fields of ``Lines``.
     """
-    options.setdefault("caption", "Mean and standard deviation over the seeds.")
+    options.setdefault("caption", "Mean over the seeds and, of several seeds, standard deviation.")
     mean, std = (
         {label: place.replace("*", part) for label, place in curves.items()} for part in ("mean", "std")
     )

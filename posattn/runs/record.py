@@ -265,14 +265,21 @@ class RunFolder:
         self._record("finished", at=now())
         self.save(RESULT, content)
 
-    def recover(self) -> None:
-        """Read the finished units back, drop damaged lines, and forget units whose files are damaged or missing."""
-        lines = self._journal()
-        write_whole(self.path / METRICS, b"".join(line for line, _ in lines))
+    def recover(self) -> bool:
+        """Read the finished units back, drop damaged lines, and forget units whose files are damaged or missing.
+
+        Returns whether nothing was damaged or missing, but for files of no unit.
+        """
+        lines, journal = self._journal(), self.path / METRICS
+        content = b"".join(line for line, _ in lines)
+        whole = journal.is_file() and journal.read_bytes() == content
+        write_whole(journal, content)
         damaged = {name for name, sha256 in self.files().items() if digest(self.path / name) != sha256}
         for unit in self.events("unit"):
             if lost := damaged & set(unit["files"]):
                 self._done.pop(unit["name"], None)
                 warnings.warn(f"{self.path}: {', '.join(sorted(lost))} damaged, computed again", stacklevel=2)
+                whole = False
             else:
                 self._done[unit["name"]] = unit["value"]
+        return whole

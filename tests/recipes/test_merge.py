@@ -144,6 +144,17 @@ def test_finished_parts_of_an_unfinished_run(tmp_path: Path, capsys: pytest.Capt
     assert "/seed=0' is finished in none of the runs" in said
 
 
+def test_merged_runs_are_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe knows nothing of the runs that were pooled: its page would no longer name them."""
+    options = ["--steps", "2", "--seeds", "1"]
+    run("teachers", tmp_path / "one", *options)
+    merge(tmp_path / "pooled", tmp_path / "one")
+    with pytest.raises(SystemExit):
+        run("teachers", tmp_path / "pooled", *options, "--resume")
+    assert "pooled holds merged runs, which are not resumed" in capsys.readouterr().err
+    assert "merged_from" in json.loads((tmp_path / "pooled" / "result.json").read_text())
+
+
 def test_runs_of_several_devices_say_so_at_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed, device in enumerate(("CPU A", "CPU B", "CPU B")):
         monkeypatch.setattr("posattn.runs.environment.device_name", lambda name=device: name)

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import socket
+import warnings
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,29 @@ def test_a_run_that_goes_on_elsewhere_names_both_devices(
     assert "<dt>device</dt><dd>CPU A; CPU B, torch threads: 1</dd>" in page
     assert "posattn 1, torch 2.14.1 and 2.15.0, timm 1" in page
     assert "CPU A; CPU B, torch threads: 1; started" in made_by(run)
+
+
+@pytest.mark.parametrize("damaged", ["weights", "line", "nothing"])
+def test_a_finished_run_with_a_part_computed_again_elsewhere_names_both_devices(
+    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its seconds are of two devices; a page that is made again elsewhere is not."""
+    path = tmp_path / "run"
+    monkeypatch.setattr(environment, "device_name", lambda: "CPU A")
+    with open_run(path, "toy", Config()) as run:
+        run.save("weights", b"whole")
+        run.keep("training", 1.0, ["weights"])
+        run.finish({"title": "Toy", "summary": "", "page": []})
+    if damaged == "weights":
+        (path / "weights").write_bytes(b"half")
+    if damaged == "line":
+        journal = path / "metrics.jsonl"
+        journal.write_bytes(journal.read_bytes().replace(b'"training"', b'"trainimg"'))
+    monkeypatch.setattr(environment, "device_name", lambda: "CPU B")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = resumed(path)
+    assert environment.devices(run) == (["CPU A"] if damaged == "nothing" else ["CPU A", "CPU B"])
 
 
 def test_data_that_change_between_two_starts_are_noticed(tmp_path: Path) -> None:

@@ -37,17 +37,19 @@ def literal(text: str) -> str:
 
 
 def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> str:
-    """An SVG of curves. ``series``: "x", "y" and "std" by label."""
+    """An SVG of curves. ``series``: "x", "y" and "std" by label; a curve whose std are all 0 has no bars."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.4), layout="tight")  # measures the text once, "constrained" twice
         axes = figure.subplots()
         for label, y in series["y"].items():
             x, std = series["x"][label], series["std"].get(label)
+            spread = std is not None and any(std)  # of a single seed all are 0
             if std is None or len(x) > FEW:
                 axes.plot(x, y, label=literal(label), linewidth=1.8)
             else:
-                axes.errorbar(x, y, yerr=std, label=literal(label), linewidth=1.8, marker="o", capsize=3)
-            if std is not None and len(x) > FEW:
+                bars: dict[str, Any] = {"yerr": std if spread else None, "marker": "o", "capsize": 3}
+                axes.errorbar(x, y, label=literal(label), linewidth=1.8, **bars)
+            if std is not None and spread and len(x) > FEW:
                 axes.fill_between(x, np.subtract(y, std), np.add(y, std), alpha=0.25, linewidth=0)
         axes.set(xlabel=literal(spec["x_label"]), ylabel=literal(spec["y_label"]))
         if spec["x_log"]:

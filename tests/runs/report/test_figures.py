@@ -22,10 +22,12 @@ from posattn.runs.page import (
     Section,
     Table,
     lookup,
+    mean_lines,
     to_plain,
 )
 from posattn.runs.report import figures
 from posattn.runs.report.html import PREPARE, build_report
+from posattn.runs.seeds import over_seeds
 
 
 def pixels(address: str) -> np.ndarray:
@@ -93,6 +95,18 @@ def test_many_points_have_a_band_for_their_spread_and_few_have_bars() -> None:
         numbers = list(range(1, count + 1))
         svgs.append(figures.lines(spec, {"x": {"a": numbers}, "y": {"a": numbers}, "std": {"a": numbers}}))
     assert ["PolyCollection" in svg for svg in svgs] == [False, True]
+
+
+def test_a_single_seed_has_no_bars() -> None:
+    """Its standard deviation is not known; bars of length 0 would say that seeds agree."""
+    spec = {"x_label": "", "y_label": "", "x_log": False, "y_log": False}
+    for count in (figures.FEW, figures.FEW + 1):
+        loss = over_seeds([list(range(count))])
+        places = {"x": {"a": list(range(count))}, "y": {"a": loss["mean"]}, "std": {"a": loss["std"]}}
+        svg = figures.lines(spec, places)
+        assert "LineCollection" not in svg
+        assert "PolyCollection" not in svg
+    assert "of several seeds" in mean_lines("", "x", {"a": "*"}, "", "").caption
 
 
 def test_heat_maps_draw_a_cell_a_value_and_the_line_between_its_columns() -> None:
