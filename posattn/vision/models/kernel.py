@@ -99,7 +99,8 @@ def launch(
 @triton_op("posattn::mix", mutates_args={})
 def mix(maps: Tensor, values: Tensor) -> Tensor:
     """(B, N, h·d_h) of maps (h, N, N) and values (B, N, h·d_h) of one type."""
-    return launch(wrap_triton(_product), maps, values)
+    with torch.cuda.device_of(values):  # triton launches on the current GPU
+        return launch(wrap_triton(_product), maps, values)
 
 
 @register_flop_formula(torch.ops.posattn.mix)

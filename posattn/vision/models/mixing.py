@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor
 
-if (
-    HAS_TRITON := find_spec("triton") is not None
-):  # imported here, as counters look the operator up before a call
+HAS_TRITON = find_spec("triton") is not None
+if HAS_TRITON:
+    # not where it is called: counters of operations look the operator up before
     from posattn.vision.models.kernel import WIDEST, mix
 
 

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from posattn.vision.models import mixing
 from posattn.vision.models.mixing import mix_tokens, takes_kernel
+
+kernel = pytest.importorskip("posattn.vision.models.kernel", reason="no triton for this platform")
 
 CASES = [(5, 64, 3, 64), (3, 50, 2, 24), (1, 7, 1, 5), (2, 130, 4, 80), (9, 3, 2, 128)]  # B, N, h, d_h
 INTERPRETED = """
@@ -29,7 +32,6 @@ for B, N, h, d in {cases}:
 print("equal")
 """
 
-needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="no triton for this platform")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
@@ -38,7 +40,6 @@ def operands(device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tenso
     return torch.empty(3, 5, 5, device=device, dtype=dtype), torch.empty(2, 5, 12, device=device, dtype=dtype)
 
 
-@needs_triton
 def test_the_kernel_by_its_definition() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     program = INTERPRETED.format(cases=CASES)
@@ -53,11 +54,11 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Whether the GPU, here without data, has them: the last of the list."""
     has = [True]
     monkeypatch.setattr(mixing, "has_tensor_cores", lambda device: has[-1])
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
     with FakeTensorMode():
         yield has
 
 
-@needs_triton
 def test_what_takes_it(tensor_cores: list[bool]) -> None:
     """Half precision on a GPU, unless gradients are wanted."""
     for dtype, takes in [(torch.float16, True), (torch.bfloat16, True), (torch.float32, False)]:
@@ -87,7 +88,6 @@ def test_tensor_cores(
     assert choose(torch.zeros(())) == has
 
 
-@needs_triton
 def test_its_operations_are_counted(tensor_cores: list[bool]) -> None:
     counts = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -111,6 +111,24 @@ def test_on_a_gpu(B: int, N: int, h: int, d: int, how: str, dtype: torch.dtype) 
     mix = mix_tokens if how == "eager" else torch.compile(mix_tokens, fullgraph=True)
     found = mix(maps, values).double()
     assert (found - expected).norm() / expected.norm() < (1e-3 if dtype == torch.float16 else 4e-3)
+
+
+def test_it_runs_on_the_gpu_of_its_operands(
+    tensor_cores: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = []
+
+    def launched(*arguments: Any) -> torch.Tensor:
+        return torch.empty(2, 5, 12, device=current[-1])
+
+    def device_of(tensor: torch.Tensor) -> nullcontext[None]:
+        current.append(tensor.device)
+        return nullcontext()
+
+    monkeypatch.setattr(kernel, "launch", launched)
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    assert mix_tokens(*operands("cuda:1", torch.float16)).device == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")]
 
 
 @needs_gpu
