@@ -145,7 +145,7 @@ def mean_lines(
         y_label: of the y axis.
         options: further fields of ``Lines``.
     """
-    options.setdefault("caption", "Mean over the seeds and, of several seeds, standard deviation.")
+    options.setdefault("caption", "Mean and, with several seeds, standard deviation over the seeds.")
     mean, std = (
         {label: place.replace("*", part) for label, place in curves.items()} for part in ("mean", "std")
     )
