@@ -106,7 +106,7 @@ def test_a_single_seed_has_no_bars() -> None:
         svg = figures.lines(spec, places)
         assert "LineCollection" not in svg
         assert "PolyCollection" not in svg
-    assert "of several seeds" in mean_lines("", "x", {"a": "*"}, "", "").caption
+    assert "with several seeds" in mean_lines("", "x", {"a": "*"}, "", "").caption
 
 
 def test_heat_maps_draw_a_cell_a_value_and_the_line_between_its_columns() -> None:
