@@ -19,7 +19,7 @@ kernel = pytest.importorskip("posattn.vision.models.kernel", reason="no triton f
 
 CASES = [(5, 64, 3, 64), (3, 50, 2, 24), (1, 7, 1, 5), (2, 130, 4, 80), (9, 3, 2, 128)]  # B, N, h, d_h
 INTERPRETED = """
-import sys, torch
+import torch
 from posattn.vision.models.kernel import _product, launch
 
 for B, N, h, d in {cases}:
