@@ -17,9 +17,9 @@ from posattn.settings import (
     OddPower,
     Positive,
     Probability,
-    Repeats,
     Seed,
     Several,
+    TwoOrMore,
     check,
     naming_flags,
 )
@@ -48,7 +48,7 @@ class Config:
     share: Probability = 0.5
     offset: Finite = -1.0
     ratios: Several[float] = (1.0, 2.0)
-    rounds: Repeats = 3
+    rounds: TwoOrMore = 3
     name: str = "x"
     seed: Seed = 0
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from posattn.bench.merging import merge_tokens
 from posattn.bench.neighbours import accuracy, part_of
 from posattn.bench.timing import Quartiles, interleaved, quartiles
-from posattn.settings import Count, Distincts, Pixels, Repeats, check
+from posattn.settings import Count, Distincts, Pixels, TwoOrMore, check
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.quality import COSINE, NEIGHBOURS, Estimate, Quality, estimate, features_of
@@ -87,7 +87,7 @@ class Settings:
     """Where the files of a named set are."""
     bank: Count | None = None
     """Training pictures of it, at random; default: all."""
-    tested: Repeats | None = None
+    tested: TwoOrMore | None = None
     """Test pictures of it, at random; default: all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of all models and pictures."""
@@ -95,7 +95,7 @@ class Settings:
     """Tokens merged in each block, one model for each."""
     converted: Distincts[Path] = ()
     """Folders of `posattn convert`, of the same image size."""
-    rounds: Repeats = 5
+    rounds: TwoOrMore = 5
     """Timed rounds, after one warm-up."""
     batch: Count = 1
     """Pictures of the timed batch."""

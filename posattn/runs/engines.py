@@ -25,6 +25,7 @@ LOCAL = ("loky", "sequential")
 BACKENDS = (*LOCAL, "dask", "ray")
 RETRIES = 2  # starts of a part after the worker that had it is lost
 PATIENCE = 10.0  # seconds to wait for a scheduler
+LAST_PORT = 65535
 
 
 @contextmanager
@@ -62,8 +63,10 @@ def use_engine(
 def check_answers(address: str) -> None:
     """Raise ConnectionError if nothing listens, ValueError if it is no address. Ray by itself waits for minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"a scheduler's address is host:port, got {address!r}")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= LAST_PORT):
+        raise ValueError(
+            f"a scheduler's address is host:port, with a port of 1 to {LAST_PORT}, got {address!r}"
+        )
     try:
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
     except OSError as error:

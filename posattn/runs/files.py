@@ -81,8 +81,8 @@ def append_line(path: Path, values: dict[str, Any], *, sync: bool = False) -> No
 
 
 def read_line(line: bytes) -> dict[str, Any] | None:
-    """The values of a line written by ``append_line``, None if it is damaged."""
-    text, found, check = line.rstrip(b"\n").rpartition(b', "crc32": "')
+    """The values of a line written by ``append_line``, None if it is damaged. An editor may have added ``\\r``."""
+    text, found, check = line.rstrip(b"\r\n").rpartition(b', "crc32": "')
     if not found or check != f'{zlib.crc32(text + b"}"):08x}"}}'.encode():
         return None
     return json.loads(line)

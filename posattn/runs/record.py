@@ -271,8 +271,15 @@ class RunFolder:
         Returns whether nothing was damaged or missing, but for files of no unit.
         """
         lines, journal = self._journal(), self.path / METRICS
-        content = b"".join(line for line, _ in lines)
-        whole = journal.is_file() and journal.read_bytes() == content
+        held = journal.read_bytes() if journal.is_file() else b""
+        content = b"".join(line.rstrip(b"\r\n") + b"\n" for line, _ in lines)
+        whole = bool(lines) and held.replace(b"\r\n", b"\n") == content
+        if not lines:
+            warnings.warn(f"{journal} is missing or damaged: finished work is computed again", stacklevel=2)
+        elif bad := held.count(b"\n") - len(lines):
+            warnings.warn(
+                f"{journal} has {bad} damaged line(s): what they record is computed again", stacklevel=2
+            )
         write_whole(journal, content)
         damaged = {name for name, sha256 in self.files().items() if digest(self.path / name) != sha256}
         for unit in self.events("unit"):

@@ -214,6 +214,12 @@ def test_bad_settings_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write_unlike_splits(pictures := tmp_path / "pictures")
     line = said("--data", str(pictures), "--train.batch-size", "2")
     assert "have not the same classes; only in the train split of" in line
+    for split, size in (("train", 16), ("test", 8)):
+        names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(4)]
+        write_folder(tmp_path / "sizes" / split, dict.fromkeys(names, encoded(noise(3, size, size))))
+    line = said("--data", str(tmp_path / "sizes"), "--train.batch-size", "2")
+    assert "has images of shape (3, 16, 16) to train on and of (3, 8, 8) to test on" in line
+    assert "give an image_size to resize them to" in line
 
 
 def test_shuffling(tmp_path: Path) -> None:

@@ -194,7 +194,9 @@ def test_bad_input_is_one_line(
     said_of_other = said("test_vit", "--checkpoint", str(tmp_path / "other.safetensors"))
     assert "other.safetensors: nothing of the checkpoint belongs to this VisionTransformer" in said_of_other
     assert "ResNet has no attention" in said("test_resnet")
-    assert "at least two, got 1" in said("test_vit", "--limit", "1")
+    assert "--limit must be at least 2, got 1" in said("test_vit", "--limit", "1")
+    one = next(file for file in Path(pictures).rglob("*") if file.is_file())
+    assert f"statistics over images need at least two, {one} holds 1" in said("test_vit", images=one)
     assert "unknown data set 'cats'" in said("test_vit", images="cats")
     assert "images-positional-ViT-4: name one as checkpoint" in said(str(trained), images="digits")
 

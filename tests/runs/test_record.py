@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,28 @@ def test_a_half_written_line_is_cut_off(tmp_path: Path) -> None:
 def test_a_changed_digit_in_the_journal_is_noticed(tmp_path: Path) -> None:
     journal = closed(tmp_path / "run", a=17, b=18).path / records.METRICS
     journal.write_text(journal.read_text().replace('"value": 17', '"value": 77'))
-    assert resumed(tmp_path / "run").finished_units() == {"b"}
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl has 1 damaged line\(s\)"):
+        assert resumed(tmp_path / "run").finished_units() == {"b"}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}\n"])
+def test_a_lost_journal_is_noticed(content: bytes | None, tmp_path: Path) -> None:
+    journal = closed(tmp_path / "run", a=17).path / records.METRICS
+    journal.unlink()
+    if content is not None:
+        journal.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl is missing or damaged: finished work is computed"):
+        assert not resumed(tmp_path / "run").finished_units()
+
+
+def test_a_journal_with_other_ends_of_lines_is_whole(tmp_path: Path) -> None:
+    """As an editor or git of Windows leaves it."""
+    journal = closed(tmp_path / "run", a=17).path / records.METRICS
+    content = journal.read_bytes()
+    journal.write_bytes(content.replace(b"\n", b"\r\n"))
+    with warnings.catch_warnings(action="error"):
+        assert resumed(tmp_path / "run").finished_units() == {"a"}
+    assert journal.read_bytes() == content
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])

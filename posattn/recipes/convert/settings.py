@@ -16,9 +16,9 @@ from posattn.settings import (
     Pixels,
     Positive,
     Probability,
-    Repeats,
     Seed,
     Several,
+    TwoOrMore,
 )
 from posattn.vision.data.config import refuse_data_dir
 
@@ -68,7 +68,7 @@ class ConvertConfig:
     """Height and width of the model's input; default: the model's own."""
     sizes: Distincts[Pixels] = ()
     """Image sizes to time at; default: the model's input size. Tables support that size only."""
-    calibration: Repeats = 64
+    calibration: TwoOrMore = 64
     """Pictures that the maps are averaged over."""
     ranking: Count = 128
     """Pictures that heads are ranked on and a recovery is judged by."""
@@ -96,7 +96,7 @@ class ConvertConfig:
     """Learning rate of the weights in recovery; for tens of thousands of pictures."""
     maps_lr: Positive = 2e-2
     """Learning rate of the maps in recovery."""
-    rounds: Repeats = 10
+    rounds: TwoOrMore = 10
     """Timed rounds, after one warm-up."""
     batch: Count = 8
     """Pictures of a timed batch."""

@@ -17,7 +17,7 @@ from posattn.recipes.kit.settings import (
     ModelSize,
     check_names,
 )
-from posattn.settings import Repeats, Several
+from posattn.settings import Several, TwoOrMore
 from posattn.vision.data.config import DataConfig
 from posattn.vision.training.config import TrainConfig
 
@@ -34,7 +34,7 @@ class ImagesConfig(ImageTraining):
     """ViT, positional ViT, relative, table, hybrid, mimetic ViT, ConViT, ResNet; `posattn merge` pools runs"""
     tensorboard: bool = False
     """Write TensorBoard files in addition to metrics.jsonl"""
-    speed_rounds: Repeats = 30
+    speed_rounds: TwoOrMore = 30
     """Timed, interleaved rounds of inference, after one warm-up"""
 
     def validate(self) -> None:

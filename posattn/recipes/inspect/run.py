@@ -46,6 +46,8 @@ def run(config: InspectConfig, folder: RunFolder, progress: Progress) -> dict[st
     Raises the errors of ``inspect_attention``; a partial table is kept in the folder.
     """
     subject = load_subject(config)
+    if subject.total < 2:
+        raise ValueError(f"statistics over images need at least two, {config.images} holds {subject.total}")
     say(subject.notes, progress)
     task = progress.add_task("images", total=subject.total)
     batches = Counted(subject.batches, subject.total, max(1, config.examples), progress, task)

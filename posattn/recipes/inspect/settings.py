@@ -7,7 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from posattn.recipes import command
-from posattn.settings import Count, Natural, Pixels, Positive, Seed, Several
+from posattn.settings import Count, Natural, Pixels, Positive, Seed, Several, TwoOrMore
 from posattn.vision.data.config import refuse_data_dir
 
 
@@ -30,7 +30,7 @@ class InspectConfig:
     """The weights of a model of timm (default: its random start) or torchvision, or which model of the run folder."""
     data_dir: Path | None = None
     """Where the files of a named set are."""
-    limit: Count | None = None
+    limit: TwoOrMore | None = None
     """Use this many images, evenly spaced; default: all."""
     img_size: Pixels | None = None
     """Pixels per side; default: the model's own. Position embeddings are resampled. Of timm and torchvision."""

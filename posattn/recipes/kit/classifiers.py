@@ -129,9 +129,15 @@ def train_grid(
 
 
 def check_data(data: MemoryDataConfig, run: RunFolder) -> None:
-    """Raise ValueError if a set is not what it was at an earlier start, has one class, or splits of other classes."""
-    train, test = (read(data, split).classes for split in ("train", "test"))
-    check_splits(data.data, train, test)
+    """Raise ValueError if a set is not what it was at an earlier start, has one class, or splits of other classes or
+    sizes of images."""
+    train, test = (read(data, split) for split in ("train", "test"))
+    check_splits(data.data, train.classes, test.classes)
+    if train.shape != test.shape:
+        raise ValueError(
+            f"{data.data} has images of shape {train.shape} to train on and of {test.shape} to test on; "
+            "give an image_size to resize them to"
+        )
     for split in ("train", "test"):
         images = read(data, split)
         if images.num_classes < 2:

@@ -6,7 +6,7 @@ from pathlib import Path
 from posattn import checks
 from posattn.recipes import recipe
 from posattn.runs.device import Precision
-from posattn.settings import Count, Distincts, Repeats, Seed
+from posattn.settings import Count, Distincts, Seed, TwoOrMore
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LoadingConfig:
     """Images per batch"""
     precision: Precision = "auto"
     """Of the training steps; auto: bfloat16 autocast if the device multiplies bfloat16 natively, else float32"""
-    rounds: Repeats = 10
+    rounds: TwoOrMore = 10
     """Timed rounds, after one warm-up"""
     device: str = "cpu"
     """Device for augmentation and training"""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from posattn.recipes import recipe
-from posattn.settings import Count, Pixels, Repeats, Seed, Several
+from posattn.settings import Count, Pixels, Seed, Several, TwoOrMore
 
 INFERENCE, TRAINING = "inference", "training"
 
@@ -56,7 +56,7 @@ class SpeedConfig:
     """With and without torch.compile"""
     batch: Count | None = None
     """Images; default: about 3,136 tokens' worth on a CPU, 50,176 (256 images of 224 px) on a GPU"""
-    rounds: Repeats = 5
+    rounds: TwoOrMore = 5
     """Timed rounds, after one warm-up"""
     depth: Count = 12
     """Blocks of our models and of timm's ViT"""

@@ -61,7 +61,9 @@ def list_classes(folder: Path) -> tuple[str, ...]:
             )
     classes = tuple(path.name for path in subfolders(folder))
     if not classes:
-        raise ValueError(f"{folder}: couldn't find any class folder")
+        split = split_of(folder.name)
+        hint = f"; its name is that of a {split} split, rename it if it is a class" if split else ""
+        raise ValueError(f"{folder}: couldn't find any class folder{hint}")
     check_no_splits(folder, classes)
     return classes
 

@@ -24,6 +24,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is neither.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a checkpoint is a file of weights")
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     if not path.stat().st_size:

@@ -26,8 +26,9 @@ def save(training: Training, folder: Path) -> None:
     losses, unrecorded = training.finite_losses(), training.passed()
     optimizer, others = flatten_optimizer(training.optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in training.model.state_dict().items()}
+    masks = {f"model.{name}" for name, _ in training.model.named_buffers()}  # of attention, with -inf
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        if (tensor.isnan() if name in masks else ~tensor.isfinite()).any():
             raise FloatingPointError(f"{name} is not finite after step {training.step} of {training.steps}")
     if training.ema is not None:
         tensors |= {f"ema.{name}": tensor for name, tensor in training.ema.module.state_dict().items()}
@@ -44,14 +45,16 @@ def restore(training: Training, folder: Path) -> None:
     """Load the newest undamaged checkpoint of ``folder``, if any.
 
     Raises:
-        ValueError: it is of a training with other settings (they are named), or every checkpoint is damaged.
+        ValueError: it is of a training with other settings (they are named) or data, or every checkpoint is damaged.
     """
+    ours = identity(training)
     checkpoint = load_latest(folder)
     if checkpoint is None:
         return
     tensors, meta = checkpoint.tensors, checkpoint.meta
     theirs = meta["run"]
-    for key, value in identity(training).items():
+    theirs.setdefault("data_sha256", training.data_sha256)  # older ones have none
+    for key, value in ours.items():
         if theirs.get(key) != value:
             raise ValueError(
                 f"the checkpoint in {folder} is of {key}={theirs.get(key)!r}, this run of {value!r}"
@@ -72,8 +75,8 @@ def restore(training: Training, folder: Path) -> None:
 
 def identity(training: Training) -> dict[str, Any]:
     """The settings that must be equal to continue from a checkpoint."""
-    decided = {"seed": training.seed, "precision": training.dtype, "data": f"{training.train_set!r}"}
-    return asdict(training.config) | decided
+    data = {"data": f"{training.train_set!r}", "data_sha256": training.data_sha256}
+    return asdict(training.config) | {"seed": training.seed, "precision": training.dtype} | data
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

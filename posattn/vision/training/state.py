@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -104,6 +105,11 @@ class Training:
         self.notes: list[Any] = []  # the caller's
         self.feed: Iterator[tuple[Images, Tensor]] | None = None  # of the epoch feed_epoch
         self.feed_epoch = 0
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """The digest of the training images and their labels."""
+        return self.train_set.digest
 
     @property
     def averaged(self) -> nn.Module:

@@ -117,6 +117,12 @@ def test_hidden_files_and_those_of_tools_are_no_pictures_and_no_classes(tmp_path
     assert true_names(loaded) == ["blue", "blue", "red", "red"]
 
 
+def test_a_class_with_the_name_of_a_split_is_explained(tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"{name}/0.png": picture("red") for name in ("train", "plane")})
+    with pytest.raises(ValueError, match="its name is that of a train split, rename it if it is a class"):
+        load_images(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
 def test_metadata_of_imagefolder_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
     write_split(tmp_path / "train", ["blue", "red"])

@@ -96,6 +96,8 @@ def test_what_does_not_belong_is_named(tmp_path: Path) -> None:
         load_checkpoint(make(), make(depth=2).state_dict())
     with pytest.raises(FileNotFoundError, match="no checkpoint /nowhere"):
         read_checkpoint(Path("/nowhere"))
+    with pytest.raises(ValueError, match="is a folder; a checkpoint is a file"):
+        read_checkpoint(tmp_path)
     (tmp_path / "broken.pth").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"broken\.pth is no checkpoint"):
         read_checkpoint(tmp_path / "broken.pth")

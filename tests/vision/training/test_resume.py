@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,8 +13,11 @@ from small_trainings import RICH, SHORT, few, losses, same_weights, tiny_vit
 from torch import Tensor, nn
 
 from posattn.runs.stopping import Stopped
+from posattn.vision.training import resume
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.loop import train
+from posattn.vision.training.resume import identity
+from posattn.vision.training.state import Training
 
 
 @pytest.mark.parametrize("config", [SHORT, RICH], ids=["plain", "rich"])
@@ -51,7 +55,24 @@ def test_another_run_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another model"):
         losses(tiny_vit(embed_dim=16), few(), SHORT, checkpoints=tmp_path)
     with pytest.raises(ValueError, match="data="):
-        losses(tiny_vit(), few(150), replace(SHORT), checkpoints=tmp_path)
+        losses(tiny_vit(), few(150), SHORT, checkpoints=tmp_path)
+    others = replace(few(), labels=few().labels.flip(0))  # of the same name, number and size
+    with pytest.raises(ValueError, match="data_sha256="):
+        losses(tiny_vit(), others, SHORT, checkpoints=tmp_path)
+
+
+def test_a_checkpoint_without_the_digest_of_its_data_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of posattn 0.1 and before."""
+
+    def older(training: Training) -> dict[str, Any]:
+        return {key: value for key, value in identity(training).items() if key != "data_sha256"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "identity", older)
+        expected = losses(tiny_vit(), few(), SHORT, checkpoints=tmp_path)
+    assert losses(tiny_vit(seed=1), few(), SHORT, checkpoints=tmp_path) == expected[-1:]
 
 
 def test_batch_norm_goes_on_where_it_was(tmp_path: Path) -> None:

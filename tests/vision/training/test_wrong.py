@@ -49,6 +49,17 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mask_of_infinities_is_saved(tmp_path: Path) -> None:
+    """As causal attention keeps it in a buffer; a NaN in one, as of batch normalisation, is not."""
+    model = tiny_vit()
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    losses(model, few(), SHORT, checkpoints=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    model.mask[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="mask is not finite after step 3"):
+        losses(model, few(), SHORT, checkpoints=tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     "error",
     [
