@@ -125,6 +125,7 @@ def test_settings_that_do_nothing_are_found(tmp_path: Path) -> None:
 
 BY_JOB = {recipe.job: recipe for recipe in reversed(RECIPES.values())}  # one recipe for each job
 LIMITS = {
+    "seeds": 1,
     "steps": 4,
     "epochs": 1,
     "test_samples": 64,

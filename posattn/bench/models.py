@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -65,10 +64,10 @@ def side_by_side(
         checks.known("execution", execution, (EAGER, COMPILED))
     if checks.positive_int("rounds", rounds) < 2:
         raise ValueError(f"rounds must be at least 2 for quartiles, got {rounds}")
+    from torch._inductor import config  # the import takes seconds
+
     torch.compiler.reset()
-    with torch._inductor.config.patch(
-        freezing=mode == INFERENCE
-    ):  # torch.compile's option alone does not reach dynamo
+    with config.patch(freezing=mode == INFERENCE):  # torch.compile's option alone does not reach dynamo
         entries = {name: prepared(model, images, mode, dtype, executions) for name, model in models.items()}
     works = {
         f"{name} {how}": made.work

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.seeds import mean_std, over_seeds
@@ -77,5 +77,5 @@ def estimate(values: Sequence[float]) -> Numbers:
     """Mean of paired differences and half the width of its 95 % confidence interval (Student); None for one seed."""
     mean, std = mean_std(values)
     n = len(values)
-    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * std / n**0.5 if n > 1 else None
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * std / n**0.5 if n > 1 else None
     return {"values": list(values), "mean": mean, "half": half}

@@ -5,7 +5,6 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
 from posattn.vision.data.decoding import Content, Decoding, decode_all
 from posattn.vision.data.folders import SPLIT_NAMES, check_same_classes, list_folder, split_folder
@@ -93,6 +92,8 @@ def part(content: Content, request: Request) -> Content:
     Raises:
         ValueError: a class has a single picture, or there are fewer than five pictures per class on average.
     """
+    from sklearn.model_selection import train_test_split  # the import takes a second
+
     counts = content.labels.bincount(minlength=len(content.classes))
     if single := [name for name, count in zip(content.classes, counts.tolist(), strict=True) if count < 2]:
         raise ValueError(f"{request.name}: {single[0]} has fewer than the 2 pictures that a division takes")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torchvision import datasets as published
 
 from posattn.vision.data.decoding import Content
@@ -27,6 +26,8 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 def digits(request: Request) -> Content:
     """scikit-learn's 1,797 handwritten digits (0..16 stretched to 0..255): 1,437 to train, 360 to test."""
+    from sklearn.datasets import load_digits  # the import takes a second
+
     request.refuse_columns("digits")
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))

@@ -151,7 +151,7 @@ def test_a_converted_model_is_a_timm_model(choice: str) -> None:
     assert isinstance(model, VisionTransformer)
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in vit.parameters())
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    x, y = images(32), torch.arange(32) % 5
+    x, y = images(8), torch.arange(8) % 5
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=3e-3)
     losses = []
     for _ in range(12):

@@ -33,8 +33,12 @@ def test_the_names_of_the_design_exist_at_their_sizes() -> None:
         assert model.global_pool == "avg"
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("scores", SCORES)
+FULL_SIZE = [(name, "encodings") for name in NAMES]
+FULL_SIZE += [(f"vit_posattn_{name}", scores) for name in ("tiny_patch4_32", "hybrid_tiny_patch16_224")
+              for scores in ("relative", "table")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "scores"), FULL_SIZE)
 def test_full_size_models_on_meta_have_the_parameters_they_should(name: str, scores: str) -> None:
     """A stock ViT's, less Q and K of the positional blocks, plus the scores."""
     model = timm.create_model(name, scores=scores, device="meta")
