@@ -64,7 +64,7 @@ def test_another_run_is_not_continued(tmp_path: Path) -> None:
 def test_a_checkpoint_without_the_digest_of_its_data_is_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of posattn 0.1 and before."""
+    """Earlier versions wrote none."""
 
     def older(training: Training) -> dict[str, Any]:
         return {key: value for key, value in identity(training).items() if key != "data_sha256"}
