@@ -138,8 +138,7 @@ def check_data(data: MemoryDataConfig, run: RunFolder) -> None:
             f"{data.data} has images of shape {train.shape} to train on and of {test.shape} to test on; "
             "give an image_size to resize them to"
         )
-    for split in ("train", "test"):
-        images = read(data, split)
+    for split, images in (("train", train), ("test", test)):
         if images.num_classes < 2:
             raise ValueError(f"{data.data} has a single class, {images.classes[0]!r}: nothing to learn")
         run.same_data(f"{split} split of {data.data}", images.digest)

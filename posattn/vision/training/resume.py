@@ -26,9 +26,9 @@ def save(training: Training, folder: Path) -> None:
     losses, unrecorded = training.finite_losses(), training.passed()
     optimizer, others = flatten_optimizer(training.optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in training.model.state_dict().items()}
-    masks = {f"model.{name}" for name, _ in training.model.named_buffers()}  # of attention, with -inf
     for name, tensor in tensors.items():
-        if (tensor.isnan() if name in masks else ~tensor.isfinite()).any():
+        is_mask = name.removeprefix("model.") in training.masks
+        if (tensor.isnan() if is_mask else ~tensor.isfinite()).any():
             raise FloatingPointError(f"{name} is not finite after step {training.step} of {training.steps}")
     if training.ema is not None:
         tensors |= {f"ema.{name}": tensor for name, tensor in training.ema.module.state_dict().items()}
@@ -47,7 +47,7 @@ def restore(training: Training, folder: Path) -> None:
     Raises:
         ValueError: it is of a training with other settings (they are named) or data, or every checkpoint is damaged.
     """
-    ours = identity(training)
+    ours = identity(training)  # before the clocks start: a digest of the data takes a while
     checkpoint = load_latest(folder)
     if checkpoint is None:
         return

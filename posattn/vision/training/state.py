@@ -86,6 +86,8 @@ class Training:
         outputs = check_fits(model, train_set)  # before the model is changed
         self.model = model.to(self.device).train()
         self.train_set = train_set.to(self.device)
+        # of attention, with -inf; everything else must stay finite
+        self.masks = {name for name, buffer in model.named_buffers() if buffer.isinf().any()}
         self.mixer = make_mixer(config.mixup, config.cutmix, outputs)
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)

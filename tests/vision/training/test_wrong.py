@@ -50,7 +50,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_mask_of_infinities_is_saved(tmp_path: Path) -> None:
-    """As causal attention keeps it in a buffer; a NaN in one, as of batch normalisation, is not."""
+    """As causal attention keeps it in a buffer; a NaN in one is not, nor a buffer that becomes infinite."""
     model = tiny_vit()
     model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
     losses(model, few(), SHORT, checkpoints=tmp_path)
@@ -58,6 +58,15 @@ def test_a_mask_of_infinities_is_saved(tmp_path: Path) -> None:
     model.mask[0] = torch.nan
     with pytest.raises(FloatingPointError, match="mask is not finite after step 3"):
         losses(model, few(), SHORT, checkpoints=tmp_path / "other")
+    model = tiny_vit()
+    model.register_buffer("mean", torch.zeros(2))
+
+    def spoil(gradient: Tensor) -> None:
+        model.mean.fill_(torch.inf)
+
+    model.head.weight.register_hook(spoil)
+    with pytest.raises(FloatingPointError, match="mean is not finite after step 3"):
+        losses(model, few(), SHORT, checkpoints=tmp_path / "third")
 
 
 @pytest.mark.parametrize(
