@@ -91,12 +91,18 @@ def report(options: Report) -> None:
     from posattn.runs.report.export import export
     from posattn.runs.report.html import build_report
 
-    page = build_report(options.folder)
+    # first, for an export needs only to read the run, which may be on a read-only disk
+    exported = export(options.folder, options.export) if options.export is not None else None
+    try:
+        page: Path | str = build_report(options.folder).resolve()
+    except OSError as error:
+        if exported is None:
+            raise
+        page = f"not written ({error})"
     for section in result["page"]:
         print_section(section, out)
-    out.print(f"\nreport: {printable(str(page.resolve()))}", soft_wrap=True, markup=False)
-    if options.export is not None:
-        exported = export(options.folder, options.export)
+    out.print(f"\nreport: {printable(str(page))}", soft_wrap=True, markup=False)
+    if exported is not None:
         out.print(f"export: {printable(str(exported.resolve()))}", soft_wrap=True, markup=False)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(part, path)
         sync(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses even this
+            part.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 

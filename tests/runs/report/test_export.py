@@ -53,6 +53,20 @@ def test_the_page_is_exported_with_what_made_it(finished: Path, tmp_path: Path) 
     assert "currentColor" not in svg
 
 
+def test_a_run_that_cannot_be_written_is_exported(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a read-only disk, where root, too, cannot write: permissions do not hold root back."""
+    (finished / "report.html").mkdir()
+    cli.main(["report", str(finished), "--export", str(tmp_path / "out")])
+    shown = capsys.readouterr().out
+    assert "report: not written" in shown
+    assert str(tmp_path / "out" / "README.md") in shown
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(finished)])
+    assert "report.html" in capsys.readouterr().err
+
+
 def test_an_unfinished_run_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     open_run(tmp_path / "run", "demo", DemoConfig())
     with pytest.raises(SystemExit):
