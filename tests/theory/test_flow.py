@@ -38,6 +38,7 @@ def projected(flow: PopulationFlow, state: dict[str, float]) -> tuple[float, nda
     return loss.item(), np.array([*value.tolist(), scores[same].sum().item(), scores[~same].sum().item()])
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize(
     "changes",
@@ -60,6 +61,7 @@ def test_gradient_is_the_full_models_summed_over_each_class(changes: dict[str, f
     np.testing.assert_allclose(flow.gradient(**state), expected, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.usefixtures("unchecked")
 @settings(max_examples=25, deadline=None)
 @given(
     st.tuples(st.floats(-0.1, 0.1), st.floats(-0.1, 0.1), st.floats(-3, 6), st.floats(-3, 3)),
@@ -139,6 +141,7 @@ def test_the_run_of_the_paper_setting() -> None:
     assert (run.stopped, run.valid_until) == ("", np.inf)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_restart_tolerance_and_time_zero() -> None:
     flow = PopulationFlow(**DESIGN)  # type: ignore[arg-type]
     zero = flow.integrate(**START, t_end=0.0)
@@ -166,6 +169,7 @@ def test_a_million_patches() -> None:
     assert abs(run.accuracy[0] - counting) < 4 * np.sqrt(0.25 / 1000) + 0.01
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_transition_faster_than_the_clock_resolves() -> None:
     """The plateau of a million patches lasts 1e19; what follows takes less than the spacing of t."""
     flow = PopulationFlow(num_patches=2**20, set_size=64, noise_rate=2**-7, samples=500)

@@ -22,6 +22,7 @@ def fresh_loss(state: ndarray, **changes: float) -> tuple[float, float, float]:
     return losses.mean(), losses.std() / np.sqrt(len(losses)), (logits > 0).mean()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("changes", LATE[1:])
 def test_a_separable_sample_ends_the_trajectory(changes: dict[str, float]) -> None:
     """Its own loss would fall to 1e-13, while the loss on fresh samples rises."""
@@ -38,6 +39,7 @@ def test_a_separable_sample_ends_the_trajectory(changes: dict[str, float]) -> No
     assert flow.score(*last).loss > 1000 * own
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("changes", LATE[:1])
 def test_importance_sampling_stands_for_the_population_long_after(changes: dict[str, float]) -> None:
     with warnings.catch_warnings():
@@ -97,6 +99,7 @@ SCATTERED = [
 ]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("law", "state"), SCATTERED)
 @pytest.mark.parametrize("importance", [False, True])
 def test_standard_errors_are_the_scatter_over_seeds(

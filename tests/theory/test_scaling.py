@@ -80,6 +80,7 @@ def test_the_first_crossing_is_found_between_points() -> None:
     assert time_below(times, losses, 0.3) is None
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_transition_is_where_the_trajectory_crosses() -> None:
     flow = PopulationFlow(num_patches=144, set_size=6, noise_rate=0.3, seed=2, importance=True)
     time = transition_time(flow, level=0.6)
@@ -90,6 +91,7 @@ def test_the_transition_is_where_the_trajectory_crosses() -> None:
     assert transition_time(flow, t_end=time / 10) is None
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_slow_clock_of_v_delays_the_transition() -> None:
     flows = [
         PopulationFlow(num_patches=120, set_size=5, noise_rate=0.3, scale=scale, samples=1000)
