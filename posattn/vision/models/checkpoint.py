@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from posattn.vision.grid import Grid
 from posattn.vision.models.attention import dense
 from posattn.vision.models.prefix import drop_prefix, scored_patches
-from posattn.vision.models.refusals import of_another_grid, refuse_other_scores
+from posattn.vision.models.refusals import of_another_grid, refuse_frozen_maps, refuse_other_scores
 from posattn.vision.models.scores import OnGrid
 from posattn.vision.models.state_dicts import unwrap_checkpoint
 
@@ -22,9 +22,11 @@ State = dict[str, Tensor]
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
     """A state dict for ``model.load_state_dict``, from a checkpoint of the same kind or of a stock ViT.
 
-    Parameters that depend on the grid are resampled. From a stock ViT, V (split from the fused qkv) and everything
-    outside attention are kept; Q and K of positional blocks are dropped and the model keeps its own scores. A class
-    token or registers that the model lacks are dropped, with their rows and columns of P, tables and maps.
+    Parameters that depend on the grid are resampled, also to a grid of as many patches where the checkpoint's is known:
+    by relative scores, or by the input size in its config, as timm resamples position embeddings. From a stock ViT, V
+    (split from the fused qkv) and everything outside attention are kept; Q and K of positional blocks are dropped and
+    the model keeps its own scores. A class token or registers that the model lacks are dropped, with their rows and
+    columns of P, tables and maps.
 
     Args:
         state_dict: a state dict, bare, or wrapped or prefixed as in ``state_dicts.unwrap_checkpoint``.
@@ -34,7 +36,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
         ValueError: nothing of the checkpoint belongs to the model, or its grid is unknown: not the model's, not square
             and not in ``model.pretrained_cfg``. Where the model lacks a prefix token of a stock ViT's checkpoint, a
             square number of position embeddings is ambiguous too. The checkpoint lacks a prefix token of the model,
-            or has relative scores where the model has free tables, or the reverse.
+            or has relative scores where the model has free tables, or the reverse. Its maps are frozen on another grid.
     """
     unwrapped, _ = unwrap_checkpoint(state_dict, set(model.state_dict()))
     if not unwrapped.keys() & model.state_dict().keys():
@@ -42,6 +44,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> State:
         raise ValueError(f"nothing of the checkpoint belongs to this model: it holds {held} …")
     refuse_other_scores(unwrapped, model)
     state = drop_prefix(dict(ungathered(unwrapped, model)), model)
+    refuse_frozen_maps(state, model)
     state = rename_norm(resample_scores(state, model), model)
     return values_of_stock(vit_filter(state, model), model)
 
@@ -55,8 +58,10 @@ def source_grid(state: State, model: Any) -> tuple[int, int]:
 
 
 def grid_of(num_patches: int, state: State, model: Any) -> tuple[int, int]:
-    """The grid of a checkpoint of ``num_patches``: from its input size, else square."""
+    """The grid of a checkpoint of ``num_patches``: from its input size, else the model's, else square."""
     known = get_pretrained_grid_size(model, state.get("patch_embed.proj.weight"), num_patches)
+    if known is None and num_patches == model.patch_embed.num_patches:
+        known = model.patch_embed.grid_size
     side = math.isqrt(num_patches)
     if known is None and side * side != num_patches:
         raise ValueError(
@@ -82,10 +87,17 @@ def resample_scores(state: State, model: Any) -> State:
             continue
         for name, _ in module.named_parameters(recurse=False):
             key = f"{path}.{name}"
-            if key in state and of_another_grid(key, state[key], own[key]):
-                old = Grid(*source_grid(state, model), model.num_prefix_tokens)
+            if key not in state or not fits(key, state[key], own[key]):
+                continue
+            old = Grid(*source_grid(state, model), model.num_prefix_tokens)
+            if old != module.grid:
                 resampled[key] = module.resample(name, state[key], old, module.grid)
     return resampled
+
+
+def fits(name: str, held: Tensor, own: Tensor) -> bool:
+    """Whether a checkpoint's parameter is the model's on the same or another grid."""
+    return held.shape == own.shape or of_another_grid(name, held, own)
 
 
 def values_of_stock(state: State, model: Any) -> State:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from timm.models._input import get_pretrained_grid_size
 from torch import Tensor, nn
 
-from posattn.vision.models.prefix import PREFIX
+from posattn.vision.models.prefix import PREFIX, scored_patches
 
 GRID_AXES = {  # whose lengths the grid determines, of parameters and maps, by the end of the name
     "pos_embed": {1},
@@ -43,6 +44,19 @@ def of_another_grid(name: str, held: Tensor, own: Tensor) -> bool:
     axes = next((axes for end, axes in GRID_AXES.items() if name.endswith(end)), set())
     differing = {i for i, (a, b) in enumerate(zip(held.shape, own.shape, strict=False)) if a != b}
     return held.ndim == own.ndim and bool(differing) and differing <= axes
+
+
+def refuse_frozen_maps(state: dict[str, Any], model: Any) -> None:
+    """Raise ValueError if frozen maps are of another grid of as many patches than the model's, by their input size."""
+    if not any(name.endswith(".maps.maps") for name in state):
+        return
+    patches, own = scored_patches(state, model), model.patch_embed.grid_size
+    known = get_pretrained_grid_size(model, state.get("patch_embed.proj.weight"), patches or 0)
+    if known not in (None, own) and patches == model.patch_embed.num_patches:
+        raise ValueError(
+            f"checkpoint of another grid: its frozen maps are for {known} patches by its input size, the model has "
+            f"{own}; build the model at the checkpoint's img_size, or, if that is its grid, use load_state_dict"
+        )
 
 
 def refuse_other_grid(state: Mapping[str, Any], model: nn.Module) -> None:

@@ -199,6 +199,25 @@ def test_saved_for_the_hub_and_built_again(options: dict[str, object], frozen: b
         assert torch.equal(again(images(size=(8, 12))), model(images(size=(8, 12))))
 
 
+@pytest.mark.parametrize("prefix", [{}, PREFIX], ids=["patches", "prefix"])
+def test_a_checkpoint_of_another_grid_of_as_many_patches(
+    options: dict[str, object], prefix: dict[str, object], tmp_path: Path
+) -> None:
+    """2 x 8 patches are not 4 x 4: resampled as set_input_size does it, and frozen maps are refused."""
+    model = make(**options, **prefix, img_size=(4, 16))
+    torch.nn.init.normal_(model.pos_embed)
+    timm.models.save_for_hf(model, tmp_path / "trained")
+    timm.models.save_for_hf(freeze_attention(model), tmp_path / "frozen")
+    model.set_input_size(img_size=(8, 8))
+    again = timm.create_model(f"local-dir:{tmp_path / 'trained'}", pretrained=True, img_size=8).eval()
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    with pytest.raises(
+        ValueError, match=r"of another grid: .* for \(2, 8\) .* the model has \(4, 4\); build"
+    ):
+        timm.create_model(f"local-dir:{tmp_path / 'frozen'}", pretrained=True, img_size=8)
+
+
 def test_pushed_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything of ``push_to_hf_hub`` but the network."""
     pushed: dict[str, int] = {}
