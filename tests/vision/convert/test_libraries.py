@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from library_vits import MODELS, TRANSFORMERS, images, make, run
+from small_vits import TRANSFORMERS_SIZE
 from torch import nn
 
 import posattn
@@ -133,6 +134,12 @@ def test_maps_by_offset_serve_other_image_sizes(name: str, tmp_path: Path) -> No
         posattn.load(tmp_path / "small", img_size=18)
     with pytest.raises(TypeError, match="drop_path_rate"):
         posattn.load(tmp_path / "small", drop_path_rate=0.1)
+
+
+def test_a_model_of_images_that_are_not_square_says_why_its_size_is_fixed() -> None:
+    model = transformers.ViTModel(transformers.ViTConfig(**{**TRANSFORMERS_SIZE, "image_size": (16, 8)}))
+    with pytest.raises(ValueError, match=r"fixed image size, \(16, 8\), as it is not square; got \(16, 16\)"):
+        adapter_of(model).set_size((16, 16))
 
 
 @pytest.mark.parametrize("name", ["vit classifier", "registers", "torchvision"])

@@ -72,7 +72,12 @@ class TransformersViT(ViT):
         self.check_size(size)
         if self.image_size == size:
             return
-        if size[0] != size[1] or self.image_size[0] != self.image_size[1]:
+        if self.image_size[0] != self.image_size[1]:
+            raise ValueError(
+                f"{type(self.model).__name__} has a fixed image size, {self.image_size}, as it is not square; "
+                f"got {size}"
+            )
+        if size[0] != size[1]:
             raise ValueError(f"{type(self.model).__name__} takes square images only, got {size}")
         held, old = self.tower.embeddings, self.place().size()
         self.embed.image_size, self.config.image_size = size, size[0]
