@@ -127,6 +127,15 @@ def test_a_wrapped_checkpoint(config_of: Configure, place: Path, tmp_path: Path)
     assert all(torch.equal(found[name], value) for name, value in halved.items())
 
 
+def test_a_checkpoint_of_another_size_is_told(config_of: Configure, place: Path, tmp_path: Path) -> None:
+    state = load_model(config_of(model=str(place / "vit"))).model.state_dict()
+    name = "patch_embed.proj.weight"
+    torch.save(state | {name: state[name][..., ::2, ::2].clone()}, tmp_path / "small.pt")
+    config = config_of(model=str(place / "vit"), checkpoint=tmp_path / "small.pt")
+    with pytest.warns(UserWarning, match=rf"small\.pt: resampled to the size of the model: {name} \("):
+        load_model(config)
+
+
 def test_torchvision(config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = partial(torchvision.models.VisionTransformer, 32, 8, 2, 3, 24, 32, num_classes=5)
     small = make()
