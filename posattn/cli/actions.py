@@ -6,28 +6,27 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from posattn import recipes, settings
 from posattn.cli.forms import List, LongWork, Report, Run, Work
 from posattn.cli.progress import shown_progress
+from posattn.cli.tables import table, text
 from posattn.recipes import Command, Recipe
 from posattn.runs.page import printable
 from posattn.vision.data.config import DATA_SETS
 
 RUNS = Path("runs")
-WIDEST = 100_000  # columns of a table
 
 
 def list_known(options: List) -> None:
     """Print the known names, one per line."""
     out = Console(highlight=False)
     if options.what == "recipes":
-        table = Table(box=None, show_header=False)
+        claims = Table(box=None, show_header=False)
         for name, recipe in sorted(recipes.RECIPES.items()):
-            table.add_row(f"[bold]{name}[/]", escape(recipe.claim))
-        out.print(table)
+            claims.add_row(f"[bold]{name}[/]", escape(recipe.claim))
+        out.print(claims)
         return
     names = (
         importlib.import_module("timm").list_models("vit_posattn_*")
@@ -111,19 +110,4 @@ def print_section(section: dict[str, Any], out: Console) -> None:
     out.print(f"\n[bold]{text(section['title'])}.[/] {text(section['claim'])}")
     for item in section["items"]:
         if item["kind"] == "table":
-            print_table(item, out)
-
-
-def print_table(item: dict[str, Any], out: Console) -> None:
-    """A table. It is wider than the terminal where its longest words do not fit, so that no number loses digits."""
-    table = Table(*map(text, item["columns"]))
-    for row in item["rows"]:
-        table.add_row(*map(text, row))
-    needed = Measurement.get(out, out.options.update(max_width=WIDEST), table).minimum
-    table.width = needed if needed > out.width else None
-    out.print(table, crop=False)
-
-
-def text(plain: str) -> str:
-    """Plain text as rich's markup, without control characters."""
-    return escape(printable(plain))
+            out.print(table(item, out), crop=False)

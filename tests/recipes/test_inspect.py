@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from layouts import encoded, noise, write_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
@@ -65,6 +66,18 @@ def test_a_model_of_a_run_folder_is_inspected_as_it_was_trained(
     maps = load_file(out / "maps.safetensors")
     assert torch.equal(maps["pictures"], held.images[:3])
     assert maps["average.0"].shape == (2, *maps["examples.0"].shape[-2:])
+
+
+@pytest.mark.parametrize("name", ["images-ViT-3", "images-ViT-3:start"])
+def test_images_of_another_shape_are_refused(
+    trained: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = {f"{kind}/{i}.png": encoded(noise(3, 8, 8)) for kind in "ab" for i in range(5)}
+    write_folder(tmp_path / "colours", pictures)
+    command = ["inspect", str(trained), "--images", str(tmp_path / "colours"), "--checkpoint", name]
+    assert "is of another model: of another shape head.bias" in fails(
+        [*command, "--out", str(tmp_path / "out")], capsys
+    )
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The model to convert: of timm, transformers or torchvision, by name or folder, or one that a run has trained."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.layers import attention_of
 from posattn.vision.convert.saving import MODEL, check_savable
-from posattn.vision.models.state_dicts import adapted, brief, read_checkpoint, unwrap_checkpoint
+from posattn.vision.models.state_dicts import adapted, brief, read_checkpoint, resampled, unwrap_checkpoint
 
 
 def load_model(config: ConvertConfig) -> ViT:
@@ -98,12 +99,18 @@ def hub_of(name: str) -> str:
 
 
 def loaded(model: nn.Module, checkpoint: Path, config: ConvertConfig) -> nn.Module:
-    """The model with the weights of a checkpoint, wrapped or not. Raises ValueError unless it holds all of them."""
+    """The model with the weights of a checkpoint, wrapped or not. Raises ValueError unless it holds all of them.
+
+    Warns of those that are resampled: the checkpoint is of a model of another size.
+    """
     weights, _ = unwrap_checkpoint(read_checkpoint(checkpoint), set(model.state_dict()))
     try:
-        model.load_state_dict(adapted(model, weights))
+        fitted = adapted(model, weights)
+        model.load_state_dict(fitted)
     except Exception as error:  # of the model's own filter too, on weights of another kind
         raise ValueError(f"{checkpoint} does not fit {config.model}: {brief(error)}") from error
+    for note in resampled(weights, fitted):
+        warnings.warn(f"{checkpoint}: {note}", stacklevel=2)
     return model
 
 

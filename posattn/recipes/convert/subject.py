@@ -1,11 +1,14 @@
 """The pictures to convert a model with."""
 
+import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from rich.progress import Progress
-from timm.data import create_transform
+from timm.data import DEFAULT_CROP_PCT, create_transform
 from torch import Generator, Tensor, nn
+from torchvision.transforms.v2.functional import center_crop
 
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.inspect.models import Channels, matching
@@ -14,7 +17,7 @@ from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.heads import TABLE
 from posattn.vision.convert.recovery import Normalise
 from posattn.vision.data.folders import check_splits
-from posattn.vision.data.images import load_images
+from posattn.vision.data.images import ImageSet, load_images
 from posattn.vision.data.pictures import Pictures
 
 BATCH = 32
@@ -79,7 +82,7 @@ def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
             f"--labels is for models of square images, {config.model} takes {size[0]} x {size[1]}"
         )
     train, test = (
-        load_images(config.images, split, config.data_dir, image_size=size[0])
+        load_labelled(config, vit, split)
         for split in progress.track(("train", "test"), description="pictures")
     )
     if test.shape[0] != channels:
@@ -102,6 +105,13 @@ def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
         test.labels,
         train.num_classes,
     )
+
+
+def load_labelled(config: ConvertConfig, vit: ViT, split: str) -> ImageSet:
+    """A split, resized and cropped by the model's data config, as pictures without labels are."""
+    side, share = vit.image_size[0], vit.data_config().get("crop_pct") or DEFAULT_CROP_PCT
+    whole = load_images(config.images, split, config.data_dir, image_size=math.floor(side / share))
+    return replace(whole, images=center_crop(whole.images, [side, side]).contiguous())
 
 
 def require(

@@ -132,8 +132,13 @@ class TrainedModels:
         return MemoryDataConfig(**settings | changes).load("test")
 
     def model(self, file: str, images: AnyImages, *, trained: bool = True) -> Any:
-        """A model for the images, with its weights or as it was initialised."""
-        model: Any = build(ModelSize(**self.settings["size"]), *self.names[file], images)
-        if trained:
-            load_weights(model, self.run.load_tensors(file), self._path(file))
-        return model
+        """A model with its weights, or as it was initialised. Raises ValueError if it does not take the images."""
+
+        def built() -> Any:
+            return build(ModelSize(**self.settings["size"]), *self.names[file], images)
+
+        model = built()
+        load_weights(
+            model, self.run.load_tensors(file), self._path(file)
+        )  # for other images it is another model
+        return model if trained else built()

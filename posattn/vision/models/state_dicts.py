@@ -1,5 +1,6 @@
 """Checkpoints in common forms: wrapped, prefixed, with another head or image size."""
 
+import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +15,18 @@ State = dict[str, Tensor]
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "module")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.", "teacher.", "student.", "vit.")
 SHOWN = 200  # characters of the error of a library
+FEW = 3  # names in a message
 HEADS = ("head", "head_dist", "fc", "classifier", "fc_norm", "norm", "attn_pool", "head_drop")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU: safetensors, or a pickle of weights only.
+    """The content of a checkpoint file, on the CPU: safetensors, or a pickle of weights and plain settings.
+
+    Settings may be in the namespace that argparse gives, as in checkpoints of timm's ``train.py``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is neither.
+        ValueError: it is neither, or holds other objects (they are named).
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; a checkpoint is a file of weights")
@@ -33,13 +37,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        said = f"{type(error).__name__} {brief(error)}"
+        said = objects_in(path) or f"{type(error).__name__} {brief(error)}"
         raise ValueError(f"{path} is no checkpoint of weights that can be read: {said}") from error
     if not isinstance(held, Mapping):
         raise ValueError(f"{path} holds a {type(held).__name__}, not a mapping of weights")
     return dict(held)
+
+
+def objects_in(path: Path) -> str:
+    """What a pickle holds beside weights and plain settings, and what to do; empty if nothing, or if it is damaged."""
+    try:
+        found = {*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - {"argparse.Namespace"}
+    except Exception:
+        return ""
+    names = sorted(found)
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    advice = "save the weights alone, by torch.save(model.state_dict(), ...)"
+    return f"it holds objects of {', '.join(names[:FEW])}{more}: {advice}" if names else ""
 
 
 def brief(error: Exception) -> str:
@@ -84,8 +101,9 @@ def common_prefix(weights: State) -> str | None:
 def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     """Load a checkpoint's backbone into a model of timm or of this package; returns notes for the user.
 
-    Position embeddings and the input layer are resampled as timm does it. A head with other classes, or a missing
-    one, is ignored: attention does not depend on it. So is what the model has no part for, such as a decoder.
+    Position embeddings and the input layer are resampled as timm does it, which a note says. A head with other
+    classes, or a missing one, is ignored: attention does not depend on it. So is what the model has no part for, such
+    as a decoder.
 
     Raises:
         ValueError: nothing of the checkpoint belongs to the model, the model's own filter fails on it, or what
@@ -99,10 +117,12 @@ def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
             f"nothing of the checkpoint belongs to this {type(model).__name__}: it holds "
             f"{', '.join(list(weights)[:3]) or 'no tensors'} …, the model {', '.join(list(own)[:3])} …"
         )
+    stored = weights
     try:
-        weights = adapted(model, weights)
+        weights = adapted(model, stored)
     except Exception as error:  # of the model's own filter, on weights of another kind
         raise ValueError(f"the checkpoint does not fit {type(model).__name__}: {brief(error)}") from error
+    notes += resampled(stored, weights)
     held = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     check_backbone(own, weights, held)
     if lacking := {name.split(".")[0] for name in own if name not in held}:
@@ -111,6 +131,16 @@ def load_checkpoint(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
         notes.append(f"not used: {counted(unused)}")
     model.load_state_dict(held, strict=False)
     return notes
+
+
+def resampled(stored: State, weights: State) -> list[str]:
+    """A note on the weights that have another number of entries than in the checkpoint."""
+    changed = [
+        f"{name} ({describe(stored[name])} to {describe(value)})"
+        for name, value in weights.items()
+        if name in stored and stored[name].numel() != value.numel()
+    ]
+    return [f"resampled to the size of the model: {', '.join(changed)}"] if changed else []
 
 
 def check_backbone(own: State, weights: State, held: State) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.state import Training, TrainRecord, make_optimizer
+from posattn.vision.training.structure import difference
 from posattn.vision.training.weights import load_weights, one_line
 
 
@@ -35,6 +36,7 @@ def save(training: Training, folder: Path) -> None:
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.items()} | {"losses": losses}
     if training.accelerator.is_main_process:
         meta = {"run": identity(training), "optimizer": others, "seconds": training.seconds}
+        meta["structure"] = training.structure
         meta |= {"cpu_seconds": training.cpu_seconds, "unrecorded": unrecorded}
         meta["notes"] = training.notes
         meta["last"] = None if training.last is None else training.last.scalars
@@ -45,8 +47,10 @@ def restore(training: Training, folder: Path) -> None:
     """Load the newest undamaged checkpoint of ``folder``, if any.
 
     Raises:
-        ValueError: it is of a training with other settings (they are named) or data, or every checkpoint is damaged.
+        ValueError: it is of a training with other settings (they are named), of another model or other data, or every
+            checkpoint is damaged.
     """
+    built = training.structure  # before a step can change it
     ours = identity(training)  # before the clocks start: a digest of the data takes a while
     checkpoint = load_latest(folder)
     if checkpoint is None:
@@ -59,6 +63,8 @@ def restore(training: Training, folder: Path) -> None:
             raise ValueError(
                 f"the checkpoint in {folder} is of {key}={theirs.get(key)!r}, this run of {value!r}"
             )
+    if told := difference(meta.get("structure", built), built):  # older ones have none
+        raise ValueError(f"the checkpoint in {folder} is of another model: {told}")
     load_weights(training.model, without_prefix("model.", tensors), f"the checkpoint in {folder}")
     if training.ema is not None:
         training.ema.module.load_state_dict(without_prefix("ema.", tensors))

@@ -28,6 +28,7 @@ from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled, compiler_of
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.precision import attention_for, refuse_settings_of
+from posattn.vision.training.structure import structure
 
 Transform = Callable[[Tensor], Tensor]
 ORDER, STEP = 1, 2  # purposes of derived seeds: the order of the images in an epoch, the draws of a step
@@ -112,6 +113,11 @@ class Training:
     def data_sha256(self) -> str:
         """The digest of the training images and their labels."""
         return self.train_set.digest
+
+    @cached_property
+    def structure(self) -> dict[str, str]:
+        """What the model is made of."""
+        return structure(self.model)
 
     @property
     def averaged(self) -> nn.Module:

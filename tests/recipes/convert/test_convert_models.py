@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import timm
 import torch
 import torchvision
 import transformers
+from layouts import encoded, noise, write_folder
 from rich.progress import Progress
 
 import posattn
@@ -125,6 +127,28 @@ def test_a_wrapped_checkpoint(config_of: Configure, place: Path, tmp_path: Path)
     found = load_model(config).model.state_dict()
     assert found.keys() == halved.keys()
     assert all(torch.equal(found[name], value) for name, value in halved.items())
+
+
+def test_a_checkpoint_of_another_size_is_told(config_of: Configure, place: Path, tmp_path: Path) -> None:
+    state = load_model(config_of(model=str(place / "vit"))).model.state_dict()
+    name = "patch_embed.proj.weight"
+    torch.save(state | {name: state[name][..., ::2, ::2].clone()}, tmp_path / "small.pt")
+    config = config_of(model=str(place / "vit"), checkpoint=tmp_path / "small.pt")
+    with pytest.warns(UserWarning, match=rf"small\.pt: resampled to the size of the model: {name} \("):
+        load_model(config)
+
+
+def test_pictures_with_labels_are_cropped_as_those_without(config_of: Configure, tmp_path: Path) -> None:
+    names = [f"{split}/{kind}/{i}.png" for split, kind, i in product(("train", "test"), "ab", range(9))]
+    write_folder(tmp_path, dict(zip(names, map(encoded, noise(36, 3, 70, 70)), strict=True)))
+    vit, found = load_model(config_of()), []
+    for changes in ({"images": str(tmp_path), "labels": True}, {"images": str(tmp_path / "test")}):
+        few = config_of(calibration=2, ranking=2, measured=14, **changes)
+        with Progress(disable=True) as progress:
+            found.append(load_material(few, vit, progress))
+    every = torch.cat([found[1].measured, found[1].ranking, found[1].fitting]).int()
+    for picture in found[0].measured.int():
+        assert (every - picture).abs().amax((1, 2, 3)).min() <= 1
 
 
 def test_torchvision(config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

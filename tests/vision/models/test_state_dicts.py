@@ -1,5 +1,6 @@
 """Checkpoints as people have them load into timm's models and ours, and what does not belong is an error."""
 
+import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,11 @@ def test_other_sizes_channels_and_heads(tmp_path: Path) -> None:
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
     state = read_checkpoint(tmp_path / "weights.safetensors")
     target = make(img_size=64, in_chans=1, seed=1)
-    assert load_checkpoint(target, state) == ["left at random: head"]
+    assert load_checkpoint(target, state) == [
+        "resampled to the size of the model: patch_embed.proj.weight (24x3x8x8 to 24x1x8x8), "
+        "pos_embed (1x17x24 to 1x65x24)",
+        "left at random: head",
+    ]
     expected = timm.layers.resample_abs_pos_embed(source.pos_embed, [8, 8], [4, 4], num_prefix_tokens=1)
     torch.testing.assert_close(target.pos_embed, expected)
     summed = source.patch_embed.proj.weight.sum(1, keepdim=True)
@@ -150,3 +155,25 @@ def test_a_damaged_checkpoint_is_one_line(content: bytes, said: str, tmp_path: P
         read_checkpoint(path)
     assert len(str(caught.value)) < len(str(path)) + 300
     assert "\n" not in str(caught.value)
+
+
+def test_checkpoints_of_timms_own_training_are_read(tmp_path: Path) -> None:
+    source, path = make(), tmp_path / "model_best.pth.tar"
+    torch.save({"epoch": 3, "state_dict": source.state_dict(), "args": argparse.Namespace(lr=1.0)}, path)
+    assert load_checkpoint(make(seed=1), read_checkpoint(path)) == ["taken off the checkpoint: state_dict"]
+
+
+def test_objects_in_a_checkpoint_are_named(tmp_path: Path) -> None:
+    torch.save({"model": torch.nn.Linear(2, 2), "args": argparse.Namespace()}, tmp_path / "whole.pth")
+    with pytest.raises(
+        ValueError, match=r"it holds objects of torch\.nn\.modules\.linear\.Linear: save the weights"
+    ):
+        read_checkpoint(tmp_path / "whole.pth")
+
+
+def test_weights_of_another_size_are_noted() -> None:
+    state = make(patch_size=4).state_dict()
+    assert load_checkpoint(make(seed=1), state) == [
+        "resampled to the size of the model: pos_embed (1x65x24 to 1x17x24), "
+        "patch_embed.proj.weight (24x3x4x4 to 24x3x8x8)"
+    ]

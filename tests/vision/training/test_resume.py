@@ -54,6 +54,12 @@ def test_another_run_is_not_continued(tmp_path: Path) -> None:
         losses(tiny_vit(), few(), replace(SHORT, lr=0.1), checkpoints=tmp_path)
     with pytest.raises(ValueError, match="another model"):
         losses(tiny_vit(embed_dim=16), few(), SHORT, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match=r"another model: blocks\.0\.attn:num_heads is 2 there and 1 here"):
+        losses(tiny_vit(num_heads=1), few(), SHORT, checkpoints=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"another model: blocks\.0\.attn\.attn_drop:p is 0\.0 there and 0\.1 here"
+    ):
+        losses(tiny_vit(attn_drop_rate=0.1), few(), SHORT, checkpoints=tmp_path)
     with pytest.raises(ValueError, match="data="):
         losses(tiny_vit(), few(150), SHORT, checkpoints=tmp_path)
     others = replace(few(), labels=few().labels.flip(0))  # of the same name, number and size
