@@ -16,7 +16,7 @@ from posattn import checks
 from posattn.shapes import Patches
 from posattn.structure.partition import Cover
 from posattn.theory.simplified import SimplifiedViT
-from posattn.theory.task import Batch, StructuredTask, counted, normalized, set_sums
+from posattn.theory.task import Batch, StructuredTask, counted, normalized, rounding_of_total, set_sums
 
 
 class MultiClassTask(StructuredTask):
@@ -110,7 +110,7 @@ class MultiClassTask(StructuredTask):
         of_class = [sums[:, self.classes == c] for c in range(self.num_classes)]
         by_class = torch.stack([largest(each.movedim(1, -1)).sum(-1) for each in of_class], dim=-1)
         first, second = by_class.topk(2).values.unbind(-1)
-        ahead = first - second.clamp(min=0) > rounding.amax(-1)
+        ahead = first - second.clamp(min=0) > rounding_of_total(rounding, (sums != 0).any(1))
         return torch.where(ahead, by_class.argmax(-1), -1)
 
     def downstream(self, *, generator: Generator | None = None) -> "MultiClassTask":

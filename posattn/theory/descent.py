@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LinearLR
 
 from posattn import checks
 from posattn.theory.protocols import Labelled
@@ -80,7 +79,8 @@ def descend(
         optimizer: replaces plain gradient descent and its rates: one of ``torch.optim``, built on parameters of
             ``model``. It keeps its state, so that a run can be continued.
         normalize: scale the gradient of each parameter to unit norm before the update.
-        decay: the rates fall linearly, to 1/steps of their start at the last step.
+        decay: the rates fall linearly, to 1/steps of their start at the last step; an optimizer has its own again
+            after the run.
         loss: of (logits, labels), a mean over the batch.
 
     Raises:
@@ -104,8 +104,9 @@ def train(model: nn.Module, gradient: Callable[[], float], steps: int, updates: 
 
     Other arguments and errors are those of ``descend``.
     """
-    steps = checks.positive_int("steps", steps)
-    return _restoring(model, _steps(updates.optimizer_of(model), gradient, steps, updates))
+    steps, optimizer = checks.positive_int("steps", steps), updates.optimizer_of(model)
+    run = _steps(optimizer, gradient, steps, updates.normalize)
+    return _restoring(model, _decaying(optimizer, run, steps) if updates.decay else run)
 
 
 def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
@@ -115,6 +116,22 @@ def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
         for module in held:
             module.restore_diagonal()
         yield step
+
+
+def _decaying(optimizer: Optimizer, run: Iterator[Step], steps: int) -> Iterator[Step]:
+    """The updates at rates that fall linearly; afterwards the optimizer has the rates of its start."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    try:
+        for left in range(steps, 0, -1):
+            _set_rates(optimizer, [rate * left / steps for rate in rates])
+            yield next(run)
+    finally:
+        _set_rates(optimizer, rates)
+
+
+def _set_rates(optimizer: Optimizer, rates: list[Any]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def value_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -140,9 +157,8 @@ def parameter_groups(
 
 
 def _steps(
-    optimizer: Optimizer, gradient: Callable[[], float], steps: int, updates: Updates
+    optimizer: Optimizer, gradient: Callable[[], float], steps: int, normalize: bool
 ) -> Iterator[Step]:
-    schedule = LinearLR(optimizer, 1.0, 1 / steps, total_iters=max(1, steps - 1)) if updates.decay else None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     good = [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
@@ -155,12 +171,10 @@ def _steps(
             rate = optimizer.param_groups[0]["lr"]
             raise FloatingPointError(f"loss {loss} or gradient not finite at step {step}, rate {rate:g}")
         _copy(parameters, good)
-        if updates.normalize:
+        if normalize:
             for g, peak in zip(gradients, peaks, strict=True):
                 _to_unit_norm(g, peak)
         optimizer.step()
-        if schedule is not None:
-            schedule.step()
         yield Step(step, loss)
 
 

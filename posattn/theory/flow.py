@@ -37,6 +37,8 @@ from posattn.theory.integration import (
 )
 from posattn.theory.moments import Expansion
 
+ROUNDING = 1e-13  # of attention, relative
+
 
 class PopulationFlow:
     """Gradient flow of (α, β, γ, ρ) on a fixed large sample of the structured distribution.
@@ -255,10 +257,16 @@ class PopulationFlow:
         first = share[:, None] * pull
         second = share[:, None, None] * (pull[:, :, None] * pull[:, None, :] - mass[:, None] * pull)
         contrast = self.scale * np.array([[1, -1, 0], [0, 1, -1], [0, 0, 1]])
-        return contrast @ share, contrast @ first[:, 1:], np.tensordot(contrast, second[:, 1:, 1:], 1)
+        weights = self.scale * np.append(apart(share[:-1], share[1:]), share[-1])
+        return weights, contrast @ first[:, 1:], np.tensordot(contrast, second[:, 1:, 1:], 1)
 
     @cached_property
     def _entries(self) -> Float[ndarray, " 4"]:
         """The number of entries of (v, A) that each number represents; descent divides its gradient by it."""
         D, C, _ = self.law
         return np.array([1.0, 1.0, max(D * (C - 1), 1), max(D * (D - C), 1)])
+
+
+def apart(x: Float[ndarray, " k"], y: Float[ndarray, " k"]) -> Float[ndarray, " k"]:
+    """x - y, 0 where rounding alone separates them: it would give the sign of a logit that is 0."""
+    return np.where(np.isclose(x, y, rtol=ROUNDING, atol=0.0), 0.0, x - y)

@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from posattn import checks
@@ -18,6 +18,7 @@ from posattn.structure.partition import Cover
 LABEL_THRESHOLD = 0.9  # f* counts a set whose sum reaches this share of C in absolute value
 ROUNDING = 1e-5  # least tolerance of the sum over a set, of the set's size
 MOST_ROUNDING = 0.09  # largest tolerance: sums of signs are 0.1 from a threshold or reach it
+MOST_OF_TOTAL = 0.45  # largest tolerance of the sum over sets: a sum of signs is 0 or at least 1
 
 
 class SignalBatch(NamedTuple):
@@ -139,8 +140,8 @@ class StructuredTask:
         """
         signal, rounding = self._projected(patches)
         sums = counted(set_sums(signal, self.partition), self.partition, rounding)
-        total = sums.sum(-1)
-        return torch.where(total.abs() > rounding.amax(-1), total, 0.0).sign().to(self.feature.dtype)
+        total, tolerance = sums.sum(-1), rounding_of_total(rounding, sums != 0)
+        return torch.where(total.abs() > tolerance, total, 0.0).sign().to(self.feature.dtype)
 
     def downstream(self, *, generator: Generator | None = None) -> "StructuredTask":
         """The transfer twin: a copy of this task with a new feature, uniform on the sphere."""
@@ -189,6 +190,12 @@ def counted(
     """T of the sum of every set: 0 where it is below 0.9 of the size of the set by more than ``rounding``."""
     threshold = LABEL_THRESHOLD * partition.sizes.to(sums)
     return torch.where(sums.abs() >= threshold - rounding, sums, 0.0)
+
+
+def rounding_of_total(rounding: Float[Tensor, "n L"], reached: Bool[Tensor, "n L"]) -> Float[Tensor, " n"]:
+    """The tolerance of Σ_ℓ T over the sets that reach their threshold: their own added up, below the step of signs."""
+    added = torch.where(reached, rounding, 0.0).sum(-1).clamp(max=MOST_OF_TOTAL)
+    return torch.maximum(added, rounding.amax(-1))
 
 
 def normalized(feature: Float[Tensor, "*K d"]) -> Float[Tensor, "*K d"]:

@@ -55,6 +55,16 @@ def test_v_is_scaled_to_the_margin(margin: float, task: StructuredTask, generato
     assert model(patches).abs().mean().item() == pytest.approx(margin, rel=1e-4)
 
 
+@pytest.mark.parametrize("power", [5, 9, 51])
+def test_v_is_scaled_to_the_margin_at_every_power(
+    power: int, task: StructuredTask, generator: Generator
+) -> None:
+    model = by_hand.associated(task.partition, task, power=power, scale=1.0)
+    patches = task.sample(100, generator=generator).patches
+    model.value.data *= length_for(model, patches, 1.0)
+    assert model(patches).abs().mean().item() == pytest.approx(1.0, rel=1e-4)
+
+
 def test_a_start_without_noise_is_the_solution_with_softer_scores(
     task: StructuredTask, generator: Generator
 ) -> None:

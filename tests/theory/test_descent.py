@@ -154,6 +154,22 @@ def test_optimizers_of_pytorch_take_their_own_steps(generator: Generator, make: 
     torch.testing.assert_close(model.attention(), expected.attention(), rtol=1e-12, atol=1e-14)
 
 
+def test_decaying_rates_start_again_with_each_run_of_an_optimizer(generator: Generator) -> None:
+    """Also after a run that ends early: the rates of the first run are not the start of the second."""
+    model, task = small_case(generator)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def rates() -> list[float]:
+        return [group["lr"] for group in optimizer.param_groups]
+
+    for taken in (4, 4, 2):
+        run = descend(model, lambda: task.sample(4), 4, optimizer=optimizer, decay=True)
+        found = [rates() for _, _ in zip(range(taken), run, strict=False)]
+        run.close()  # type: ignore[attr-defined]
+        assert found == [[0.1 * left / 4] for left in (4, 3, 2, 1)][:taken]
+        assert rates() == [0.1]
+
+
 def test_an_optimizer_that_cannot_be_meant_is_refused(generator: Generator) -> None:
     model, task = small_case(generator)
     twin, _ = small_case(generator)

@@ -83,6 +83,18 @@ def test_scores_are_those_of_the_whole_population(patches: int, size: int, impor
         assert score.accuracy == pytest.approx(accuracy, abs=0.01)
 
 
+def test_uniform_attention_is_wrong_where_the_sum_over_all_patches_is_0() -> None:
+    """However σ_A = γ = ρ is rounded: the logit is 0 exactly, and has no sign of rounding."""
+    sums = np.array([1.0])
+    for _ in range(88):
+        sums = np.convolve(sums, [0.125, 0.75, 0.125])
+    right = sums[np.arange(-88, 89) + 8 > 0].sum()
+    for level, rounding in [(0.0, 0.0), (0.0, 2e-16), (0.0, -1e-16), (2.0, 0.0), (-3.0, 4e-16)]:
+        flow = flow_of(num_patches=96, set_size=8, noise_rate=0.25, diagonal=level)
+        accuracy = flow.score(0.07, 0.0, level + rounding, level).accuracy
+        assert accuracy == pytest.approx(right, abs=0.004)
+
+
 @pytest.mark.parametrize("importance", [False, True])
 def test_no_sample_is_right_at_a_logit_of_0_and_none_wrong_without_noise(importance: bool) -> None:
     """Exactly, although the weights of the samples do not add up to their number."""

@@ -99,6 +99,21 @@ def test_labels_are_exact_where_patches_are_rounded(
     assert torch.equal(labels.double(), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+@pytest.mark.parametrize("set_size", [1, 2])
+def test_labels_are_0_where_small_sets_of_rounded_patches_cancel(
+    dtype: torch.dtype, set_size: int, generator: Generator
+) -> None:
+    """The rounding of several sets that reach the threshold adds up."""
+    feature = torch.randn(3, generator=generator).to(dtype)
+    partition = Partition.contiguous(8 * set_size, set_size)
+    task = StructuredTask(partition, dim=3, noise_rate=0.6, noise_std=2.0, feature=feature)
+    batch = task.sample(4000, generator=generator)
+    sums = set_sums(batch.signal.double(), partition)
+    expected = torch.where(sums.abs() >= 0.9 * set_size, sums, 0.0).sum(-1).sign()
+    assert torch.equal(task.label(batch.patches).double(), expected)
+
+
 def test_patches_in_double_precision_are_rounded_as_the_feature_is(generator: Generator) -> None:
     task = StructuredTask(
         Partition.random(20, 4, generator=generator),

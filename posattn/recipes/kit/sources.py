@@ -138,7 +138,6 @@ class TrainedModels:
             return build(ModelSize(**self.settings["size"]), *self.names[file], images)
 
         model = built()
-        load_weights(
-            model, self.run.load_tensors(file), self._path(file)
-        )  # for other images it is another model
+        # also before a start is given: for other images it would be that of another model
+        load_weights(model, self.run.load_tensors(file), self._path(file))
         return model if trained else built()

@@ -1,5 +1,6 @@
 """Solutions written by hand, with the structure and without it, and where training goes from near each."""
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -99,13 +100,17 @@ def start_near(
 @torch.no_grad()
 def length_for(model: SimplifiedViT, patches: Patches, margin: float) -> float:
     """The factor of v at which the mean |F(X)| is ``margin``."""
-    z = model.scale * (patches @ model.value) @ model.attention().T
+    z = (model.scale * (patches @ model.value) @ model.attention().T).double()
+    largest = z.abs().max().item()
 
     def excess(log_factor: float) -> float:
-        logits = model.activation(math.exp(log_factor) * z).sum(-1)
+        logits = model.activation(math.exp(log_factor) / largest * z).sum(-1)
         return logits.abs().mean().item() - margin
 
-    return math.exp(brentq(excess, -20.0, 20.0))
+    # by factors of e, from a largest entry of 1: a far end of the search overflows in z^p
+    step = 1.0 if excess(0.0) < 0 else -1.0
+    end = next(at for at in itertools.count(step, step) if step * excess(at) >= 0)
+    return math.exp(brentq(excess, end - step, end)) / largest
 
 
 def describe_near(model: SimplifiedViT, task: StructuredTask, test: Batch, goal: Scores) -> dict[str, float]:
