@@ -12,14 +12,15 @@ PLAIN = (bool, int, float, str)
 def structure(model: nn.Module) -> dict[str, str]:
     """The class of each module by its path, and each plain setting of its constructor: "blocks.0.attn:num_heads".
 
-    Identities are left out, as they do nothing.
+    Identities do nothing, and do not count.
     """
     found: dict[str, str] = {}
     for path, module in model.named_modules():
-        if type(module) is nn.Identity:
+        kind: type = type(module)
+        if kind is nn.Identity:
             continue
-        found[path] = type(module).__name__
-        for name in parameters(type(module)):
+        found[path] = kind.__name__
+        for name in parameters(kind):
             if isinstance(value := vars(module).get(name), PLAIN):
                 found[f"{path}:{name}"] = repr(value)
     return found
