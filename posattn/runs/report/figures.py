@@ -2,11 +2,12 @@
 
 import base64
 import io
+from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,7 +26,6 @@ STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": cycler(color=COLOURS),
     **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], INK),
 }
 
@@ -36,21 +36,36 @@ def literal(text: str) -> str:
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
+def colours_of(figures: Iterable[Iterable[str]]) -> dict[str, str]:
+    """A colour for each label, the same in all figures that have it. ``figures`` has the labels of each."""
+    found: dict[str, str] = {}
+    for labels in map(list, figures):
+        taken = {found[label] for label in labels if label in found}
+        free = cycle([colour for colour in COLOURS if colour not in taken] or COLOURS)
+        found |= {label: next(free) for label in labels if label not in found}
+    return found
+
+
 def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> str:
-    """An SVG of curves. ``series``: "x", "y" and "std" by label; a curve whose std are all 0 has no bars."""
+    """An SVG of curves. ``series``: "x", "y" and "std" by label; a curve whose std are all 0 has no bars.
+
+    ``spec`` has a colour for each label under "colours" where other figures have them, too.
+    """
+    colours = spec.get("colours") or colours_of([series["y"]])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.4), layout="tight")  # measures the text once, "constrained" twice
         axes = figure.subplots()
         for label, y in series["y"].items():
             x, std = series["x"][label], series["std"].get(label)
             spread = std is not None and any(std)  # of a single seed all are 0
+            style: dict[str, Any] = {"label": literal(label), "linewidth": 1.8, "color": colours[label]}
             if std is None or len(x) > FEW:
-                axes.plot(x, y, label=literal(label), linewidth=1.8)
+                axes.plot(x, y, **style)
             else:
-                bars: dict[str, Any] = {"yerr": std if spread else None, "marker": "o", "capsize": 3}
-                axes.errorbar(x, y, label=literal(label), linewidth=1.8, **bars)
+                axes.errorbar(x, y, yerr=std if spread else None, marker="o", capsize=3, **style)
             if std is not None and spread and len(x) > FEW:
-                axes.fill_between(x, np.subtract(y, std), np.add(y, std), alpha=0.25, linewidth=0)
+                band = {"alpha": 0.25, "linewidth": 0, "color": colours[label]}
+                axes.fill_between(x, np.subtract(y, std), np.add(y, std), **band)
         axes.set(xlabel=literal(spec["x_label"]), ylabel=literal(spec["y_label"]))
         if spec["x_log"]:
             axes.set_xscale("log")

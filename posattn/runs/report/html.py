@@ -60,12 +60,21 @@ def known_form(run: RunFolder) -> Iterator[None]:
 
 
 def prepared_sections(run: RunFolder) -> list[dict[str, Any]]:
-    """The sections of a finished run's page, with the figures drawn: ``svg``, or PNG ``images`` as data URLs."""
+    """The sections of a finished run's page, with the figures drawn: ``svg``, or PNG ``images`` as data URLs.
+
+    A label has one colour in all figures of a section.
+    """
     result = run.result
     return [
-        {**section, "items": [_item(item, run, result) for item in section["items"]]}
+        {**section, "items": [_item(item, run, result) for item in coloured(section["items"])]}
         for section in result["page"]
     ]
+
+
+def coloured(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items of a section, those with curves with the colour of each label."""
+    colours = figures.colours_of(item["y"] for item in items if item["kind"] == "lines")
+    return [{**item, "colours": colours} if item["kind"] == "lines" else item for item in items]
 
 
 def _item(item: dict[str, Any], run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:

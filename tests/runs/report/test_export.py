@@ -15,6 +15,7 @@ from posattn.recipes.demo.settings import DemoConfig
 from posattn.runs.folder import open_run
 from posattn.runs.page import Gallery, Lines, Maps, PictureRows, Section, Table, to_plain
 from posattn.runs.report.export import export
+from posattn.runs.report.figures import COLOURS
 
 
 @pytest.fixture
@@ -51,6 +52,19 @@ def test_the_page_is_exported_with_what_made_it(finished: Path, tmp_path: Path) 
     svg = (out / "a-curve.svg").read_text()
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert "currentColor" not in svg
+
+
+def test_a_curve_has_the_colour_of_its_label_in_every_figure(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", "demo", DemoConfig())
+    both, one = {"a": "toy.x", "b": "toy.x"}, {"b": "toy.x"}
+    page = to_plain([Section("Toy", "It is so.", [Lines("Both", "toy.x", both), Lines("One", "toy.x", one)])])
+    run.finish({"title": "Title", "summary": "Summary.", "toy": {"x": [1, 2]}, "page": page})
+    run.lock.release()
+    export(tmp_path / "run", tmp_path / "out")
+    first, second = COLOURS[:2]
+    svgs = [(tmp_path / "out" / name).read_text() for name in ("both.svg", "one.svg")]
+    assert [first in svg for svg in svgs] == [True, False]
+    assert [second in svg for svg in svgs] == [True, True]
 
 
 def test_a_run_that_cannot_be_written_is_exported(

@@ -88,6 +88,25 @@ def test_lines_are_whole_svg_in_the_colour_of_the_page() -> None:
     assert figures.INK not in svg
 
 
+def test_a_label_has_one_colour_in_all_figures() -> None:
+    first, second, third, *_ = figures.COLOURS
+    assert figures.colours_of([["ViT", "a", "b"], ["b", "a"], ["c", "b"], ["d"]]) == {
+        **{"ViT": first, "a": second, "b": third},
+        **{"c": first, "d": first},  # free where they are shown
+    }
+    many = [str(number) for number in range(2 * len(figures.COLOURS))]
+    assert list(figures.colours_of([many]).values()) == figures.COLOURS * 2
+    assert len(figures.colours_of([many[: len(figures.COLOURS)], many])) == len(many)
+
+
+def test_curves_and_bands_have_the_colour_of_their_label() -> None:
+    many = list(range(figures.FEW + 1))
+    spec = {"x_label": "", "y_label": "", "x_log": False, "y_log": False, "colours": {"a": "#123456"}}
+    svg = figures.lines(spec, {"x": {"a": many}, "y": {"a": many}, "std": {"a": many}})
+    assert svg.count("#123456") >= 2
+    assert not any(colour in svg for colour in figures.COLOURS)
+
+
 def test_many_points_have_a_band_for_their_spread_and_few_have_bars() -> None:
     spec = {"x_label": "", "y_label": "", "x_log": True, "y_log": False}
     svgs = []
