@@ -64,7 +64,7 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
             else:
                 axes.errorbar(x, y, yerr=std if spread else None, marker="o", capsize=3, **style)
             if std is not None and spread and len(x) > FEW:
-                band = {"alpha": 0.25, "linewidth": 0, "color": colours[label]}
+                band: dict[str, Any] = {"alpha": 0.25, "linewidth": 0, "color": colours[label]}
                 axes.fill_between(x, np.subtract(y, std), np.add(y, std), **band)
         axes.set(xlabel=literal(spec["x_label"]), ylabel=literal(spec["y_label"]))
         if spec["x_log"]:
