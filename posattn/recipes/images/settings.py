@@ -80,7 +80,7 @@ def images_fashion_mnist(smoke: bool = False) -> ImagesConfig:
     )
 
 
-# the plain recipe of the table: the same for every model, tuned for the ViT
+# the plain recipe of the table, the same for every model; docs/results/README.md says what was tried for the ViT
 PLAIN = TrainConfig(
     epochs=30,
     batch_size=128,
