@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LinearLR
 
 from posattn import checks
 from posattn.theory.protocols import Labelled
@@ -121,17 +122,14 @@ def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
 def _decaying(optimizer: Optimizer, run: Iterator[Step], steps: int) -> Iterator[Step]:
     """The updates at rates that fall linearly; afterwards the optimizer has the rates of its start."""
     rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = LinearLR(optimizer, 1.0, 1 / steps, total_iters=max(1, steps - 1))
     try:
-        for left in range(steps, 0, -1):
-            _set_rates(optimizer, [rate * left / steps for rate in rates])
-            yield next(run)
+        for step in run:
+            yield step
+            schedule.step()
     finally:
-        _set_rates(optimizer, rates)
-
-
-def _set_rates(optimizer: Optimizer, rates: list[Any]) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def value_parameters(model: nn.Module) -> list[nn.Parameter]:

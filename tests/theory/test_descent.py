@@ -157,17 +157,17 @@ def test_optimizers_of_pytorch_take_their_own_steps(generator: Generator, make: 
 def test_decaying_rates_start_again_with_each_run_of_an_optimizer(generator: Generator) -> None:
     """Also after a run that ends early: the rates of the first run are not the start of the second."""
     model, task = small_case(generator)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def rates() -> list[float]:
         return [group["lr"] for group in optimizer.param_groups]
 
     for taken in (4, 4, 2):
-        run = descend(model, lambda: task.sample(4), 4, optimizer=optimizer, decay=True)
-        found = [rates() for _, _ in zip(range(taken), run, strict=False)]
+        run = descend(model, lambda: task.sample(4, generator=generator), 4, optimizer=optimizer, decay=True)
+        found = [rates()[0] for _, _ in zip(range(taken), run, strict=False)]
         run.close()  # type: ignore[attr-defined]
-        assert found == [[0.1 * left / 4] for left in (4, 3, 2, 1)][:taken]
-        assert rates() == [0.1]
+        assert found == pytest.approx([1e-3 * left / 4 for left in (4, 3, 2, 1)][:taken])
+        assert rates() == [1e-3]
 
 
 def test_an_optimizer_that_cannot_be_meant_is_refused(generator: Generator) -> None:
