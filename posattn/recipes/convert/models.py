@@ -144,6 +144,6 @@ def of_run(folder: Path, config: ConvertConfig) -> nn.Module:
     data = models.data()
     model = models.model(wanted, data)
     half, shape = (0.5,) * data.shape[0], data.shape
-    taken = {"mean": half, "std": half, "input_size": shape, "crop_pct": 1.0}
+    taken = {"mean": half, "std": half, "input_size": shape, "crop_pct": models.crop_pct}
     model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, **taken}
     return model

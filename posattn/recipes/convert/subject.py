@@ -1,14 +1,11 @@
 """The pictures to convert a model with."""
 
-import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from rich.progress import Progress
 from timm.data import DEFAULT_CROP_PCT, create_transform
 from torch import Generator, Tensor, nn
-from torchvision.transforms.v2.functional import center_crop
 
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.inspect.models import Channels, matching
@@ -16,8 +13,9 @@ from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.heads import TABLE
 from posattn.vision.convert.recovery import Normalise
+from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.folders import check_splits
-from posattn.vision.data.images import ImageSet, load_images
+from posattn.vision.data.images import ImageSet
 from posattn.vision.data.pictures import Pictures
 
 BATCH = 32
@@ -110,8 +108,8 @@ def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
 def load_labelled(config: ConvertConfig, vit: ViT, split: str) -> ImageSet:
     """A split, resized and cropped by the model's data config, as pictures without labels are."""
     side, share = vit.image_size[0], vit.data_config().get("crop_pct") or DEFAULT_CROP_PCT
-    whole = load_images(config.images, split, config.data_dir, image_size=math.floor(side / share))
-    return replace(whole, images=center_crop(whole.images, [side, side]).contiguous())
+    cropped: ImageSet = MemoryDataConfig(config.images, config.data_dir).load_cropped(split, side, share)
+    return cropped
 
 
 def require(

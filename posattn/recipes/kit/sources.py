@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torchvision
+from timm.data import DEFAULT_CROP_PCT
 
 from posattn import checks
-from posattn.recipes.kit.classifiers import AnyImages, build, weights_name
+from posattn.recipes.kit.classifiers import build, weights_name
 from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
 from posattn.runs.folder import RunFolder
-from posattn.vision.data.config import MemoryDataConfig
+from posattn.vision.data.config import SIDE, DataConfig, MemoryDataConfig
+from posattn.vision.data.images import ImageSet
 from posattn.vision.models.state_dicts import brief
 from posattn.vision.training.weights import load_weights
 
@@ -125,13 +127,28 @@ class TrainedModels:
     def _path(self, file: str) -> Path:
         return self.run.path / f"{file}.safetensors"
 
-    def data(self, **changes: Any) -> AnyImages:
-        """The test images of the run, or others read as it reads its own."""
+    @property
+    def streamed(self) -> bool:
+        """Whether the run decoded its pictures as it needed them."""
+        data = self.settings["data"]
+        return "stream" in data and DataConfig(**data).streamed
+
+    @property
+    def crop_pct(self) -> float:
+        """The share of a picture's shorter side that the run was tested on."""
+        return DEFAULT_CROP_PCT if self.streamed else 1.0
+
+    def data(self, **changes: Any) -> ImageSet:
+        """The test images of the run, or others, in memory and cropped as the run crops its own."""
         known = {field.name for field in fields(MemoryDataConfig)}
         settings = {name: value for name, value in self.settings["data"].items() if name in known}
-        return MemoryDataConfig(**settings | changes).load("test")
+        config = MemoryDataConfig(**settings | changes)
+        if self.streamed:
+            held: ImageSet = config.load_cropped("test", config.image_size or SIDE, self.crop_pct)
+            return held
+        return config.load("test")
 
-    def model(self, file: str, images: AnyImages, *, trained: bool = True) -> Any:
+    def model(self, file: str, images: ImageSet, *, trained: bool = True) -> Any:
         """A model with its weights, or as it was initialised. Raises ValueError if it does not take the images."""
 
         def built() -> Any:

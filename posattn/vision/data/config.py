@@ -1,6 +1,7 @@
 """Settings of image sets."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ DATA_SETS = (
     *("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "imagenette", "svhn", "tiny-imagenet"),
 )
 STREAMED = ("imagenet",)  # sets too large for memory
+SIDE = 224  # of streamed pictures, in pixels, by default
 # sets that are part of a dependency, or not published freely
 NEVER_FETCHED = (
     "digits",
@@ -70,6 +72,13 @@ class MemoryDataConfig:
             label_column=self.label_column,
         )
 
+    def load_cropped(self, split: str, side: int, share: float) -> Any:
+        """``load`` at ``side`` x ``side`` px, of the middle ``share`` of each picture: timm's crop, to half a pixel."""
+        from torchvision.transforms.v2.functional import center_crop
+
+        whole = replace(self, image_size=math.floor(side / share)).load(split)
+        return replace(whole, images=center_crop(whole.images, [side, side]).contiguous())
+
 
 @dataclass(frozen=True)
 class DataConfig(MemoryDataConfig):
@@ -80,14 +89,19 @@ class DataConfig(MemoryDataConfig):
     workers: Count | None = None
     """Processes that decode a stream; default: one per CPU core"""
 
+    @property
+    def streamed(self) -> bool:
+        """Whether pictures are decoded as they are needed."""
+        return self.stream or self.data in STREAMED
+
     def validate(self) -> None:
         """Raise ValueError for a setting that the set, or a stream, does not read."""
         super().validate()
         if self.stream and self.data in DATA_SETS and self.data not in STREAMED:
             raise ValueError(f"stream is for folders of classes and imagenet, got {self.data}")
-        if self.workers is not None and not (self.stream or self.data in STREAMED):
+        if self.workers is not None and not self.streamed:
             raise ValueError(f"workers is for a stream (--stream), got {self.workers}")
-        if self.stream or self.data in STREAMED:
+        if self.streamed:
             for name in ("download", "image_column", "label_column"):
                 if value := getattr(self, name):
                     raise ValueError(f"{name} is not for {self.data}, which is streamed, got {value!r}")
@@ -96,13 +110,13 @@ class DataConfig(MemoryDataConfig):
         """The split ``train`` or ``test``: an ImageSet or an ImageStream. Raises what their loaders raise."""
         from posattn.vision.data.streams import stream_images
 
-        if not (self.stream or self.data in STREAMED):
+        if not self.streamed:
             return super().load(split)
         return stream_images(
             self.data,
             split,
             self.data_dir if self.data in STREAMED else Path(self.data),
-            image_size=self.image_size or 224,
+            image_size=self.image_size or SIDE,
             workers=self.workers,
             skip_corrupt=self.skip_corrupt,
         )
