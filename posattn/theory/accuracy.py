@@ -16,7 +16,7 @@ CHUNK = 2**22  # entries of the signal drawn at once
 def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> float:
     """The share of samples whose logit has the sign of the label, or whose largest logit is its class.
 
-    0 and NaN are wrong.
+    0, NaN and several largest logits are wrong, whatever the classes are numbered.
 
     Args:
         logits: (n,), or (n, K) for K classes.
@@ -31,7 +31,8 @@ def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> floa
         if not ((labels == 1) | (labels == -1)).all():
             raise ValueError(f"one logit per sample needs labels of ±1, got {labels.unique().tolist()[:20]}")
         return (logits * labels > 0).double().mean().item()
-    right = (logits.argmax(-1) == labels) & ~logits.isnan().any(-1)
+    alone = (logits == logits.amax(-1, keepdim=True)).sum(-1) == 1  # not where one is NaN
+    right = (logits.argmax(-1) == labels) & alone
     return right.double().mean().item()
 
 

@@ -54,3 +54,12 @@ def test_chunks_and_the_sign_of_the_value(generator: Generator, monkeypatch: pyt
     assert accuracy_in_law(model, task, 10, generator=generator) == 1.0
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
         accuracy_in_law(model, task, 0)
+
+
+def test_the_numbers_of_the_classes_play_no_part() -> None:
+    """Several largest logits are wrong, as a logit of 0 is: they counted as the first of their classes."""
+    logits = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, -1.0], [2.0, 1.0, 3.0], [math.inf, math.inf, 0.0]])
+    for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]):
+        labels = torch.tensor([0, 1, 2, 0])
+        renamed = torch.tensor(order).argsort()[labels]
+        assert correct(logits[:, order], renamed) == 0.25
