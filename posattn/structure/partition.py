@@ -22,7 +22,7 @@ class Cover:
     """
 
     def __init__(self, membership: Tensor | Sequence[Sequence[bool]]) -> None:
-        membership = torch.as_tensor(membership)
+        membership = torch.as_tensor(membership).clone()  # the caller may change its own
         if membership.dtype != torch.bool:
             raise TypeError(f"membership must be boolean, got {membership.dtype}")
         if membership.ndim != 2 or membership.numel() == 0:
@@ -87,7 +87,7 @@ class Partition(Cover):
             raise TypeError(f"partition labels must be integers, got {labels.dtype}")
         if labels.ndim != 1 or labels.numel() == 0:
             raise ValueError(f"partition labels must have shape (D,), got {tuple(labels.shape)}")
-        labels = labels.long()  # unsigned integers have no -1
+        labels = labels.long().clone()  # unsigned integers have no -1; the caller may change its own
         if labels.min() < -1 or labels.max() < 0:
             raise ValueError(
                 f"partition labels must be 0..L-1, or -1 for no set, got {int(labels.min())}..{int(labels.max())}"

@@ -103,3 +103,14 @@ def test_covers_hold_what_they_are_told() -> None:
 
 def test_unsigned_labels_are_labels() -> None:
     assert Partition(torch.tensor([0, 1, 1, 0], dtype=torch.uint8)).labels.tolist() == [0, 1, 1, 0]
+
+
+def test_sets_stay_when_the_tensor_they_are_given_in_changes() -> None:
+    """Labels changed without their membership, and membership without its sizes."""
+    labels, membership = torch.tensor([0, 0, 1, 1]), torch.tensor([[True, True, False], [False, True, True]])
+    partition, cover = Partition(labels), Cover(membership)
+    labels.copy_(torch.tensor([0, 1, 0, 1]))
+    membership[0, 1] = False
+    assert partition.labels.tolist() == [0, 0, 1, 1]
+    assert (partition.same == partition.membership[partition.labels]).all()
+    assert cover.membership.sum(1).tolist() == cover.sizes.tolist() == [2, 2]
