@@ -36,8 +36,8 @@ def patch_association(scores_or_map: Maps, partition: Cover) -> PatchAssociation
     set have no row.
 
     Args:
-        scores_or_map: (..., D, D) scores A or maps S; maps that are not row-stochastic are treated as scores,
-            and their row-softmax gives the mass.
+        scores_or_map: (..., D, D) scores A or maps S; each that is not row-stochastic is treated as scores,
+            and its row-softmax gives the mass.
         partition: the sets, which may differ in size.
 
     Raises:
@@ -50,7 +50,7 @@ def patch_association(scores_or_map: Maps, partition: Cover) -> PatchAssociation
     inside = maps.masked_fill(~own, torch.inf).amin(-1)
     outside = maps.masked_fill(own, -torch.inf).amax(-1)
     among = among_largest(maps, own.sum(-1))
-    attention = maps if is_attention(scores_or_map) else torch.softmax(maps, dim=-1)
+    attention = attention_of(scores_or_map)
     figures = (
         (among * own).sum(-1) / own.sum(-1),
         inside > outside,
@@ -84,8 +84,8 @@ def recover_partition(scores_or_map: Maps, num_sets: int, *, seed: int = 0) -> I
     """
     checks.of_type("maps", scores_or_map, Tensor)
     D = scores_or_map.shape[-1] if scores_or_map.ndim else 0
-    maps = _checked(scores_or_map, D)
-    maps = maps if is_attention(scores_or_map) else torch.softmax(maps, dim=-1)
+    _checked(scores_or_map, D)
+    maps = attention_of(scores_or_map)
     if checks.positive_int("num_sets", num_sets) > D:
         raise ValueError(f"num_sets must be at most D = {D}, got {num_sets}")
     graphs = ((maps + maps.mT) / 2).reshape(-1, D, D).cpu().numpy()
@@ -138,8 +138,20 @@ def among_largest(maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]) -
     return torch.where(tied, slots[..., None], above.to(maps.dtype))
 
 
+def attention_of(scores_or_map: Maps) -> Maps:
+    """The maps in float64; of each map of a batch that is not attention, the row-softmax."""
+    maps = scores_or_map.detach().double()
+    given = _are_attention(scores_or_map)[..., None, None]
+    return torch.where(given, maps, torch.softmax(maps, dim=-1))
+
+
 def is_attention(maps: Maps) -> bool:
     """Whether every row is a distribution, up to the rounding of the dtype of ``maps``."""
+    return bool(_are_attention(maps).all())
+
+
+def _are_attention(maps: Maps) -> Bool[Tensor, "*heads"]:
+    """``is_attention`` of each map."""
     rounding = torch.finfo(maps.dtype).eps if maps.is_floating_point() else 0.0
     apart = (maps.double().sum(-1) - 1).abs()
-    return bool((maps >= 0).all()) and bool((apart <= max(1e-4, rounding)).all())
+    return (maps >= 0).all(-1).all(-1) & (apart <= max(1e-4, rounding)).all(-1)

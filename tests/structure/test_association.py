@@ -157,6 +157,18 @@ def test_a_batch_is_its_maps_and_renaming_changes_nothing(generator: Generator) 
         torch.testing.assert_close(getattr(renamed, field), together)
 
 
+def test_maps_and_scores_in_one_batch_are_told_apart(generator: Generator) -> None:
+    partition = Partition.contiguous(8, 2)
+    scores = 3 * torch.randn(8, 8, generator=generator)
+    both = torch.stack([torch.softmax(scores, -1), scores])
+    masses = [patch_association(map_, partition).mass for map_ in both]
+    found = patch_association(both, partition).mass
+    assert isinstance(found, Tensor)
+    assert found.tolist() == pytest.approx(masses)
+    assert masses[0] == pytest.approx(masses[1])
+    assert (recover_partition(both, 4)[0] == recover_partition(both[0], 4)).all()
+
+
 def test_maps_and_their_scores_agree(generator: Generator) -> None:
     partition, scores = Partition.contiguous(12, 3), torch.randn(12, 12, generator=generator)
     of_scores, of_map = (patch_association(x, partition) for x in (scores, scores.softmax(-1)))
