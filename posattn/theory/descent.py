@@ -1,5 +1,7 @@
 """Gradient descent on the loss of a model, as the paper trains it, or by any optimizer of PyTorch."""
 
+import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +49,9 @@ class Updates:
             return SGD(parameter_groups(model, rate, self.value_rate), lr=rate)
         if self.value_rate is not None:
             raise ValueError(f"value_rate goes with a rate, not with an optimizer, got {self.value_rate}")
+        if needs_closure(self.optimizer):
+            name = type(self.optimizer).__name__
+            raise TypeError(f"the optimizer must step without a closure, as Adam does, got {name}")
         own = {id(p) for p in model.parameters()}
         held = [id(p) in own for group in self.optimizer.param_groups for p in group["params"]]
         if not all(held):
@@ -77,8 +82,8 @@ def descend(
         steps: number of updates.
         rate: η of plain gradient descent, above 0.
         value_rate: the rate of v; default: η. 0 holds v.
-        optimizer: replaces plain gradient descent and its rates: one of ``torch.optim``, built on parameters of
-            ``model``. It keeps its state, so that a run can be continued.
+        optimizer: replaces plain gradient descent and its rates: one of ``torch.optim`` that needs no closure, built
+            on parameters of ``model``. It keeps its state, so that a run can be continued.
         normalize: scale the gradient of each parameter to unit norm before the update.
         decay: the rates fall linearly, to 1/steps of their start at the last step; an optimizer has its own again
             after the run.
@@ -86,7 +91,7 @@ def descend(
 
     Raises:
         TypeError, ValueError: an argument is out of range, both or neither of ``rate`` and ``optimizer`` are given,
-            or the optimizer holds no parameter of the model, or one that is not the model's.
+            or the optimizer needs a closure, or holds a parameter that is not the model's.
         FloatingPointError: the loss or its gradient is not finite; the model holds the last parameters at
             which both were.
     """
@@ -121,7 +126,7 @@ def _restoring(model: nn.Module, run: Iterator[Step]) -> Iterator[Step]:
 
 def _decaying(optimizer: Optimizer, run: Iterator[Step], steps: int) -> Iterator[Step]:
     """The updates at rates that fall linearly; afterwards the optimizer has the rates of its start."""
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = copy.deepcopy([group["lr"] for group in optimizer.param_groups])  # tensors change in place
     schedule = LinearLR(optimizer, 1.0, 1 / steps, total_iters=max(1, steps - 1))
     try:
         for step in run:
@@ -130,6 +135,12 @@ def _decaying(optimizer: Optimizer, run: Iterator[Step], steps: int) -> Iterator
     finally:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether a step of it needs a function that computes the loss again, as that of LBFGS does."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def value_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -162,12 +162,16 @@ def test_decaying_rates_start_again_with_each_run_of_an_optimizer(generator: Gen
     def rates() -> list[float]:
         return [group["lr"] for group in optimizer.param_groups]
 
+    sample = partial(task.sample, 4, generator=generator)
     for taken in (4, 4, 2):
-        run = descend(model, lambda: task.sample(4, generator=generator), 4, optimizer=optimizer, decay=True)
+        run = descend(model, sample, 4, optimizer=optimizer, decay=True)
         found = [rates()[0] for _, _ in zip(range(taken), run, strict=False)]
         run.close()  # type: ignore[attr-defined]
         assert found == pytest.approx([1e-3 * left / 4 for left in (4, 3, 2, 1)][:taken])
         assert rates() == [1e-3]
+    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.25))  # type: ignore[arg-type]
+    list(descend(model, sample, 4, optimizer=optimizer, decay=True))
+    assert rates() == [0.25]
 
 
 def test_an_optimizer_that_cannot_be_meant_is_refused(generator: Generator) -> None:
@@ -180,6 +184,8 @@ def test_an_optimizer_that_cannot_be_meant_is_refused(generator: Generator) -> N
         descend(model, sample, 1, 0.1, optimizer=torch.optim.Adam(model.parameters()))
     with pytest.raises(ValueError, match="either a rate or an optimizer"):
         descend(model, sample, 1)
+    with pytest.raises(TypeError, match="must step without a closure, as Adam does, got LBFGS"):
+        descend(model, sample, 1, optimizer=torch.optim.LBFGS(model.parameters()))
     with pytest.raises(ValueError, match="value_rate goes with a rate"):
         descend(model, sample, 1, value_rate=0.1, optimizer=torch.optim.Adam(model.parameters()))
     with pytest.raises(ValueError, match=r"value_rate 0\.1: Linear has no parameter named value"):
