@@ -53,7 +53,7 @@ class MultiClassTask(StructuredTask):
         if not (features.isfinite().all() and features.any(1).all()):
             norms = features.norm(dim=1).tolist()[:20]
             raise ValueError(f"features must be finite and non-zero, got norms {norms}")
-        self.feature: Float[Tensor, "d K"] = normalized(features).T
+        self.feature: Float[Tensor, "d K"] = normalized(features.detach()).T
         given = torch.arange(len(features)) if classes is None else torch.as_tensor(classes)
         if given.shape != (len(features),):
             raise ValueError(

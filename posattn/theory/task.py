@@ -78,7 +78,9 @@ class StructuredTask:
         self.noise_rate = checks.probability("noise_rate", noise_rate)
         noise_std = 1 / math.sqrt(dim) if noise_std is None else noise_std
         self.noise_std = checks.finite("noise_std", noise_std, 0.0)
-        feature = torch.randn(dim, generator=generator) if feature is None else torch.as_tensor(feature)
+        feature = (
+            torch.randn(dim, generator=generator) if feature is None else torch.as_tensor(feature).detach()
+        )
         if feature.shape != (dim,) or not feature.is_floating_point():
             raise ValueError(f"feature must be ({dim},) floats, got {tuple(feature.shape)} {feature.dtype}")
         if not (feature.isfinite().all() and feature.any()):

@@ -7,6 +7,7 @@ import torch
 from torch import Generator
 
 from posattn.structure.partition import Partition
+from posattn.theory.classes import MultiClassTask
 from posattn.theory.task import StructuredTask, set_sums
 
 
@@ -207,3 +208,12 @@ def test_labels_of_patches_that_are_not_finite_are_refused(generator: Generator)
     batch.patches[3, 2, 1] = torch.nan
     with pytest.raises(ValueError, match="patches must be finite"):
         task.label(batch.patches)
+
+
+def test_a_task_on_a_feature_that_is_trained_has_samples_without_a_graph(generator: Generator) -> None:
+    """Its second step failed: all of them shared the graph that normalises the feature."""
+    feature = torch.randn(4, generator=generator).requires_grad_()
+    partition = Partition.contiguous(6, 2)
+    one = StructuredTask(partition, dim=4, noise_rate=0.3, feature=feature)
+    several = MultiClassTask(partition, torch.stack([feature, -feature]), noise_rate=0.3)
+    assert not any(task.sample(3, generator=generator).patches.requires_grad for task in (one, several))
