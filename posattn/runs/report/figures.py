@@ -46,8 +46,10 @@ def colours_of(figures: Iterable[Iterable[str]]) -> dict[str, str]:
     return found
 
 
-def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> str:
+def lines(spec: dict[str, Any], series: dict[str, dict[str, list[Any]]]) -> str:
     """An SVG of curves. ``series``: "x", "y" and "std" by label; a curve whose std are all 0 has no bars.
+
+    Numbers that are None or NaN have no point.
 
     ``spec`` has a colour for each label under "colours" where other figures have them, too.
     """
@@ -67,20 +69,25 @@ def lines(spec: dict[str, Any], series: dict[str, dict[str, list[float]]]) -> st
                 band: dict[str, Any] = {"alpha": 0.25, "linewidth": 0, "color": colours[label]}
                 axes.fill_between(x, np.subtract(y, std), np.add(y, std), **band)
         axes.set(xlabel=literal(spec["x_label"]), ylabel=literal(spec["y_label"]))
-        if spec["x_log"]:
+        if spec["x_log"] and some_above_zero(series["x"]):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(PLAIN)
             ticks = sorted({place for of in series["x"].values() for place in of})
             if len(ticks) <= FEW:
                 axes.set_xticks(ticks, [f"{x:.4g}" for x in ticks])
                 axes.minorticks_off()
-        if spec["y_log"]:
+        if spec["y_log"] and some_above_zero(series["y"]):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(PLAIN)
         axes.grid(alpha=0.25)
         if len(series["y"]) > 1:
             axes.legend(frameon=False)
         return to_svg(figure)
+
+
+def some_above_zero(curves: dict[str, list[Any]]) -> bool:
+    """Whether any number of the curves can be shown on a logarithmic axis: None and NaN cannot."""
+    return any(number is not None and number > 0 for curve in curves.values() for number in curve)
 
 
 def heat_maps(spec: dict[str, Any], values: NDArray[np.floating], x: list[float], y: list[float]) -> str:

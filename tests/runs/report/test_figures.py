@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -86,6 +87,14 @@ def test_lines_are_whole_svg_in_the_colour_of_the_page() -> None:
     assert "N < 5 & more" in "".join(ElementTree.fromstring(svg).itertext())
     assert "currentColor" in svg
     assert figures.INK not in svg
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, 0.0])
+def test_curves_without_a_number_above_zero_have_no_logarithmic_axes(nothing: float | None) -> None:
+    """As the samples needed for an accuracy that no way of `transfer` reached: its finished run had no page."""
+    spec = {"x_label": "", "y_label": "N", "x_log": True, "y_log": True}
+    places = {"x": {"a": [8, 32]}, "y": {"a": [nothing, nothing]}, "std": {}}
+    assert "N" in "".join(ElementTree.fromstring(figures.lines(spec, places)).itertext())
 
 
 def test_a_label_has_one_colour_in_all_figures() -> None:
