@@ -47,7 +47,7 @@ def _shown(metavar: str, read: Callable[[str], Any]) -> PrimitiveConstructorSpec
 Count = Annotated[int, Ge(1), Lt(2**31), _shown("INT>=1", int)]
 Natural = Annotated[int, Ge(0), Lt(2**31), _shown("INT>=0", int)]
 TwoOrMore = Annotated[int, Ge(2), Lt(2**31), _shown("INT>=2", int)]
-"""A number of repetitions, enough for quartiles."""
+"""A number of which 1 is too few: repetitions for quartiles, dimensions of a patch."""
 OddPower = Annotated[int, Ge(3), Lt(100), Odd(), _shown("ODD INT>=3", int)]
 Pixels = Annotated[int, Ge(1), Le(8192), _shown("INT in [1,8192]", int)]
 Seed = Annotated[int, Ge(0), Lt(2**31), _shown("INT>=0", int)]

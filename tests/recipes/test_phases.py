@@ -11,7 +11,7 @@ from torch import Generator
 
 from posattn import cli
 from posattn.recipes.phases.page import scan_row
-from posattn.recipes.phases.run import four_numbers, make_flow, summarise, time_of_transition
+from posattn.recipes.phases.run import flow_curves, four_numbers, make_flow, summarise, time_of_transition
 from posattn.recipes.phases.settings import FlowSetting
 from posattn.structure.partition import Partition
 from posattn.theory.simplified import SimplifiedViT
@@ -71,6 +71,14 @@ def test_the_diagonal_is_scanned_by_what_it_adds_to_an_even_row() -> None:
 
 def test_no_transition_before_the_end_is_none() -> None:
     assert time_of_transition(FlowSetting(num_patches=80, samples=200, t_end=10.0), 0.75, 0) is None
+
+
+def test_the_flow_goes_on_to_the_last_time_of_the_descent() -> None:
+    """A last step ends after ``t_end``: the flow had its numbers at ``t_end`` there."""
+    setting = FlowSetting(num_patches=16, set_size=4, scale=1.0, alpha=0.6, samples=200, t_end=1.0)
+    found = flow_curves(setting, 0, 0.75, (0.5, 3.0))
+    path = make_flow(setting, 0).integrate(alpha=0.6, beta=0.0, gamma=0.0, rho=0.0, t_end=3.0)
+    assert found["alpha"][1] == pytest.approx(path.alpha[-1], rel=1e-6)
 
 
 def test_a_setting_makes_its_flow() -> None:

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from posattn.settings import Count, NonNegative, OddPower, Probability, Seed
+from posattn.settings import Count, NonNegative, OddPower, Probability, Seed, TwoOrMore
 
 NumPatches = Annotated[Count, arg(help="D, patches of a sample")]
 SetSize = Annotated[Count, arg(help="C, patches of a set")]
-Dim = Annotated[Count, arg(help="d, dimension of a patch")]
+Dim = Annotated[TwoOrMore, arg(help="d, dimension of a patch")]
 NoiseRate = Annotated[Probability, arg(help="q, probability that a patch of another set has a sign")]
 Power = Annotated[OddPower, arg(help="p of the activation z^p + ν z")]
 Linear = Annotated[NonNegative, arg(help="ν of the activation z^p + ν z")]

@@ -62,6 +62,8 @@ def train_one(config: MaskedConfig, objective: str, optimizer: str, form: str, s
     task = draw_task(sizes.num_patches, sizes.set_size, sizes.dim, sizes.noise_rate, generator)
     model = learner(config, objective, form, task, generator)
     test = draw(config, objective, task, config.test_samples, generator)
+    if test.labels.isnan().all():
+        raise ValueError(f"task.mask_rate {sizes.mask_rate} hides none of the patches that are tested on")
     rates = config.labels if objective == LABELS else config.reconstruction
     plain = {"rate": rates.rate, "value_rate": rates.value_rate}
     adam = {"optimizer": torch.optim.Adam(model.parameters(), lr=config.lr)}

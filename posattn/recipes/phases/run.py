@@ -70,7 +70,7 @@ def flow_curves(setting: FlowSetting, seed: int, level: float, times: Sequence[f
     Without ``times``: from the start to 10 times its transition.
     """
     flow, transition = make_flow(setting, seed), time_of_transition(setting, level, seed)
-    t_end = setting.t_end if times else min(setting.t_end, 10 * (transition or math.inf))
+    t_end = max(times) if times else min(setting.t_end, 10 * (transition or math.inf))
     start = {"alpha": setting.alpha, "beta": 0.0, "gamma": 0.0, "rho": 0.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SampleExhaustedWarning)  # the page says where the flow ends early

@@ -84,11 +84,15 @@ class PhasesConfig:
     seed: terms.FirstSeed = 0
 
     def validate(self) -> None:
-        """Raise ValueError if sets of a scanned size do not divide the patches, or sets a scanned number of patches."""
+        """Raise ValueError if sets of a scanned size do not divide the patches, or sets a scanned number of patches,
+        or if the descent has no pairs of patches in one set, or in two."""
         for num_patches in self.scan.num_patches:
             checks.divides("--flow.set-size", self.flow.set_size, "--scan.num-patches", num_patches)
         for set_size in self.scan.set_size:
             checks.divides("--scan.set-size", set_size, "--flow.num-patches", self.flow.num_patches)
+        D, C = self.descent.flow.num_patches, self.descent.flow.set_size
+        if not 1 < C < D:
+            raise ValueError(f"--descent.flow.set-size must be above 1 and below D = {D}, got {C}")
 
 
 @recipe

@@ -14,7 +14,8 @@ class TeachersConfig(Seeds):
     """Plain gradient descent on fresh samples, the same for every teacher."""
 
     num_patches: terms.NumPatches = 32
-    dim: terms.Dim = 16
+    dim: Count = 16
+    """d, dimension of a patch"""
     outputs: Count = 8
     """k, the filters; the classifier has one output"""
     set_size: Count = 4
