@@ -84,8 +84,10 @@ class PhasesConfig:
     seed: terms.FirstSeed = 0
 
     def validate(self) -> None:
-        """Raise ValueError if sets of a scanned size do not divide the patches, or sets a scanned number of patches,
-        or if the descent has no pairs of patches in one set, or in two."""
+        """Raise ValueError if sets of a scanned size do not divide the patches, or sets a scanned number of patches.
+
+        The same if the descent has no pairs of patches in one set, or none in two.
+        """
         for num_patches in self.scan.num_patches:
             checks.divides("--flow.set-size", self.flow.set_size, "--scan.num-patches", num_patches)
         for set_size in self.scan.set_size:
