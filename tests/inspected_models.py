@@ -22,7 +22,8 @@ and, where it differs, of the last layer; of windows, that of a window. `+ 1`: t
 
 Maps are those that the model mixes its values by, with two exceptions: talking heads (CaiT, EfficientFormerV2) are
 reported before heads are mixed after the softmax, differential attention as two softmaxes per head, the second of all
-heads after the first.
+heads after the first. A layer that changes its maps after the softmax in another way, by a hook on `attn_drop` or in a
+subclass, is not observed.
 
 | library | family | model | layers | grid | not measured, and why |
 |---|---|---|---|---|---|

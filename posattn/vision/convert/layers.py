@@ -1,5 +1,6 @@
 """The attention layers of a model that can be converted, and why others cannot."""
 
+import math
 from typing import Any
 
 from torch import nn
@@ -52,6 +53,7 @@ def check_layer(vit: ViT, attn: Any, path: str) -> None:
             )
     if reason := reason_against(vit, attn):
         raise TypeError(f"{path} ({type(attn).__name__}) is not supported: {reason}")
+    refuse_added(attn, path)
 
 
 def reason_against(vit: ViT, attn: Any) -> str | None:
@@ -65,7 +67,40 @@ def reason_against(vit: ViT, attn: Any) -> str | None:
         return f"it has no {missing[0]}, as {vit.since}"
     if type(vit.plain(attn)) not in READERS:
         return f"it is none of {', '.join(sorted({kind.__name__ for kind in READERS}))}"
+    if (scale := scale_of(attn)) is not None:
+        heads_width = getattr(attn, vit.projections[-1]).in_features // count_heads(attn)
+        if not isinstance(scale, float) or not math.isclose(scale, heads_width**-0.5, rel_tol=1e-6):
+            return f"it scales its scores by {scale}, not by 1/sqrt({heads_width}): scale the weights of Q instead"
     return None
+
+
+def scale_of(attn: Any) -> Any:
+    """What a layer multiplies its scores by, as it says itself; None if it leaves that to fused attention."""
+    if hasattr(attn, "scaling"):  # in transformers
+        return attn.scaling
+    return None if getattr(attn, "fused_attn", True) else getattr(attn, "scale", None)
+
+
+def refuse_added(attn: nn.Module, path: str) -> None:
+    """Raise TypeError for what was added to an attention layer and would be lost with it."""
+    for name, module in attn.named_modules():
+        if added := added_to(module):
+            raise TypeError(
+                f"{path}{'.' if name else ''}{name} ({type(module).__name__}) is not supported: conversion would lose "
+                f"its {added}; remove it, or put its effect into the weights"
+            )
+
+
+def added_to(module: nn.Module) -> str | None:
+    """Which of a forward of its own and forward hooks a module has, beside those of accelerate and transformers."""
+    if hasattr(module, "_hf_hook"):  # of accelerate: it moves weights
+        return None
+    if "forward" in vars(module):
+        return "own forward"
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    # those of transformers keep outputs
+    added = any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+    return "forward hook" if added else None
 
 
 def count_heads(attn: Any) -> int:

@@ -1,7 +1,8 @@
 """What an attention layer hands to PyTorch in a forward pass, as maps that are not computed yet."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from posattn.vision.inspect.adapters.layer import AttentionLayer
@@ -9,6 +10,42 @@ from posattn.vision.inspect.lazy import FromMaps, FromQueries, FromScores, Joine
 from posattn.vision.models.attention import PositionalAttention
 
 Call = LazyMaps | str  # the maps of a softmax or of fused attention, or why there are none
+CHANGED = "it changes its maps after their softmax"
+PRODUCTS = (torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.__matmul__, Tensor.bmm)
+
+
+class Softmax(NamedTuple):
+    """The maps that a softmax gave, until values are mixed by them."""
+
+    maps: Tensor
+    version: int | None  # in-place changes of them so far; None where they are not counted
+
+    def changed_in(self, operands: Any) -> bool | None:
+        """Whether these operands of a product hold the maps, changed; None if they do not hold them."""
+        own = [each for each in operands if isinstance(each, Tensor) and self.fits(each)]
+        if not own:
+            return None
+        return version_of(self.maps) != self.version or not any(map(self.equals, own))
+
+    def fits(self, operand: Tensor) -> bool:
+        """Whether a tensor has the shape of the maps, or of their transposes, in whatever leading axes."""
+        sides = (tuple(operand.shape[-2:]), tuple(operand.mT.shape[-2:])) if operand.ndim > 2 else ()
+        return operand.numel() == self.maps.numel() and tuple(self.maps.shape[-2:]) in sides
+
+    def equals(self, operand: Tensor) -> bool:
+        """Whether a tensor is the maps or their transposes, up to its type."""
+        if operand.data_ptr() == self.maps.data_ptr():
+            return True
+        ours = self.maps.to(operand.dtype)
+        return any(
+            side.shape[-2:] == ours.shape[-2:] and torch.equal(side, ours.reshape(side.shape))
+            for side in (operand, operand.mT)
+        )
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None in inference mode, which does not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def fused(query: Tensor, *args: Any, **kwargs: Any) -> Call:
@@ -35,7 +72,7 @@ def maps_of(calls: list[Call], module: nn.Module, layer: AttentionLayer, images:
     """
     parts: list[LazyMaps] = []
     if hasattr(module, "attention_maps"):
-        parts = [FromMaps(module.attention_maps()[None])]  # type: ignore[operator]
+        parts = [FromMaps(constant_maps(module, layer)[None])]
         # the softmax of constant maps is none of content-based heads
         calls = [call for call in calls if isinstance(call, FromQueries)]
     # None in a layer that is converted whole
@@ -53,9 +90,18 @@ def maps_of(calls: list[Call], module: nn.Module, layer: AttentionLayer, images:
     return maps
 
 
+def constant_maps(module: Any, layer: AttentionLayer) -> Tensor:
+    """The maps (h, N, N) of positional heads. Raises TypeError if a hook on the dropout of maps changes them."""
+    maps: Tensor = module.attention_maps()
+    if isinstance(module, PositionalAttention) and not torch.equal(module.attn_drop(maps.clone()), maps):
+        raise layer.refuse(CHANGED)
+    return maps
+
+
 def chosen_calls(calls: list[Call], layer: AttentionLayer) -> list[LazyMaps]:
     """The softmaxes of one forward pass of a layer; Raises TypeError if they are not what its adapter expects."""
-    if reasons := [call for call in calls if isinstance(call, str)]:
+    known = layer.mixes_heads or layer.maps_per_head > 1
+    if reasons := [call for call in calls if isinstance(call, str) and not (call == CHANGED and known)]:
         raise layer.refuse(reasons[0])
     maps = [unfolded(call, layer) for call in calls if isinstance(call, LazyMaps)]
     if len(maps) not in (1, layer.maps_per_head):

@@ -20,7 +20,17 @@ from posattn.vision.grid import Layout, keep_grid
 from posattn.vision.inspect.adapters.find import find_attention, unwrap
 from posattn.vision.inspect.adapters.layer import AttentionLayer
 from posattn.vision.inspect.batches import batches
-from posattn.vision.inspect.calls import Call, check_tokens, fused, maps_of, written_out
+from posattn.vision.inspect.calls import (
+    CHANGED,
+    PRODUCTS,
+    Call,
+    Softmax,
+    check_tokens,
+    fused,
+    maps_of,
+    version_of,
+    written_out,
+)
 from posattn.vision.inspect.lazy import FromMaps, LazyMaps, attention_of_mha, of_windows
 from posattn.vision.modes import evaluating, uncompiled
 
@@ -119,6 +129,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.see, self.refuse, self.see_output = see, refuse, see_output
         self.calls: list[Call] | None = None  # None outside of attention layers
+        self.softmax: Softmax | None = None  # the last one whose maps have mixed nothing yet
         self.layouts: dict[Any, Layout] = {}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -133,6 +144,12 @@ class Watch(TorchFunctionMode):
             self.calls.append(fused(*args, **kwargs))
         elif function in SOFTMAX:
             self.calls.append(written_out(*args, **kwargs))
+            maps = function(*args, **kwargs)
+            self.softmax = Softmax(maps, version_of(maps))
+            return maps
+        elif function in PRODUCTS and self.softmax and (changed := self.softmax.changed_in(args)) is not None:
+            self.softmax = None
+            self.calls += [CHANGED] * changed
         return function(*args, **kwargs)
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -146,11 +163,11 @@ class Watch(TorchFunctionMode):
 
     def begin(self, module: nn.Module, inputs: Any) -> None:
         """Before a layer's forward."""
-        self.calls = []
+        self.calls, self.softmax = [], None
 
     def end(self, module: nn.Module, inputs: Any, output: Any, key: Any, layer: AttentionLayer) -> None:
         """After it: the maps of its positional heads, then of its content-based ones."""
-        calls, self.calls = self.calls or [], None
+        calls, self.calls, self.softmax = self.calls or [], None, None
         try:
             if key in self.once:
                 raise layer.refuse("it runs several times in a forward pass")

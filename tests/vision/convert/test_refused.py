@@ -1,12 +1,14 @@
 """Models of transformers and torchvision, images and masks that a conversion refuses, in one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
 import transformers
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from library_vits import images, make, run
 from small_vits import TRANSFORMERS_SIZE
 from torch import nn
@@ -156,3 +158,61 @@ def test_a_model_with_a_pruned_mlp_is_converted_and_not_saved(tmp_path: Path) ->
     expected = to_positional(vit, images(), heads={1: [2]})
     with torch.no_grad():
         torch.testing.assert_close(changed(images()), expected(images()))
+
+
+def knocked_out(attn: nn.Module) -> None:
+    """Without the second head, as interpretability experiments do it."""
+    attn.fused_attn = False
+    attn.attn_drop.register_forward_hook(lambda _, given, maps: maps * torch.tensor([1, 0])[:, None, None])
+
+
+def patched(attn: nn.Module) -> None:
+    """With a forward in place of that of its class."""
+    before = attn.forward
+    attn.forward = lambda x, **options: 2 * before(x, **options)
+
+
+def hotter(attn: nn.Module) -> None:
+    """With another scale of the scores."""
+    attn.fused_attn, attn.scale = False, 2 * attn.scale
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda attn: attn.register_forward_hook(lambda _, x, y: 2 * y),
+            r"blocks.1.attn \(Attention\).*forward hook",
+        ),
+        (
+            lambda attn: attn.qkv.register_forward_pre_hook(lambda _, x: (2 * x[0],)),
+            r"attn.qkv.*forward hook",
+        ),
+        (knocked_out, r"attn.attn_drop \(Dropout\).*forward hook"),
+        (patched, "would lose its own forward"),
+        (hotter, r"scales its scores by 1.0, not by 1/sqrt\(4\)"),
+    ],
+)
+def test_changes_that_a_conversion_would_lose_are_refused(change: Any, message: str) -> None:
+    """Heads that stay content-based lost them without a word."""
+    options = {"img_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
+    vit = timm.create_model("vit_tiny_patch16_224", **options)
+    change(vit.blocks[1].attn)
+    with pytest.raises(TypeError, match=message):
+        to_positional(vit, images(), blocks=[0])
+
+
+def test_hooks_of_transformers_and_of_accelerate_are_no_changes() -> None:
+    """The library's own, after it gave attention, keep outputs; accelerate's move weights."""
+    vit = make("vit")
+    vit.set_attn_implementation("eager")
+    vit(images(), output_attentions=True)
+    add_hook_to_module(vit.layers[0].attention, AlignDevicesHook("cpu"))
+    assert to_positional(vit, images()) is not vit
+
+
+def test_the_scale_of_transformers_is_not_lost() -> None:
+    vit = make("vit")
+    vit.layers[0].attention.scaling *= 2
+    with pytest.raises(TypeError, match="it scales its scores by"):
+        to_positional(vit, images())

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -87,3 +88,60 @@ def test_attention_from_one_token_is_no_grid() -> None:
     reasons = inspection.table().attrs["unobserved"]
     assert any("from a single token" in reason for reason in reasons.values())
     assert any("OutlookAttention predicts weights" in reason for reason in reasons.values())
+
+
+def knocked_out(attn: Any, in_place: bool = False) -> None:
+    """Without its second head, as interpretability experiments do it."""
+
+    def hook(module: Any, given: Any, maps: Tensor) -> Tensor:
+        keep = torch.tensor([1.0, 0.0, 1.0])[:, None, None]
+        return maps.mul_(keep) if in_place else maps * keep
+
+    attn.fused_attn = False
+    attn.attn_drop.register_forward_hook(hook)
+
+
+class Renormalised(timm.layers.Attention):
+    """The largest eight entries of every row alone, in the transposed product of LeViT."""
+
+    def forward(self, x: Tensor, **others: Any) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        maps = (q @ k.mT * self.scale).softmax(-1)
+        maps = maps * (maps >= maps.topk(8).values[..., -1:])
+        return self.proj((v.mT @ (maps / maps.sum(-1, keepdim=True)).mT).mT.transpose(1, 2).flatten(2))
+
+
+OURS, TIMMS = "vit_posattn_tiny_patch16_224", "vit_tiny_patch16_224"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (TIMMS, lambda block: knocked_out(block.attn)),
+        (TIMMS, lambda block: knocked_out(block.attn, in_place=True)),
+        (TIMMS, lambda block: setattr(block, "attn", Renormalised(48, 3))),
+        (OURS, lambda block: knocked_out(block.attn)),
+    ],
+)
+def test_maps_that_are_changed_after_their_softmax_are_refused(name: str, change: Any) -> None:
+    """Those of the softmax were reported, which the model does not mix its values by."""
+    options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64}
+    model = timm.create_model(name, **options).eval()
+    change(model.blocks[1])
+    table = inspect_attention(model, images())
+    assert table.attrs["layers"] == ["blocks.0.attn"]
+    assert "it changes its maps after their softmax" in table.attrs["unobserved"]["blocks.1.attn"]
+
+
+def test_hooks_that_only_look_and_other_types_are_no_changes() -> None:
+    """A head may be as wide as there are tokens, and maps cast or copied before they mix the values."""
+    options: dict[str, Any] = {"depth": 1, "embed_dim": 51, "num_heads": 3, "img_size": 64}
+    model = timm.create_model("vit_tiny_patch16_224", **options).eval()
+    expected = inspect_attention(model, images())
+    attn, seen = model.blocks[0].attn, []
+    attn.fused_attn = False
+    attn.attn_drop.register_forward_hook(lambda _, given, maps: seen.append(maps))
+    pd.testing.assert_frame_equal(inspect_attention(model, images()), expected, atol=1e-5)
+    attn.attn_drop.register_forward_hook(lambda _, given, maps: maps.double().clone().float())
+    pd.testing.assert_frame_equal(inspect_attention(model, images()), expected, atol=1e-5)
+    assert seen

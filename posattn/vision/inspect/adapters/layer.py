@@ -28,6 +28,7 @@ class AttentionLayer:
     ``grid``: the rows and columns of patches of an image of (H, W) pixels; default: from the number of tokens.
     ``window``: rows and columns of the windows that it attends within, ordered image by image.
     ``pooled``: attends over pooled tokens, fewer than the layer's input has.
+    ``mixes_heads``: its maps are those before it mixes heads, which it does after the softmax.
     ``maps_per_head``: how many softmax maps each head has (2 in differential attention).
     ``block``: the module whose output is the layer's tokens after attention and MLP, where it has one of its own.
     """
@@ -40,6 +41,7 @@ class AttentionLayer:
     grid: Callable[[ImageSize], GridSize] | None = None
     window: GridSize | None = None
     pooled: bool = False
+    mixes_heads: bool = False
     maps_per_head: int = 1
     block: nn.Module | None = None
 

@@ -45,6 +45,7 @@ POOLED = {
     "ConvAttention",
 }
 DIFFERENTIAL = {"DiffAttention"}
+TALKING = {"TalkingHeadAttn", "Attention2d", "Attention2dDownsample"}  # they mix heads after the softmax
 REFUSED = {
     "ChannelAttention": "attends among channels, not among tokens",
     "ChannelAttentionV2": "attends among channels, not among tokens",
@@ -109,6 +110,7 @@ def layer_of(model: nn.Module, path: str, module: nn.Module, prefix: str) -> Att
         grid_of(embed),
         window=window_of(model, path, module),
         pooled=kind in POOLED,
+        mixes_heads=kind in TALKING,
         maps_per_head=2 if kind in DIFFERENTIAL else 1,
     )
 
