@@ -16,7 +16,7 @@ from posattn.vision.data.augment import derived_seed, make_mixer
 from posattn.vision.data.images import ImageSet
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.state import prepare
+from posattn.vision.training.inputs import prepare
 
 
 class Work(NamedTuple):

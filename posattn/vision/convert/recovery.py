@@ -24,10 +24,10 @@ from posattn.vision.models.attention import FrozenMaps, PositionalAttention
 from posattn.vision.models.copies import copied
 from posattn.vision.modes import to_single, to_types
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
+from posattn.vision.training.memory import memory_advice
 from posattn.vision.training.precision import refuse_settings_of
 from posattn.vision.training.resume import flatten_optimizer, load_optimizer, without_prefix
 from posattn.vision.training.signals import StopSignal
-from posattn.vision.training.state import memory_advice
 
 ORDER, DRAWS = 11, 12  # purposes of derived seeds: the order of the pictures in a pass, the draws of a step
 

@@ -14,7 +14,7 @@ from posattn.runs.device import choose_precision
 from posattn.runs.folder import TENSORBOARD, RunFolder
 from posattn.vision.training.compiling import compiler_of
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.state import TrainRecord
+from posattn.vision.training.record import TrainRecord
 
 FOLLOWED_EVERY = 0.5  # seconds
 

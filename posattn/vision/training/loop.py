@@ -21,10 +21,12 @@ from posattn.vision.data.streams import ImageStream
 from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled
 from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.memory import memory_advice
 from posattn.vision.training.precision import refuse_wrong_convolutions
+from posattn.vision.training.record import TrainRecord
 from posattn.vision.training.resume import restore, save
 from posattn.vision.training.signals import StopSignal
-from posattn.vision.training.state import Training, TrainRecord, Transform, memory_advice
+from posattn.vision.training.state import Training, Transform
 
 __all__ = ["TrainRecord", "evaluate", "train"]
 

@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.state import Training, TrainRecord, make_optimizer
+from posattn.vision.training.optimization import make_optimizer
+from posattn.vision.training.record import TrainRecord
+from posattn.vision.training.state import Training
 from posattn.vision.training.structure import difference
 from posattn.vision.training.weights import load_weights, one_line
 

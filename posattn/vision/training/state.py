@@ -2,60 +2,35 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from jaxtyping import Float, Int, Shaped
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
+from jaxtyping import Float, Int
 from timm.utils import ModelEmaV3
 from torch import Generator, Tensor, nn
-from torch.optim import Optimizer
 
 from posattn import checks
 from posattn.runs.device import choose_precision
 from posattn.settings import check
-from posattn.vision.data.augment import Mixer, augment, derived_seed, make_mixer
+from posattn.vision.data.augment import derived_seed, make_mixer
 from posattn.vision.data.decoding import Images
-from posattn.vision.data.images import ImageSet, to_float
+from posattn.vision.data.images import ImageSet
 from posattn.vision.data.streams import ImageStream
-from posattn.vision.modes import evaluating
 from posattn.vision.training.compiling import compiled, compiler_of
 from posattn.vision.training.config import TrainConfig
+from posattn.vision.training.inputs import check_fits, prepare
+from posattn.vision.training.memory import memory_advice
+from posattn.vision.training.optimization import make_optimizer, make_schedule
 from posattn.vision.training.precision import attention_for, refuse_settings_of
+from posattn.vision.training.record import TrainRecord
 from posattn.vision.training.structure import structure
 
 Transform = Callable[[Tensor], Tensor]
 ORDER, STEP = 1, 2  # purposes of derived seeds: the order of the images in an epoch, the draws of a step
-
-
-class TrainRecord(NamedTuple):
-    """The progress since the previous record."""
-
-    step: int  # optimizer steps done
-    steps: int  # of the whole training
-    epoch: float  # completed passes over the set
-    loss: float  # mean training loss since the previous record
-    lr: float  # of the last step
-    images_per_second: float
-    seconds: float  # training time so far, including interrupted parts, without what is done between records
-    end_of_epoch: bool
-    precision: str  # float32 or bfloat16
-    model: nn.Module  # to evaluate: with the averaged weights if there are any
-    compiled: bool = False
-    cpu_seconds: float = (
-        0.0  # as seconds, of this process on the CPU: on a shared machine, what it would take alone
-    )
-
-    @property
-    def scalars(self) -> dict[str, Any]:
-        """Everything except the model, for logs."""
-        return {name: value for name, value in self._asdict().items() if name != "model"}
 
 
 class Training:
@@ -246,63 +221,3 @@ class Training:
         """Leave the averaged weights in the model."""
         if self.ema is not None:
             self.model.load_state_dict(self.ema.module.state_dict())
-
-
-def prepare(
-    images: Images, labels: Int[Tensor, " n"], config: TrainConfig, mixer: Mixer | None
-) -> tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]:
-    """A training batch: augmented, as floats, and mixed if there is a mixer."""
-    pixels = to_float(augment(images, config.padding, config.flip, config.policy))
-    return (pixels, labels) if mixer is None else mixer(pixels, labels)
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """timm's optimizer; AdamW as one fused kernel, which takes a third of the time on a CPU."""
-    fused: dict[str, Any] = {"fused": True} if config.optimizer == "adamw" else {}
-    return create_optimizer_v2(
-        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **fused
-    )
-
-
-def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
-    """A linear warmup and a cosine to 0; a function of the step alone, so it has no state to save."""
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        num_epochs=config.epochs,
-        warmup_lr=min(1e-5, config.lr),  # timm's own, which may be above the largest
-        warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # a part of an epoch is fine
-        step_on_epochs=False,
-        updates_per_epoch=steps_per_epoch,
-    )
-    return scheduler
-
-
-@contextmanager
-def memory_advice(advice: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the CPU or a GPU into a MemoryError that says what to change."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "can't allocate memory" not in str(error):
-            raise
-        raise MemoryError(f"out of memory with {advice}") from error
-
-
-@torch.no_grad()
-def check_fits(model: nn.Module, image_set: ImageSet | ImageStream) -> int:
-    """The model's outputs. ValueError if it does not take the set's images, cuts them short or has too few outputs."""
-    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None) or (1, 1)
-    for side, patch, size in zip(("height", "width"), patch_size, image_set.shape[1:], strict=True):
-        checks.divides(f"patch {side}", patch, f"image {side}", size)
-    device = next(model.parameters()).device
-    try:
-        with evaluating(model):
-            outputs = model(torch.zeros(1, *image_set.shape, device=device)).shape[-1]
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"the model does not take images of shape {image_set.shape}: {error}") from error
-    if outputs < image_set.num_classes:
-        raise ValueError(
-            f"the model has {outputs} outputs, {image_set.name} has {image_set.num_classes} classes"
-        )
-    return outputs
