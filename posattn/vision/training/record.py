@@ -19,9 +19,7 @@ class TrainRecord(NamedTuple):
     precision: str  # float32 or bfloat16
     model: nn.Module  # to evaluate: with the averaged weights if there are any
     compiled: bool = False
-    cpu_seconds: float = (
-        0.0  # as seconds, of this process on the CPU: on a shared machine, what it would take alone
-    )
+    cpu_seconds: float = 0.0  # as seconds, of this process on the CPU: what it takes alone on the machine
 
     @property
     def scalars(self) -> dict[str, Any]:
