@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from posattn import checks
 from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.training.loop import predicted
 
 COSINE, NEIGHBOURS, ACCURACY, DIVERGENCE = "cosine", "neighbours", "accuracy", "divergence"
 METRICS = (COSINE, NEIGHBOURS, ACCURACY)  # to choose by; higher is better
@@ -112,7 +113,7 @@ class Quality:
         """Whether each image is classified as it is labelled."""
         assert self.labels is not None
         if self.classifies and changed.logits is not None:
-            return changed.logits.argmax(1) == self.labels
+            return predicted(changed.logits) == self.labels
         return vote(changed.features, near, self.labels) == self.labels
 
     def kept(self, found: Mapping[str, Tensor], metric: str) -> float:

@@ -15,6 +15,7 @@ from posattn.vision.convert.quality import Outputs, estimate
 from posattn.vision.convert.reruns import Subject, outputs_of_choices
 from posattn.vision.data.images import ImageSet, to_float
 from posattn.vision.models.attention import MapsHNN
+from posattn.vision.training.loop import predicted
 
 BATCH = 512
 
@@ -40,7 +41,7 @@ def outcome(found: Outputs, image_set: ImageSet) -> Outcome:
     """Right or wrong, and the cross-entropy, image by image."""
     assert found.logits is not None
     loss = F.cross_entropy(found.logits, image_set.labels, reduction="none")
-    return Outcome(found.logits.argmax(-1) == image_set.labels, loss)
+    return Outcome(predicted(found.logits) == image_set.labels, loss)
 
 
 def outcomes(

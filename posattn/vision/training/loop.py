@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import reduce
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from posattn import checks
@@ -143,9 +143,13 @@ def evaluate(
         for part, (images, labels) in zip(parts, image_set.batches(parts), strict=True):
             pixels = to_float(images.to(device))
             logits = run(pixels if transform is None else transform(pixels))
-            found = logits.argmax(-1).where(~logits.isnan().any(-1), -1)  # the largest of NaNs is of no class
-            correct += (found == labels.to(device))[: part.unique().numel()].sum()
+            correct += (predicted(logits) == labels.to(device))[: part.unique().numel()].sum()
     return int(reduce(correct, "sum") if divide else correct) / len(image_set)
+
+
+def predicted(logits: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:
+    """The class with the largest logit; -1 where one is NaN, as the largest of NaNs is of no class."""
+    return logits.argmax(-1).where(~logits.isnan().any(-1), -1)
 
 
 def equal_parts(count: int, most: int) -> list[Int[Tensor, " size"]]:

@@ -83,6 +83,14 @@ def test_accuracy_is_kept_as_a_share() -> None:
     assert quality.kept(quality.of(b), "accuracy") == pytest.approx(0.5)
 
 
+def test_an_image_with_logits_that_are_not_numbers_is_wrong() -> None:
+    a = random_outputs()
+    quality = Quality(a, a.logits.argmax(1), nearest=4)
+    b = Outputs(a.features, a.logits.clone())
+    b.logits[:15, 2] = torch.nan  # argmax takes it for the largest
+    assert quality.kept(quality.of(b), "accuracy") == pytest.approx(0.5)
+
+
 def test_neighbours_leave_the_image_aside() -> None:
     found = neighbours(torch.eye(5) + 0.1, 4)
     assert all(i not in row for i, row in enumerate(found.tolist()))
