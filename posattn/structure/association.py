@@ -141,17 +141,12 @@ def among_largest(maps: Float[Tensor, "*heads D D"], sizes: Int[Tensor, " D"]) -
 def attention_of(scores_or_map: Maps) -> Maps:
     """The maps in float64; of each map of a batch that is not attention, the row-softmax."""
     maps = scores_or_map.detach().double()
-    given = _are_attention(scores_or_map)[..., None, None]
+    given = is_attention(scores_or_map)[..., None, None]
     return torch.where(given, maps, torch.softmax(maps, dim=-1))
 
 
-def is_attention(maps: Maps) -> bool:
-    """Whether every row is a distribution, up to the rounding of the dtype of ``maps``."""
-    return bool(_are_attention(maps).all())
-
-
-def _are_attention(maps: Maps) -> Bool[Tensor, "*heads"]:
-    """``is_attention`` of each map."""
+def is_attention(maps: Maps) -> Bool[Tensor, "*heads"]:
+    """Whether every row of each map is a distribution, up to the rounding of the dtype of ``maps``."""
     rounding = torch.finfo(maps.dtype).eps if maps.is_floating_point() else 0.0
     apart = (maps.double().sum(-1) - 1).abs()
     return (maps >= 0).all(-1).all(-1) & (apart <= max(1e-4, rounding)).all(-1)

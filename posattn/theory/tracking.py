@@ -30,7 +30,7 @@ def describe(model: Model, task: Task, test: Labelled, loss: Loss = logistic_los
     """
     logits, attention = model(test.patches), model.attention()
     found = patch_association(held_scores(model), task.partition)
-    mass = patch_association(attention, task.partition).mass if is_attention(attention) else torch.nan
+    mass = patch_association(attention, task.partition).mass if is_attention(attention).all() else torch.nan
     return {
         "loss": loss(logits, test.labels).item(),
         "accuracy": correct(logits, test.labels),

@@ -28,7 +28,7 @@ def profile_similarity(scores_or_maps: Maps, shrinkage: float = 0.1) -> Similari
     diagonal. Profiles are both columns (the position as a key) and rows (as a query).
 
     Args:
-        scores_or_maps: (..., N, N) scores A or maps S, of which log S is taken.
+        scores_or_maps: (..., N, N) scores A or maps S; log S of each that is a map is taken.
         shrinkage: λ, added to the diagonal of the correlation before it is inverted. Large values give the
             plain correlation, which falls off with distance more slowly.
 
@@ -62,7 +62,8 @@ def centred_scores(scores_or_maps: Maps) -> Float[Tensor, "heads N N"]:
     if scores_or_maps.shape[-2] != N or not scores_or_maps.isfinite().all():
         raise ValueError(f"maps must be finite and (..., N, N), got {tuple(scores_or_maps.shape)}")
     given = scores_or_maps.detach().double()
-    scores = (given.log() if is_attention(scores_or_maps) else given).reshape(-1, N, N)  # by its own rounding
+    maps = is_attention(scores_or_maps)[..., None, None]  # by their own rounding
+    scores = torch.where(maps, given.log(), given).reshape(-1, N, N)
     if not scores.isfinite().all():
         raise ValueError("maps must be positive, got an entry of 0")
     scores = scores - scores.mean(-1, keepdim=True)

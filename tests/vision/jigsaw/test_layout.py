@@ -41,6 +41,12 @@ def test_centred_scores_do_not_tell_scores_from_maps() -> None:
     assert torch.allclose(centred_scores(scores), centred_scores(3 * scores + 1), atol=1e-9)
 
 
+def test_maps_and_scores_in_one_batch_are_told_apart(generator: Generator) -> None:
+    scores = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    found = centred_scores(torch.stack([scores.softmax(-1), scores]))
+    torch.testing.assert_close(found[0], found[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_maps_of_half_precision_are_no_scores(dtype: torch.dtype) -> None:
     maps = smooth_scores((3, 5)).softmax(-1).to(dtype)  # rows sum to 1 up to their rounding
