@@ -16,7 +16,8 @@ CHUNK = 2**22  # entries of the signal drawn at once
 def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> float:
     """The share of samples whose logit has the sign of the label, or whose largest logit is its class.
 
-    0, NaN and several largest logits are wrong, whatever the classes are numbered.
+    0, NaN and several largest logits are wrong, whatever the classes are numbered. A sum that is 0 but for rounding,
+    such as that of all patches with uniform attention, has the sign of the rounding.
 
     Args:
         logits: (n,), or (n, K) for K classes.

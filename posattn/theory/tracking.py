@@ -65,18 +65,13 @@ def association_of_others(scores: Scores, partition: Cover) -> float:
 
     Raises ValueError for sets of a single patch, which have no others.
     """
-    check_sets(partition)
+    if partition.set_size < 2:
+        message = "association off the diagonal needs sets of at least two patches"
+        raise ValueError(f"{message}, got {partition.set_size}")
     others = scores.detach().to(torch.double, copy=True)
     top_c = patch_association(others.fill_diagonal_(float(others.abs().max()) + 1), partition).top_c
     C = partition.set_size
     return float((C * top_c - 1) / (C - 1))
-
-
-def check_sets(partition: Cover) -> None:
-    """Raise ValueError for sets of a single patch: association off the diagonal is not defined."""
-    if partition.set_size < 2:
-        message = "association off the diagonal needs sets of at least two patches"
-        raise ValueError(f"{message}, got {partition.set_size}")
 
 
 def chance_below_diagonal(partition: Cover) -> float:

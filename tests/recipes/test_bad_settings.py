@@ -34,6 +34,7 @@ from posattn.vision.data.config import MemoryDataConfig
         ("jigsaw --tile 0", "--tile must be at least 1, got 0"),
         ("pruned-maps --keeps", "--keeps must have at least 1 value, got ()"),
         ("pruned-maps --keeps 4 4", "--keeps must not repeat a value, got (4, 4)"),
+        ("pruned-maps --keeps 1 25", "--keeps must be at most N=16, got 25"),
         ("content-heads --calibration 0", "--calibration must be at least 1, got 0"),
         ("loading --rounds 1", "--rounds must be at least 2, got 1"),
         ("loading --sets", "--sets must not be empty without --pictures"),

@@ -14,7 +14,7 @@ class BoundariesConfig(Seeds):
     """A grid over q·D/C², σ_A and σ: descent in unit-norm steps on fresh samples, and the population flow."""
 
     num_patches: terms.NumPatches = 128
-    set_size: terms.SetSize = 4
+    set_size: terms.SharedSetSize = 4
     dim: terms.Dim = 64
     ratios: Several[NonNegative] = tuple(2.0 ** (k / 2) for k in range(-4, 5))
     """q·D / C², in increasing order"""
@@ -35,10 +35,7 @@ class BoundariesConfig(Seeds):
     """Times (rate times number of steps) at which the population flow is read; its start: α = 0.005, β = γ = ρ = 0"""
 
     def validate(self) -> None:
-        """Raise ValueError if sets have no second patch or do not divide the patches, ratios do not increase, or one
-        needs q > 1."""
-        if self.set_size < 2:
-            raise ValueError(f"set_size must be at least two patches, got {self.set_size}")
+        """Raise ValueError if sets do not divide the patches, ratios do not increase, or one needs q > 1."""
         checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
         if list(self.ratios) != sorted(set(self.ratios)):
             raise ValueError(f"ratios must increase, got {self.ratios}")

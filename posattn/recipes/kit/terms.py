@@ -8,6 +8,7 @@ from posattn.settings import Count, NonNegative, OddPower, Probability, Seed, Tw
 
 NumPatches = Annotated[Count, arg(help="D, patches of a sample")]
 SetSize = Annotated[Count, arg(help="C, patches of a set")]
+SharedSetSize = Annotated[TwoOrMore, arg(help="C, patches of a set")]  # where a patch has others in its set
 Dim = Annotated[TwoOrMore, arg(help="d, dimension of a patch")]
 NoiseRate = Annotated[Probability, arg(help="q, probability that a patch of another set has a sign")]
 Power = Annotated[OddPower, arg(help="p of the activation z^p + ν z")]

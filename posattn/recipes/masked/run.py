@@ -14,7 +14,7 @@ from posattn.recipes.masked.settings import MaskedConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.sweep import sweep_seeds
 from posattn.structure.association import patch_association
-from posattn.structure.partition import Cover, Partition
+from posattn.structure.partition import Cover
 from posattn.theory.accuracy import accuracy
 from posattn.theory.descent import descend
 from posattn.theory.masked import masked, masked_error, reconstructor
@@ -25,7 +25,6 @@ from posattn.theory.task import StructuredTask
 from posattn.theory.tracking import (
     association_of_others,
     by_set,
-    check_sets,
     evenly,
     held_scores,
     rounded,
@@ -37,7 +36,6 @@ Learner = PositionStudent | SimplifiedViT
 
 def run(config: MaskedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every objective, optimizer, form of the scores and seed; the maps of the first seed."""
-    check_sets(Partition.contiguous(config.task.num_patches, config.task.set_size))
     arms = {page.arm(*arm): (config, *arm) for arm in product(OBJECTIVES, OPTIMIZERS, FORMS)}
     runs = sweep_seeds("masked", arms, config.all_seeds, train_one, run, progress)
     run.save_tensors("masked", {name: torch.tensor(each[0]["map"]) for name, each in runs.items()})

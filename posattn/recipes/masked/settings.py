@@ -14,7 +14,7 @@ class Task:
     """The structured distribution."""
 
     num_patches: terms.NumPatches = 64
-    set_size: terms.SetSize = 4
+    set_size: terms.SharedSetSize = 4
     dim: terms.Dim = 16
     noise_rate: terms.NoiseRate = 0.4
     mask_rate: Probability = 0.3

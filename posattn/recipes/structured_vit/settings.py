@@ -14,14 +14,12 @@ class Task:
     """The structured distribution; its patches are the tokens."""
 
     num_patches: terms.NumPatches = 16
-    set_size: terms.SetSize = 4
+    set_size: terms.SharedSetSize = 4
     dim: terms.Dim = 8
     noise_rate: terms.NoiseRate = 0.8
 
     def validate(self) -> None:
-        """Raise ValueError if sets have no second patch or do not divide the patches."""
-        if self.set_size < 2:
-            raise ValueError(f"set_size must be at least two patches, got {self.set_size}")
+        """Raise ValueError if sets do not divide the patches."""
         checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
 
 

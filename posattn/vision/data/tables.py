@@ -18,6 +18,7 @@ from posattn.vision.data.decoding import Content, Decoding, decode_all
 from posattn.vision.data.folders import check_same
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("label", "fine_label", "labels")
+TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 MAX_CLASSES = 100_000
 
 
@@ -206,7 +207,7 @@ def label_values(part: Part, asked: str | None, named: bool) -> list[Any]:
     """The labels of a table: integers, and text too where the classes are not ``named`` in the schema."""
     name = column(part.table, part.where, "label", asked, LABEL_COLUMNS)
     kind = stored_type(part.table.schema.field(name).type)
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
+    text = pa.types.is_boolean(kind) or kind in TEXTS
     if not (pa.types.is_integer(kind) or (text and not named)):
         raise ValueError(f"{part.where}: column {name} holds {kind}, not labels")
     values = part.table[name].to_pylist()

@@ -15,7 +15,7 @@ def top_mass(maps: Float[Tensor, "layers h N N"], keeps: Sequence[int]) -> Float
     """
     N = maps.shape[-1]
     for k in keeps:
-        if checks.positive_int("keep", k) > N:
-            raise ValueError(f"keep must be at most N={N}, got {k}")
+        if checks.positive_int("keeps", k) > N:
+            raise ValueError(f"keeps must be at most N={N}, got {k}")
     gathered = maps.sort(-1, descending=True).values.cumsum(-1)
     return gathered.mean((1, 2))[:, [k - 1 for k in keeps]]

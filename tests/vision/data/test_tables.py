@@ -141,6 +141,17 @@ def test_every_type_for_bytes_is_read(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_every_type_for_text_is_a_label(kind: pa.DataType) -> None:
+    from posattn.vision.data.tables import Part, label_values
+
+    names = ["owl", "cat", "owl"]
+    column = pa.array(names).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(names, kind)
+    assert label_values(Part(pa.table({"label": column}), "here"), None, False) == names
+
+
+@pytest.mark.parametrize(
     ("cells", "message"),
     [
         (["a.png"], "column image holds string, not encoded pictures"),
