@@ -17,7 +17,7 @@ def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> floa
     """The share of samples whose logit has the sign of the label, or whose largest logit is its class.
 
     0, NaN and several largest logits are wrong, whatever the classes are numbered. A sum that is 0 but for rounding,
-    such as that of all patches with uniform attention, has the sign of the rounding.
+    such as that of all patches with uniform attention, may have the sign of the rounding.
 
     Args:
         logits: (n,), or (n, K) for K classes.
