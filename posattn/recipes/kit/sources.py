@@ -128,22 +128,17 @@ class TrainedModels:
         return self.run.path / f"{file}.safetensors"
 
     @property
-    def streamed(self) -> bool:
-        """Whether the run decoded its pictures as it needed them."""
-        data = self.settings["data"]
-        return "stream" in data and DataConfig(**data).streamed
-
-    @property
     def crop_pct(self) -> float:
-        """The share of a picture's shorter side that the run was tested on."""
-        return DEFAULT_CROP_PCT if self.streamed else 1.0
+        """The share of a picture's shorter side that the run was tested on, below 1 for streams."""
+        data = self.settings["data"]
+        return DEFAULT_CROP_PCT if "stream" in data and DataConfig(**data).streamed else 1.0
 
     def data(self, **changes: Any) -> ImageSet:
         """The test images of the run, or others, in memory and cropped as the run crops its own."""
         known = {field.name for field in fields(MemoryDataConfig)}
         settings = {name: value for name, value in self.settings["data"].items() if name in known}
         config = MemoryDataConfig(**settings | changes)
-        if self.streamed:
+        if self.crop_pct < 1:
             held: ImageSet = config.load_cropped("test", config.image_size or SIDE, self.crop_pct)
             return held
         return config.load("test")
