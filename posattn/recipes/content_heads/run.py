@@ -17,7 +17,7 @@ from posattn.recipes.kit.settings import ORIGINAL
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.runs.seeds import collect, over_seeds
-from posattn.vision.convert.maps import map_statistics
+from posattn.vision.convert.averages import map_statistics
 from posattn.vision.convert.ranking import accuracy_over_replaced, content_needs
 from posattn.vision.data.images import ImageSet, to_float
 

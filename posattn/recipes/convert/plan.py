@@ -6,8 +6,8 @@ import torch
 
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.subject import Material, in_batches, normalise_of
+from posattn.vision.convert.averages import MapStatistics, map_statistics
 from posattn.vision.convert.layers import attention_of
-from posattn.vision.convert.maps import MapStatistics, map_statistics
 from posattn.vision.convert.needs import Unit, units_of
 from posattn.vision.convert.quality import ACCURACY, COSINE, Quality, features_of
 from posattn.vision.convert.reruns import Subject, subject_of

@@ -13,7 +13,7 @@ from posattn.bench.models import synchronize
 from posattn.bench.timing import interleaved, quartiles
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.vision.convert.adapters.find import adapter_of
-from posattn.vision.convert.maps import converted
+from posattn.vision.convert.replacement import converted
 from posattn.vision.convert.reruns import Subject
 from posattn.vision.models.freeze import freeze_attention
 

@@ -20,7 +20,7 @@ from posattn.theory.descent import descend
 from posattn.theory.simplified import logistic_loss
 from posattn.theory.task import Batch
 from posattn.theory.tracking import association_of_others, by_set, evenly, rounded, track
-from posattn.vision.convert.maps import average_maps
+from posattn.vision.convert.averages import average_maps
 from posattn.vision.inspect.average import profile_association
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
 

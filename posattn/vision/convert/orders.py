@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from posattn.vision.convert.maps import MapStatistics
+from posattn.vision.convert.averages import MapStatistics
 from posattn.vision.convert.needs import Kept, Losses, Unit, choice_of, losses
 from posattn.vision.convert.quality import COSINE, DIVERGENCE, Quality
 from posattn.vision.convert.reruns import Advance, Subject, outputs_of_choices

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from posattn.vision.convert.choice import Kinds
 from posattn.vision.convert.heads import TABLE
 from posattn.vision.convert.layers import attention_of
-from posattn.vision.convert.maps import Kinds
 from posattn.vision.convert.needs import Head
 from posattn.vision.convert.quality import Outputs, estimate
 from posattn.vision.convert.reruns import Subject, outputs_of_choices

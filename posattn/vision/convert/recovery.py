@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Generator, Tensor, nn
 
-from posattn.vision.convert.adapters.find import adapter_of
-from posattn.vision.convert.attention import ConvertedAttention
 from posattn.vision.convert.config import RecoveryConfig
-from posattn.vision.convert.heads import log_table
+from posattn.vision.convert.features import Features, feature_loss
+from posattn.vision.convert.thawing import converted_layers, freeze_maps, groups_of, thaw
 from posattn.vision.data.augment import augment, derived_seed
-from posattn.vision.models.attention import FrozenMaps, PositionalAttention
 from posattn.vision.models.copies import copied
 from posattn.vision.modes import to_single, to_types
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
@@ -231,62 +228,3 @@ class Recovery:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(self.frozen.get(name, False))
             self.model.eval()
-
-
-class Features(nn.Module):
-    """A model up to what it is trained to match: its last tokens, and its pooled features."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, features, _ = adapter_of(self.model).forward(x)
-        return tokens, features
-
-
-def feature_loss(found: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
-    """1 - cosine of the pooled features, plus that of the last tokens, averaged over images and tokens."""
-    parts = [
-        1 - F.cosine_similarity(f.float(), t.float(), dim=-1).mean()
-        for f, t in zip(found, target, strict=True)
-    ]
-    return torch.stack(parts).sum()
-
-
-def groups_of(model: nn.Module, config: RecoveryConfig) -> list[dict[str, Any]]:
-    """The weights, and the maps at a learning rate of their own."""
-    maps = {id(p) for layer in converted_layers(model) for p in map_parameters(layer)}
-    parts = [
-        [p for p in model.parameters() if p.requires_grad and (id(p) in maps) == own] for own in (False, True)
-    ]
-    scales = (1.0, config.maps_lr / config.lr)
-    return [{"params": part, "lr_scale": scale} for part, scale in zip(parts, scales, strict=True) if part]
-
-
-def converted_layers(model: nn.Module) -> list[Any]:
-    """The attention layers with constant maps. Raises ValueError if there are none."""
-    layers = [m for m in model.modules() if isinstance(m, ConvertedAttention | PositionalAttention)]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no converted heads to train; see to_positional")
-    return layers
-
-
-def map_parameters(layer: Any) -> list[nn.Parameter]:
-    """The parameters of a layer's maps."""
-    return list((layer.groups if isinstance(layer, ConvertedAttention) else layer.maps).parameters())
-
-
-def thaw(model: nn.Module) -> None:
-    """Make the maps trainable, in place: a table as the logarithms of its entries, the others as they are kept."""
-    for layer in converted_layers(model):
-        if isinstance(layer, ConvertedAttention):
-            layer.thaw()
-        elif isinstance(layer.maps, FrozenMaps):
-            layer.attach(log_table(layer.maps.maps))
-
-
-def freeze_maps(model: nn.Module) -> None:
-    """The inverse, in place."""
-    for layer in converted_layers(model):
-        layer.reparameterize()

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.choice import Kinds
 from posattn.vision.convert.heads import KINDS, TABLE
 from posattn.vision.convert.layers import attention_of
-from posattn.vision.convert.maps import Kinds, heads_module, replacement
 from posattn.vision.convert.quality import Outputs, joined, outputs
+from posattn.vision.convert.replacement import heads_module, replacement
 from posattn.vision.models.attention import MapsHNN
 from posattn.vision.modes import evaluating
 

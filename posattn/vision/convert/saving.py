@@ -25,7 +25,8 @@ from posattn.vision.convert.adapters.timm import ARCHITECTURE
 from posattn.vision.convert.adapters.vit import CONFIG, WEIGHTS, ViT, pair
 from posattn.vision.convert.differences import difference
 from posattn.vision.convert.layers import attention_of, count_heads
-from posattn.vision.convert.maps import replace_heads, replacement
+from posattn.vision.convert.maps import replace_heads
+from posattn.vision.convert.replacement import replacement
 from posattn.vision.inspect.adapters.find import unwrap
 from posattn.vision.models.checkpoint import ungathered
 from posattn.vision.models.copies import copied

@@ -23,8 +23,9 @@ from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.convert.subject import load_material
 from posattn.runs.folder import RunFolder, open_run
 from posattn.runs.report.html import build_report
+from posattn.vision.convert.averages import average_maps
 from posattn.vision.convert.heads import OffsetAttentionMaps
-from posattn.vision.convert.maps import average_maps, to_positional
+from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.recovery import Recovery
 from posattn.vision.convert.reruns import subject_of
 from posattn.vision.convert.saving import heads_kept

@@ -10,7 +10,9 @@ from torch import nn
 
 from posattn.bench.cost import multiply_adds
 from posattn.vision.convert.attention import ConvertedAttention
-from posattn.vision.convert.maps import KINDS, average_maps, to_positional
+from posattn.vision.convert.averages import average_maps
+from posattn.vision.convert.heads import KINDS
+from posattn.vision.convert.maps import to_positional
 from posattn.vision.inspect.inspection import inspect_attention
 from posattn.vision.inspect.watch import watch_attention
 from posattn.vision.models.freeze import freeze_attention

@@ -14,8 +14,10 @@ from torch import nn
 import posattn
 from posattn.vision.convert.adapters.attention import OfTorchvision, OfTransformers
 from posattn.vision.convert.adapters.find import adapter_of
+from posattn.vision.convert.averages import map_statistics
 from posattn.vision.convert.config import RecoveryConfig
-from posattn.vision.convert.maps import KINDS, map_statistics, replace_heads, to_positional
+from posattn.vision.convert.heads import KINDS
+from posattn.vision.convert.maps import replace_heads, to_positional
 from posattn.vision.convert.quality import outputs
 from posattn.vision.convert.recovery import Normalise, recover
 from posattn.vision.convert.refit import refit

@@ -9,7 +9,8 @@ from timm.models import VisionTransformer
 from torch import nn
 
 from posattn.vision.convert.attention import ConvertedAttention
-from posattn.vision.convert.maps import average_maps, to_positional
+from posattn.vision.convert.averages import average_maps
+from posattn.vision.convert.maps import to_positional
 from posattn.vision.models.attention import PositionalAttention
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn

@@ -5,7 +5,9 @@ import timm
 import torch
 from torch import nn
 
-from posattn.vision.convert.maps import KINDS, TABLE, map_statistics, replace_heads
+from posattn.vision.convert.averages import map_statistics
+from posattn.vision.convert.heads import KINDS, TABLE
+from posattn.vision.convert.maps import replace_heads
 from posattn.vision.convert.needs import Unit, best_kept, choice_of, losses_alone, units_of
 from posattn.vision.convert.orders import (
     POSITIONALITY,

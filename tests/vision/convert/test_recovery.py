@@ -14,9 +14,10 @@ from torch import nn
 from posattn.vision.convert.attention import ConvertedAttention
 from posattn.vision.convert.better import keep_better
 from posattn.vision.convert.config import RecoveryConfig
+from posattn.vision.convert.features import feature_loss
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.quality import Outputs, Quality, features_of, outputs
-from posattn.vision.convert.recovery import Normalise, Recovery, RecoveryRecord, feature_loss, recover
+from posattn.vision.convert.recovery import Normalise, Recovery, RecoveryRecord, recover
 from posattn.vision.models.attention import FrozenMaps
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import posattn
-from posattn.vision.convert.maps import KINDS, to_positional
+from posattn.vision.convert.heads import KINDS
+from posattn.vision.convert.maps import to_positional
 from posattn.vision.convert.refit import refit
 from posattn.vision.models.freeze import freeze_attention
 
