@@ -24,11 +24,12 @@ def content_heads(smoke: bool = False) -> ContentHeadsConfig:
     not: on digits early layers are both more positional and more expensive to convert.
     Command: posattn run content-heads
     Time: 11 minutes on 2 cores shared with a dozen other processes; 3 minutes of CPU time.
-    On CPUs with AVX2 only: unknown
-    Expected (seeds 0-4, 2 CPU cores; measured with the first 1,024 images, where the command draws them at random):
-    test accuracy 93.7 ± 1.7 % before; with 8 of 16 heads replaced 90.1 % if the cheapest go first, 59.7 % if the most
-    expensive do; 44.8 ± 14.9 % with all. The cheapest head costs 0.0 points and the most expensive 6.9, mostly in the
-    first block (3.5 ± 3.7 per head, 0.1 in the last two).
+    On CPUs with AVX2 only: 230 s of CPU time (AMD EPYC, beside other work).
+    Expected (seeds 0 to 4, OMP_NUM_THREADS=1, --jobs 1, AMD EPYC with AVX2 only): test accuracy 93.3 ± 1.6 % before;
+    with 8 of 16 heads replaced 90.9 ± 1.9 % if the cheapest go first, 61.9 ± 13.0 % if the most expensive do; 49.2 ±
+    4.3 % with all. The cheapest head costs 0.0 points and the most expensive 7.1, mostly in the first block (3.7 ± 3.7
+    per head, 0.1 in the last two). Rank correlation of positionality with the rise of the test loss 0.49 (95 % 0.31 to
+    0.62), with the fall of the test accuracy 0.40 (0.20 to 0.56); 80 heads.
     With --seeds 3 --calibration 1437: rank correlation of positionality with the rise of the test loss 0.53 (95 % 0.27
     to 0.72), with the fall of the test accuracy 0.34 (0.05 to 0.59); 48 heads.
     """
