@@ -199,6 +199,32 @@ def test_pictures_are_made_as_by_published_weights(name: str, monkeypatch: pytes
     assert normalise_of(vit.model)(transform_of(vit)(picture)[None]).allclose(own(picture), atol=1e-5)
 
 
+def test_a_run_is_converted_in_another_folder(
+    config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A named set is where --data-dir says now; of a path the error says why it is needed."""
+    cifar = [encoded(picture) for picture in noise(10, 3, 16, 16)]
+    for place in (tmp_path / "data" / "cifar10", tmp_path / "own"):
+        place.mkdir(parents=True)
+        for split in ("train", "test"):
+            pq.write_table(pa.table({"img": cifar, "label": [0, 1] * 5}), place / f"{split}.parquet")
+    monkeypatch.chdir(tmp_path)
+    for data in (DataConfig("cifar10"), DataConfig("own")):
+        recipe = replace(images_recipe(smoke=True), data=data, models=(ORIGINAL,), seeds=1)
+        with open_run(tmp_path / f"run-{data.data}", "images", recipe) as folder:
+            vit = build(recipe.size, ORIGINAL, 0, data.load("test"))
+            folder.save_tensors(weights_name(ORIGINAL, 0), vit.state_dict())
+            folder.finish({"page": []})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    named = config_of(model="../run-cifar10", images="cifar10", data_dir=Path("../data"))
+    assert load_model(named).image_size == (16, 16)
+    with pytest.raises(
+        ValueError, match=r"own, whose images give .* cannot be read from this folder: unknown"
+    ):
+        load_model(config_of(model="../run-own", images="../own"))
+
+
 def test_pictures_of_a_run_are_read_as_it_reads_them(config_of: Configure, tmp_path: Path) -> None:
     """Its columns, and its own crop of pictures that are not square."""
     pictures = noise(40, 3, 20, 30)
