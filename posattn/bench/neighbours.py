@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from rich.progress import track
+from timm.data import create_transform
 from torch import Generator, Tensor, nn
 
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.quality import features_of, tally
 from posattn.vision.convert.recovery import Normalise
-from posattn.vision.data.images import ImageSet, resized
+from posattn.vision.data.images import ImageSet, transformed
 
 BATCH = 16
 
@@ -24,13 +25,13 @@ def part_of(images: ImageSet, count: int | None) -> ImageSet:
 
 @torch.inference_mode()
 def features(model: nn.Module, images: ImageSet, dtype: torch.dtype, title: str) -> Float[Tensor, "n d"]:
-    """A model's pooled features of images, resized to its input; with a progress bar."""
+    """A model's pooled features of images, resized and cropped by its data config; with a progress bar."""
     vit = adapter_of(model)
     config: Any = vit.data_config()
     normalise = Normalise(config["mean"], config["std"])
+    transform = create_transform(**{**config, "input_size": (vit.channels, *vit.image_size)}, normalize=False)
     batches = (
-        normalise(resized(part, vit.image_size[0])).to(dtype)
-        for part in track(images.images.split(BATCH), title)
+        normalise(transformed(part, transform)).to(dtype) for part in track(images.images.split(BATCH), title)
     )
     return features_of(model, batches).features
 

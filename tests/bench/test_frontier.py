@@ -9,11 +9,13 @@ import torch
 from layouts import write_unlike_splits
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
+from timm.data import create_transform, resolve_model_data_config
+from torchvision.transforms.v2.functional import to_pil_image
 
 import posattn
 from posattn.bench.frontier import frontier, main
 from posattn.bench.merging import merge_tokens
-from posattn.bench.neighbours import accuracy, neighbours_right, part_of
+from posattn.bench.neighbours import accuracy, features, neighbours_right, part_of
 from posattn.vision.data.images import ImageSet
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 0}
@@ -89,6 +91,16 @@ def test_accuracy_with_a_bank_of_the_tested_images_is_perfect(dtype: torch.dtype
     assert len(part_of(held, None)) == len(part_of(held, 99)) == 20
     with pytest.raises(ValueError, match="21 nearest neighbours need as many images in the bank, got 20"):
         accuracy(vit, held, held, 21, dtype)
+
+
+def test_labelled_pictures_are_cropped_by_the_data_config() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", **SMALL).eval()
+    images, seen = torch.randint(256, (3, 3, 40, 60), dtype=torch.uint8), []
+    vit.patch_embed.register_forward_pre_hook(lambda model, given: seen.append(given[0]))
+    features(vit, ImageSet("noise", images, torch.arange(3), tuple("abc")), torch.float32, "")
+    transform = create_transform(**{**resolve_model_data_config(vit), "input_size": seen[0].shape[1:]})
+    expected = torch.stack([transform(to_pil_image(image)) for image in images])
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5)
 
 
 def test_the_frontier_with_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

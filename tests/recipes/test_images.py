@@ -167,6 +167,9 @@ def test_rivals_have_the_size_of_the_vit() -> None:
     assert not torch.equal(*qkv)
     with pytest.raises(ValueError, match=r"num_heads must be a square \(1, 4, 9, ...\) for ConViT, got 2"):
         build(ModelSize(embed_dim=32, num_heads=2), CONVIT, 0, images)
+    flat = replace(images, images=images.images.reshape(-1, 1, 2, 32))  # as many patches as those of 8 x 8 px
+    with pytest.raises(ValueError, match="ConViT takes square images only, got 2 x 32"):
+        build(size, CONVIT, 0, flat)
 
 
 def test_the_table_trains_every_model_alike() -> None:

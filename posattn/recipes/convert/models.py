@@ -25,6 +25,7 @@ from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.layers import attention_of
 from posattn.vision.convert.saving import MODEL, check_savable
+from posattn.vision.data.images import ImageSet
 from posattn.vision.models.state_dicts import adapted, brief, read_checkpoint, resampled, unwrap_checkpoint
 
 
@@ -141,9 +142,29 @@ def of_run(folder: Path, config: ConvertConfig) -> nn.Module:
     if wanted not in models.names or (config.checkpoint is None and len(models.names) > 1):
         given = config.checkpoint or "none"
         raise ValueError(f"{folder} holds {', '.join(models.names)}: name one as --checkpoint, got {given}")
-    data = models.data()
+    data = own_images(models, config)
     model = models.model(wanted, data)
     half, shape = (0.5,) * data.shape[0], data.shape
     taken = {"mean": half, "std": half, "input_size": shape, "crop_pct": models.crop_pct}
     model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, **taken}
     return model
+
+
+def own_images(models: TrainedModels, config: ConvertConfig) -> ImageSet:
+    """The test images of a run, whose shape and classes are those of its models.
+
+    A named set is read from ``--data-dir`` where the pictures to convert with are of that set, too.
+
+    Raises ValueError naming the set where it cannot be read from here.
+    """
+    name = models.settings["data"]["data"]
+    changes: dict[str, Any] = {}
+    if config.images == name and config.data_dir is not None:
+        changes["data_dir"] = config.data_dir
+    try:
+        return models.data(**changes)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"{config.model} was trained on {name}, whose images give the size and the classes of its models, and "
+            f"cannot be read from this folder: {error}"
+        ) from error

@@ -1,14 +1,16 @@
 """The pictures to convert a model with."""
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import Progress
-from timm.data import DEFAULT_CROP_PCT, create_transform
+from timm.data import create_transform
 from torch import Generator, Tensor, nn
 
 from posattn.recipes.convert.settings import ConvertConfig
 from posattn.recipes.inspect.models import Channels, matching
+from posattn.recipes.kit.sources import TrainedModels, folder_config
 from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.adapters.vit import ViT
 from posattn.vision.convert.heads import TABLE
@@ -54,10 +56,7 @@ def unlabelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
     limit = config.limit if config.recover else min(used, config.limit or used)
     pictures = Pictures(config.images, config.data_dir, limit)
     require(config, len(pictures), wanted)
-    size = (vit.channels, *vit.image_size)
-    transform = Channels(
-        create_transform(**{**vit.data_config(), "input_size": size}, normalize=False), vit.channels
-    )
+    transform = Channels(transform_of(vit), vit.channels)
     held = [
         torch.as_tensor(transform(picture))
         for picture in progress.track(pictures, total=len(pictures), description="pictures")
@@ -106,10 +105,20 @@ def labelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
 
 
 def load_labelled(config: ConvertConfig, vit: ViT, split: str) -> ImageSet:
-    """A split, resized and cropped by the model's data config, as pictures without labels are."""
-    side, share = vit.image_size[0], vit.data_config().get("crop_pct") or DEFAULT_CROP_PCT
-    cropped: ImageSet = MemoryDataConfig(config.images, config.data_dir).load_cropped(split, side, share)
-    return cropped
+    """A split as the run tests on it whose model is converted, else by the model's data config."""
+    folder = Path(config.model)
+    if "recipe" in folder_config(folder):
+        places = {"data": config.images, "data_dir": config.data_dir, "image_size": vit.image_size[0]}
+        return TrainedModels(folder).data(split, **places)
+    data = MemoryDataConfig(config.images, config.data_dir)
+    held: ImageSet = data.load_transformed(split, transform_of(vit))
+    return held
+
+
+def transform_of(vit: ViT) -> Any:
+    """The transform of pictures to uint8 by the model's data config."""
+    size = (vit.channels, *vit.image_size)
+    return create_transform(**{**vit.data_config(), "input_size": size}, normalize=False)
 
 
 def require(

@@ -79,9 +79,11 @@ def build(size: ModelSize, name: str, seed: int, images: AnyImages, **options: A
 
     ``size`` is that of ViTs; the ResNet has its own. ``options`` are passed to ``timm.create_model``.
     Raises ValueError if the patch size does not divide the images, the heads do not divide the width, or the model does
-    not take the size.
+    not take the size or the shape of the images.
     """
     architecture, (channels, height, width) = ARCHITECTURES[name], images.shape
+    if architecture.square and height != width:
+        raise ValueError(f"{name} takes square images only, got {height} x {width}")
     options = {"in_chans": channels, "num_classes": images.num_classes, **architecture.options, **options}
     if architecture.sized is not None:
         for side, pixels in (("height", height), ("width", width)):

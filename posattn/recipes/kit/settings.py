@@ -79,6 +79,8 @@ class Architecture(NamedTuple):
     """Its options from a size; None for a model that has its own"""
     mimetic: bool = False
     """Whether its attention starts as in ``posattn.vision.models.mimetic``"""
+    square: bool = False
+    """Whether its gated attention takes any number of patches for that of a square"""
 
 
 OURS = "vit_posattn_tiny_patch16_224"
@@ -89,7 +91,7 @@ ARCHITECTURES = {
     TABLE: Architecture(OURS, {"scores": "table"}),
     HYBRID: Architecture("vit_posattn_hybrid_tiny_patch16_224"),
     MIMETIC: Architecture("vit_tiny_patch16_224", mimetic=True),
-    CONVIT: Architecture("convit_tiny", sized=convit_options),
+    CONVIT: Architecture("convit_tiny", sized=convit_options, square=True),
     RESNET: Architecture("resnet10t", {"channels": (32, 64, 128, 256)}, sized=None),
 }
 

@@ -15,8 +15,10 @@ from posattn import checks
 from posattn.recipes.kit.classifiers import build, weights_name
 from posattn.recipes.kit.settings import ARCHITECTURES, ModelSize
 from posattn.runs.folder import RunFolder
+from posattn.vision.convert.adapters.torchvision import resizing_of
 from posattn.vision.data.config import SIDE, DataConfig, MemoryDataConfig
 from posattn.vision.data.images import ImageSet
+from posattn.vision.data.streams import transform_of
 from posattn.vision.models.state_dicts import brief
 from posattn.vision.training.weights import load_weights
 
@@ -101,10 +103,16 @@ def transformers_model(kind: Any, name: str, local: bool) -> Any:
 
 
 def torchvision_vit(name: str, pretrained: bool) -> Any:
-    """A ViT of torchvision, with its published weights or at its random start. Raises ValueError if there is none."""
+    """A ViT of torchvision, with its published weights or at its random start, that takes pictures as the former do.
+
+    Raises ValueError if there is none.
+    """
     checks.known("model of torchvision", name, torchvision.models.list_models(include="vit_*"))
+    published = torchvision.models.get_model_weights(name).DEFAULT
     with loading(f"{TORCHVISION}{name}"):
-        return torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+        model: Any = torchvision.models.get_model(name, weights=published if pretrained else None)
+    model.pictures = resizing_of(published.transforms())
+    return model
 
 
 class TrainedModels:
@@ -133,15 +141,16 @@ class TrainedModels:
         data = self.settings["data"]
         return DEFAULT_CROP_PCT if "stream" in data and DataConfig(**data).streamed else 1.0
 
-    def data(self, **changes: Any) -> ImageSet:
-        """The test images of the run, or others, in memory and cropped as the run crops its own."""
+    def data(self, split: str = "test", **changes: Any) -> ImageSet:
+        """The test images of the run, or others, in memory, each as the run makes it of the picture."""
         known = {field.name for field in fields(MemoryDataConfig)}
         settings = {name: value for name, value in self.settings["data"].items() if name in known}
         config = MemoryDataConfig(**settings | changes)
         if self.crop_pct < 1:
-            held: ImageSet = config.load_cropped("test", config.image_size or SIDE, self.crop_pct)
+            side = config.image_size or SIDE
+            held: ImageSet = config.load_transformed(split, transform_of((3, side, side)))
             return held
-        return config.load("test")
+        return config.load(split)
 
     def model(self, file: str, images: ImageSet, *, trained: bool = True) -> Any:
         """A model with its weights, or as it was initialised. Raises ValueError if it does not take the images."""

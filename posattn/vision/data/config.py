@@ -1,7 +1,7 @@
 """Settings of image sets."""
 
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,13 @@ class MemoryDataConfig:
 
     def load(self, split: str) -> Any:
         """The split ``train`` or ``test``, an ImageSet. Raises what ``load_images`` raises."""
+        return self._read(split, image_size=self.image_size)
+
+    def load_transformed(self, split: str, transform: Callable[[Any], Any]) -> Any:
+        """``load``, each picture made (c, H, W) uint8 by ``transform`` in place of ``image_size``."""
+        return self._read(split, transform=transform)
+
+    def _read(self, split: str, **options: Any) -> Any:
         from posattn.vision.data.images import load_images  # settings are read without torch
 
         return load_images(
@@ -66,18 +73,11 @@ class MemoryDataConfig:
             split,
             self.data_dir,
             download=self.download,
-            image_size=self.image_size,
             skip_corrupt=self.skip_corrupt,
             image_column=self.image_column,
             label_column=self.label_column,
+            **options,
         )
-
-    def load_cropped(self, split: str, side: int, share: float) -> Any:
-        """``load`` at ``side`` x ``side`` px, of the middle ``share`` of each picture: timm's crop, to half a pixel."""
-        from torchvision.transforms.v2.functional import center_crop
-
-        whole = replace(self, image_size=math.floor(side / share)).load(split)
-        return replace(whole, images=center_crop(whole.images, [side, side]).contiguous())
 
 
 @dataclass(frozen=True)

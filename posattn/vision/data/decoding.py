@@ -1,7 +1,7 @@
 """Encoded pictures as tensors."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch import Tensor
 
 Picture = Image.Image
 Images = UInt8[Tensor, "n c H W"]
+Transform = Callable[[Picture], Any]  # to (c, H, W) uint8, as timm's without normalization
 # raised by damaged pictures and by pictures above Pillow's pixel limit
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # formats that Pillow names, but cannot decode by itself
@@ -36,6 +37,7 @@ class Content(NamedTuple):
     classes: tuple[str, ...]
     skipped: int = 0  # pictures that could not be decoded
     divided: bool = False  # a part of a set without splits
+    arrays: bool = False  # stored as arrays, not as encoded pictures
 
 
 class Decoding(NamedTuple):
@@ -43,6 +45,7 @@ class Decoding(NamedTuple):
 
     image_size: int | None = None  # resize the shorter side and cut the centre; None: all must have one size
     skip_corrupt: bool = False  # skip and count pictures that cannot be decoded, instead of stopping
+    transform: Transform | None = None  # in place of image_size
 
 
 def decode_all(
@@ -57,7 +60,7 @@ def decode_all(
     kept = []
     for place, (picture, where) in enumerate(encoded):
         try:
-            image = decode(picture, decoding.image_size)
+            image = decode(picture, decoding)
         except UNDECODABLE as error:
             if not decoding.skip_corrupt:
                 raise ValueError(f"{where} cannot be decoded: {error}") from error
@@ -74,11 +77,13 @@ def decode_all(
     return torch.stack(images), kept
 
 
-def decode(source: Any, image_size: int | None) -> UInt8[Tensor, "3 H W"]:
-    """One picture, as ``open_picture`` gives it."""
-    picture = open_picture(source)
-    if image_size is not None:
-        picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
+def decode(source: Any, decoding: Decoding) -> UInt8[Tensor, "c H W"]:
+    """One picture, as ``open_picture`` gives it, resized or transformed."""
+    picture, size = open_picture(source), decoding.image_size
+    if decoding.transform is not None:
+        return torch.as_tensor(decoding.transform(picture))
+    if size is not None:
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 

@@ -92,7 +92,7 @@ def read_cifar(batches: Sequence[Path], meta: Path, label_key: str, names_key: s
     names = read_pickle(meta).get(names_key)
     if names is None:
         raise ValueError(f"{meta} does not hold {names_key}")
-    return Content(torch.cat(images), torch.cat(labels), tuple(names))
+    return Content(torch.cat(images), torch.cat(labels), tuple(names), arrays=True)
 
 
 def read_mat(path: Path) -> Content:
@@ -108,4 +108,4 @@ def read_mat(path: Path) -> Content:
     for row, label in enumerate(labels.tolist()):
         if label not in range(1, 11):
             raise ValueError(f"{path}: label {label} of image {row} is not an integer from 1 to 10")
-    return Content(images.contiguous(), labels.long() % 10, tuple("0123456789"))
+    return Content(images.contiguous(), labels.long() % 10, tuple("0123456789"), arrays=True)

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import resize, to_pil_image
 
 from posattn import checks
-from posattn.vision.data.decoding import Content, Decoding, Images
+from posattn.vision.data.decoding import Content, Decoding, Images, Transform
 from posattn.vision.data.readers import read_hub, read_path
 from posattn.vision.data.request import Request
 from posattn.vision.data.sets import DATA_SETS
@@ -118,6 +118,7 @@ def load_images(
     skip_corrupt: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    transform: Transform | None = None,
 ) -> ImageSet:
     """Load a set into memory.
 
@@ -132,6 +133,7 @@ def load_images(
             divided without them.
         image_column: of a parquet file; default: img or image.
         label_column: of a parquet file; default: label, fine_label or labels.
+        transform: of every picture, to (c, H, W) uint8, in place of ``image_size``.
 
     Raises:
         ValueError: an unknown name or split, a column of files that are no tables, or files whose content is damaged
@@ -142,10 +144,15 @@ def load_images(
     if image_size is not None:
         checks.positive_int("image_size", image_size)
     place = None if data_dir is None else Path(data_dir)
-    decoding = Decoding(image_size, skip_corrupt)
+    decoding = Decoding(image_size, skip_corrupt, transform)
     request = Request(name, split, place, download, decoding, image_column, label_column)
     content = reader(name)(request)
-    return ImageSet(name, *content._replace(images=resized(content.images, image_size)))
+    images = content.images
+    if transform is None:
+        images = resized(images, image_size)
+    elif content.arrays:
+        images = transformed(images, transform)
+    return ImageSet(name, images, content.labels, content.classes, content.skipped, content.divided)
 
 
 def reader(name: str) -> Callable[[Request], Content]:
@@ -167,6 +174,11 @@ def resized(images: Images, image_size: int | None) -> Shaped[Tensor, "n c h w"]
     if image_size is None or images.shape[-2:] == (image_size, image_size):
         return images
     return resize(images, [image_size, image_size], InterpolationMode.BICUBIC)
+
+
+def transformed(images: Images, transform: Transform) -> Shaped[Tensor, "n c h w"]:
+    """The images, each transformed as a picture."""
+    return torch.stack([torch.as_tensor(transform(to_pil_image(image))) for image in images])
 
 
 def evenly_spaced(total: int, limit: int | None) -> list[int]:

@@ -32,7 +32,7 @@ def digits(request: Request) -> Content:
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))
     labels = torch.from_numpy(bunch.target).long()
-    return part(Content(images[:, None], labels, tuple("0123456789")), request)
+    return part(Content(images[:, None], labels, tuple("0123456789"), arrays=True), request)
 
 
 def fashion_mnist(request: Request) -> Content:
@@ -48,7 +48,7 @@ def fashion_mnist(request: Request) -> Content:
         )[0]
         for stem in (f"{prefix}-images-idx3", f"{prefix}-labels-idx1")
     )
-    return Content(read_idx(images, 3)[:, None], read_idx(labels, 1).long(), FASHION_CLASSES)
+    return Content(read_idx(images, 3)[:, None], read_idx(labels, 1).long(), FASHION_CLASSES, arrays=True)
 
 
 def cifar10(request: Request) -> Content:

@@ -122,10 +122,7 @@ class StreamedPictures(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, stream: ImageStream, seed: int) -> None:
         self.pictures, self.seed = stream.pictures, seed
-        options: dict[str, Any] = {"color_jitter": 0.0} if stream.crop else {}
-        self.transform = create_transform(
-            stream.shape, is_training=stream.crop, interpolation="bicubic", use_prefetcher=True, **options
-        )
+        self.transform = transform_of(stream.shape, stream.crop)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.pictures[index]
@@ -136,6 +133,12 @@ class StreamedPictures(Dataset[tuple[Tensor, int]]):
             return self.transform(open_picture(path)), label
         except UNDECODABLE as error:
             raise ValueError(f"{path} cannot be decoded: {error}") from error
+
+
+def transform_of(shape: tuple[int, int, int], crop: bool = False) -> Any:
+    """timm's transform of pictures to uint8: random resized crops and mirror images, or the resized centre."""
+    options: dict[str, Any] = {"color_jitter": 0.0} if crop else {}
+    return create_transform(shape, is_training=crop, interpolation="bicubic", use_prefetcher=True, **options)
 
 
 def stream_images(

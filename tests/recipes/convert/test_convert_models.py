@@ -3,28 +3,36 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
 import torchvision
 import transformers
 from layouts import encoded, noise, write_folder
+from PIL import Image
 from rich.progress import Progress
 
 import posattn
 from posattn.recipes.convert.models import load_model
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
-from posattn.recipes.convert.subject import load_material, normalise_of
+from posattn.recipes.convert.subject import load_material, normalise_of, transform_of
 from posattn.recipes.images.settings import images as images_recipe
 from posattn.recipes.kit.classifiers import build, weights_name
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ModelSize
+from posattn.recipes.kit.sources import torchvision_vit
 from posattn.runs.folder import RunFolder, open_run
+from posattn.vision.convert.adapters.find import adapter_of
 from posattn.vision.convert.maps import to_positional
+from posattn.vision.data.config import DataConfig, MemoryDataConfig
 from posattn.vision.data.images import load_images, to_float
 
 Configure = Callable[..., ConvertConfig]
@@ -138,17 +146,105 @@ def test_a_checkpoint_of_another_size_is_told(config_of: Configure, place: Path,
         load_model(config)
 
 
-def test_pictures_with_labels_are_cropped_as_those_without(config_of: Configure, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_pictures_with_labels_are_made_as_those_without(
+    mode: str, config_of: Configure, tmp_path: Path
+) -> None:
     names = [f"{split}/{kind}/{i}.png" for split, kind, i in product(("train", "test"), "ab", range(9))]
-    write_folder(tmp_path, dict(zip(names, map(encoded, noise(36, 3, 70, 70)), strict=True)))
+    write_folder(tmp_path, dict(zip(names, map(encoded, noise(36, 3, 50, 70)), strict=True)))
     vit, found = load_model(config_of()), []
+    vit.model.pretrained_cfg |= {"crop_mode": mode, "interpolation": "bilinear"}
     for changes in ({"images": str(tmp_path), "labels": True}, {"images": str(tmp_path / "test")}):
         few = config_of(calibration=2, ranking=2, measured=14, **changes)
         with Progress(disable=True) as progress:
             found.append(load_material(few, vit, progress))
     every = torch.cat([found[1].measured, found[1].ranking, found[1].fitting]).int()
     for picture in found[0].measured.int():
-        assert (every - picture).abs().amax((1, 2, 3)).min() <= 1
+        assert (every - picture).abs().amax((1, 2, 3)).min() == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": {"height": 32, "width": 32}},
+        {"size": {"height": 36, "width": 36}, "crop_size": {"height": 32, "width": 32}, "resample": 3},
+        {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "resample": 3},
+    ],
+)
+def test_pictures_are_made_as_by_the_processor(
+    changes: dict[str, Any], transformers_folder: Path, tmp_path: Path
+) -> None:
+    """Of ViT, DeiT and DINOv2, on pictures that are not square."""
+    shutil.copytree(transformers_folder, folder := tmp_path / "model")
+    kind = transformers.BitImageProcessor if "crop_size" in changes else transformers.ViTImageProcessor
+    processor = kind(**changes)
+    processor.save_pretrained(folder)
+    vit = adapter_of(transformers.ViTForImageClassification.from_pretrained(folder).eval())
+    small = Image.fromarray(noise(1, 3, 4, 6)[0].permute(1, 2, 0).numpy())
+    picture = small.resize((72, 48), Image.Resampling.BICUBIC)
+    made = normalise_of(vit.model)(transform_of(vit)(picture)[None])
+    own = processor(picture, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(made, own, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("name", torchvision.models.list_models(include="vit_*"))
+def test_pictures_are_made_as_by_published_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of torchvision differ in crop and interpolation."""
+    own = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    make = partial(torchvision.models.VisionTransformer, own.crop_size[0], own.crop_size[0] // 2, 1, 1, 8, 8)
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: make())
+    vit = adapter_of(torchvision_vit(name, pretrained=False))
+    small = Image.fromarray(noise(1, 3, 9, 7)[0].permute(1, 2, 0).numpy())
+    picture = small.resize((700, 900))
+    assert normalise_of(vit.model)(transform_of(vit)(picture)[None]).allclose(own(picture), atol=1e-5)
+
+
+def test_a_run_is_converted_in_another_folder(
+    config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A named set is where --data-dir says now; of a path the error says why it is needed."""
+    cifar = [encoded(picture) for picture in noise(10, 3, 16, 16)]
+    for place in (tmp_path / "data" / "cifar10", tmp_path / "own"):
+        place.mkdir(parents=True)
+        for split in ("train", "test"):
+            pq.write_table(pa.table({"img": cifar, "label": [0, 1] * 5}), place / f"{split}.parquet")
+    monkeypatch.chdir(tmp_path)
+    for data in (DataConfig("cifar10"), DataConfig("own")):
+        recipe = replace(images_recipe(smoke=True), data=data, models=(ORIGINAL,), seeds=1)
+        with open_run(tmp_path / f"run-{data.data}", "images", recipe) as folder:
+            vit = build(recipe.size, ORIGINAL, 0, data.load("test"))
+            folder.save_tensors(weights_name(ORIGINAL, 0), vit.state_dict())
+            folder.finish({"page": []})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    named = config_of(model="../run-cifar10", images="cifar10", data_dir=Path("../data"))
+    assert load_model(named).image_size == (16, 16)
+    with pytest.raises(
+        ValueError, match=r"own, whose images give .* cannot be read from this folder: unknown"
+    ):
+        load_model(config_of(model="../run-own", images="../own"))
+
+
+def test_pictures_of_a_run_are_read_as_it_reads_them(config_of: Configure, tmp_path: Path) -> None:
+    """Its columns, and its own crop of pictures that are not square."""
+    pictures = noise(40, 3, 20, 30)
+    for split, part in zip(("train", "test"), pictures.split(20), strict=True):
+        table = {"img": [encoded(one) for one in part], "label": [0, 1] * 10, "coarse": [0] * 10 + [1] * 10}
+        pq.write_table(pa.table(table), tmp_path / f"{split}.parquet")
+    data = MemoryDataConfig(str(tmp_path), image_size=8, label_column="coarse")
+    default = images_recipe(smoke=True)
+    recipe = replace(default, data=DataConfig(**vars(data)), models=(ORIGINAL,), seeds=1)
+    with open_run(tmp_path / "run", "images", recipe) as folder:
+        vit = build(recipe.size, ORIGINAL, 0, data.load("test"))
+        folder.save_tensors(weights_name(ORIGINAL, 0), vit.state_dict())
+        folder.finish({"page": []})
+    settings = config_of(model=str(tmp_path / "run"), images=str(tmp_path), labels=True)
+    with Progress(disable=True) as progress:
+        found = load_material(replace(settings, measured=20, ranking=5), load_model(settings), progress)
+    assert found.measured_labels is not None
+    rows = (found.measured[:, None] == data.load("test").images).flatten(2).all(2).long().argmax(1)
+    assert found.measured_labels.tolist() == (rows >= 10).long().tolist()
+    assert rows.unique().numel() == 20
 
 
 def test_torchvision(config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

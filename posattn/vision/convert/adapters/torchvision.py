@@ -9,7 +9,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.attention import OfTorchvision, as_timm
-from posattn.vision.convert.adapters.vit import CONFIG, Converted, Forward, ViT, classes_of
+from posattn.vision.convert.adapters.vit import CONFIG, Converted, Forward, ViT, classes_of, share_of
 
 LIBRARY = "torchvision"
 # arguments of the class that the model keeps
@@ -92,13 +92,16 @@ class TorchvisionViT(ViT):
         (folder / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
 
     def data_config(self) -> dict[str, Any]:
-        """As torchvision's own weights take pictures."""
-        return {
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "interpolation": "bilinear",
-            "crop_pct": 0.875,
-        }
+        """As the model's ``pictures`` says, see ``resizing_of``; else as most published weights take pictures."""
+        usual = {"interpolation": "bilinear", "crop_pct": 0.875}
+        resizing = getattr(self.model, "pictures", usual)
+        return {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, **resizing}
+
+
+def resizing_of(transforms: Any) -> dict[str, Any]:
+    """How the transforms of published weights resize and crop pictures, as in timm's data config."""
+    share = share_of(transforms.crop_size[0], transforms.resize_size[0])
+    return {"interpolation": transforms.interpolation.value, "crop_pct": share}
 
 
 def find(model: nn.Module) -> TorchvisionViT | None:

@@ -15,7 +15,15 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from posattn.vision.convert.adapters.attention import OfTransformers, as_timm, stacked
-from posattn.vision.convert.adapters.vit import Converted, Forward, ViT, classes_of, pair, refuse_other_grid
+from posattn.vision.convert.adapters.vit import (
+    Converted,
+    Forward,
+    ViT,
+    classes_of,
+    pair,
+    refuse_other_grid,
+    share_of,
+)
 from posattn.vision.inspect.adapters.transformers import mean_and_std
 
 CLASS_TOKENS = {"vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
@@ -23,6 +31,7 @@ CLASS_TOKENS = {"vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_reg
 LAYERS = ("layers", "encoder.layer")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")  # of every family since version 5.18 of the library
 CLASSIFIERS = ("classifier", "cls_classifier")  # the latter in DeiT with a teacher
+INTERPOLATIONS = dict(enumerate(("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")))  # Pillow's
 RECORD, PROCESSOR = "posattn", "preprocessor_config.json"
 
 
@@ -123,11 +132,26 @@ class TransformersViT(ViT):
                 name, local_files_only=Path(name).is_dir()
             )
             mean, std = mean_and_std(processor)
+            return {"mean": mean, "std": std, **resizing_of(processor)}
         except Exception as error:
             raise ValueError(
                 f"{name or type(self.model).__name__} has no image processor: {PROCESSOR} gives mean and deviation"
             ) from error
-        return {"mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": 1.0}
+
+
+def resizing_of(processor: Any) -> dict[str, Any]:
+    """How an image processor resizes and crops pictures, as in timm's data config.
+
+    To both sides at once, whatever the picture's shape (``squash``), or to the shorter one (``center``).
+    """
+    found = {"interpolation": INTERPOLATIONS.get(processor.resample, "bicubic"), "crop_pct": 1.0}
+    size, crop = processor.size or {}, (processor.crop_size if processor.do_center_crop else None) or {}
+    shorter = size.get("shortest_edge")
+    resized = shorter or size.get("height")
+    if not (processor.do_resize and resized):
+        return found
+    share = share_of(crop.get("height") or resized, resized)
+    return found | {"crop_pct": share, "crop_mode": "center" if shorter else "squash"}
 
 
 def guard(tower: nn.Module) -> None:

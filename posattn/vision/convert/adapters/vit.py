@@ -1,5 +1,6 @@
 """A vision transformer as conversion sees it; each library has an adapter of its own."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -125,7 +126,7 @@ class ViT(ABC):
 
     @abstractmethod
     def data_config(self) -> dict[str, Any]:
-        """How pictures become input: ``mean``, ``std``, ``interpolation`` and ``crop_pct``, as timm's."""
+        """How pictures become input: ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``crop_mode``, as timm's."""
 
 
 def refuse_other_grid(size: Sequence[int], own: tuple[int, int], patch: tuple[int, int]) -> None:
@@ -137,6 +138,14 @@ def refuse_other_grid(size: Sequence[int], own: tuple[int, int], patch: tuple[in
         raise ValueError(
             f"images must be of the model's size, {own[0]} x {own[1]} px, got {size[0]} x {size[1]}"
         )
+
+
+def share_of(crop: int, resized: int) -> float:
+    """The ``crop_pct`` by which timm resizes a side to ``resized`` pixels, of which the middle ``crop`` are taken.
+
+    timm rounds crop / crop_pct down, so it must not be below ``resized`` by rounding.
+    """
+    return 1.0 if crop >= resized else math.nextafter(crop / resized, 0.0)
 
 
 def classes_of(head: Any) -> int | None:
