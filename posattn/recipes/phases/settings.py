@@ -106,7 +106,7 @@ def phases(smoke: bool = False) -> PhasesConfig:
     power law; κ matters only where it is so small that A waits for v.
     Command: posattn run phases
     Time: 125 s of CPU time with --jobs 1 on an AMD EPYC (2 cores shared with much other work).
-    On CPUs with AVX2 only: unknown
+    On CPUs with AVX2 only: 260 s of CPU time (AMD EPYC, beside other work), the same numbers.
     Expected, seeds 0 to 3, same machine: plateau 0.495 and transition at t = 7.41e5 (D = 480, C = 8, q = 0.25, seed 0);
     at 10 times that γ = 5.87, loss 2.3e-4, accuracy 0.9999. SGD at D = 128 has its transition at 9383 ± 831, the flow
     at 9080. Local powers, from the first to the last: D 3.9 to 5.2, q 1.9 to 2.7, ν 0.2 to 1.5, exp(σ_A) - 1 -0.4 to
