@@ -56,7 +56,7 @@ def boundaries(smoke: bool = False) -> BoundariesConfig:
     found. The population flow finds them for every σ_A above 0 at these q, given time.
     Command: posattn run boundaries
     Time: 260 s of CPU time on an AMD EPYC (2 cores shared with much other work), 38 s of it for the flow.
-    On CPUs with AVX2 only: unknown
+    On CPUs with AVX2 only: 580 s of CPU time (AMD EPYC, beside other work), the same numbers.
     Expected, mean over seeds 0 to 2: the smallest σ_A for an association of 0.9 at q·D/C² = 1/4, 1 and 4 is 0.5, 1 and
     3 at σ = 1/8, 2, 2 and 4 at σ = 1, and 4, 4 and none up to 5 at σ = 4. At σ = 1/8, σ_A = 5 and q·D/C² = 4 the
     association is 1.00 and the accuracy 0.69: the scores are in the right order before the attention is sharp. The
