@@ -22,6 +22,12 @@ from posattn.vision.data.config import MemoryDataConfig
         ("images --num-heads 3", "--num-heads must divide embed_dim, got num_heads=3, embed_dim=16"),
         ("demo --depth 0", "--depth must be at least 1, got 0"),
         ("demo --structure.rate 0", "--structure.rate must be above 0, got 0.0"),
+        (
+            "demo --structure.num-patches 4 --structure.num-sets 2",
+            "--structure.dim must be at most exp(num_patches) for q = log(d) / D, got dim=128, num_patches=4",
+        ),
+        ("demo --structure.dim 2", "--structure.dim must be at least 3 for σ_A = log log d, got 2"),
+        ("demo --structure.num-sets 7", "--structure.num-sets must divide num_patches, got num_sets=7"),
         ("shuffle --models ViT VGG", "unknown model 'VGG'; known: ConViT, ResNet, ViT, hybrid"),
         (
             "images-cifar10 --train.warmup-epochs 2",

@@ -62,10 +62,17 @@ def test_a_bad_setting_is_one_line(
     ("arguments", "expected"),
     [
         ("association --analysis.set-size 7", "set-size must divide num_patches, got set_size=7"),
+        (
+            "association --analysis.noise-rate None --analysis.num-patches 8 --analysis.dim 4096",
+            "--analysis.dim must be at most exp(num_patches) for q = log(d) / D, got dim=4096, num_patches=8",
+        ),
+        # of the patches that are tested on, seed 0 hides some and seed 1 none
+        ("masked --test-samples 1 --task.mask-rate 0.05", "hides none of the patches"),
         ("masked --task.mask-rate 0", "--task.mask-rate must be above 0, got 0"),
         ("masked --task.set-size 3", "--task.set-size must divide num_patches, got set_size=3"),
         ("phases --descent.flow.power 4", "--descent.flow.power must be odd, got 4"),
         ("phases --descent.flow.set-size 7", "--descent.flow.set-size must divide num_patches"),
+        ("phases --scan.diagonal 1 800", "--scan.diagonal must be at most 700, got 800"),
         ("phases --scan.set-size 7", "--scan.set-size must divide --flow.num-patches, got --scan.set-size=7"),
         (
             "phases --scan.num-patches 90",

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from posattn import cli
-from posattn.recipes.boundaries.page import least_diagonal
+from posattn.recipes.boundaries.page import descent_section, flow_section, least_diagonal
 from posattn.recipes.boundaries.settings import BoundariesConfig
 from posattn.recipes.kit.theory import exact
+from posattn.runs.page import HeatMaps
 from posattn.structure.partition import Partition
 from posattn.theory.tracking import association_of_others
 
@@ -65,6 +66,22 @@ def test_the_least_diagonal_is_one_from_which_on_the_sets_are_found() -> None:
     assert least_diagonal(config, [0.1, 0.95, 0.5, 1.0]) == "3"
     assert least_diagonal(config, [0.95, 1.0, 1.0, 1.0]) == "0"
     assert least_diagonal(config, [1.0, 1.0, 1.0, 0.2]) == "none"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "crossed"), [((0.25, 0.5), False), ((0.5, 2.0), True), ((2.0, 4.0), False)]
+)
+def test_the_line_is_drawn_where_the_ratios_reach_it(ratios: tuple[float, ...], crossed: bool) -> None:
+    """Beyond the ratios it was drawn through the last one."""
+    config = BoundariesConfig(ratios=ratios, diagonals=(1.0, 2.0), noise_stds=(0.5,), flow_times=(10.0,))
+    grid = [[[0.5, 0.5], [1.0, 0.5]]]  # (σ or t, σ_A, ratio)
+    numbers = {"association": grid, "accuracy": grid, "contrast": grid, "ended": 0}
+    sections = [descent_section(config, numbers), flow_section(config, numbers)]
+    figures = [item for section in sections for item in section.items if isinstance(item, HeatMaps)]
+    assert [figure.line for figure in figures] == [1.0 if crossed else None] * 3
+    assert ["ashed: q·D = C²" in figure.caption for figure in figures] == [crossed] * 3
+    ends = f"with σ = 0.5 it is 2 at q·D/C² = {ratios[0]:g} and none at q·D/C² = {ratios[1]:g}"
+    assert ends in sections[0].claim
 
 
 def test_a_ratio_that_needs_more_noise_than_patches_is_said_at_once(

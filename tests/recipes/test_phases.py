@@ -10,9 +10,10 @@ import torch
 from torch import Generator
 
 from posattn import cli
-from posattn.recipes.phases.page import scan_row
+from posattn.recipes.phases.page import scan_row, verdicts
 from posattn.recipes.phases.run import flow_curves, four_numbers, make_flow, summarise, time_of_transition
 from posattn.recipes.phases.settings import FlowSetting
+from posattn.runs.folder import RunFolder
 from posattn.structure.partition import Partition
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
@@ -55,6 +56,25 @@ def test_a_power_that_bends_is_rejected_and_its_local_powers_are_given() -> None
     assert np.diff(rejected["local"]).min() > 0.4
 
 
+def test_local_powers_are_between_neighbours_in_whatever_order_values_are_given() -> None:
+    times = {2: [4.0], 4: [16.0], 8: [512.0]}
+    given, ordered = (
+        summarise("num_patches", values, [times[x] for x in values]) for values in ([4, 8, 2], [2, 4, 8])
+    )
+    assert given["x"] == [2.0, 4.0, 8.0]
+    assert given["local"] == ordered["local"] == pytest.approx([2.0, 5.0])
+
+
+def test_the_verdict_on_a_power_law_is_that_of_its_test() -> None:
+    law = {"exponent": 2.0, "rejected": False, "p_value": 0.5}
+    laws = {"D": {**law, "rejected": True, "p_value": 1e-9}, "C": law, "q": {**law, "p_value": None}}
+    assert verdicts(laws) == (
+        "rejected by the lack-of-fit test at 1%, given the scatter over seeds, in D; "
+        "not rejected, with the exponent 2.00 in C; not tested, with the exponent 2.00 in q"
+    )
+    assert verdicts({}) == "too few were seen"
+
+
 def test_a_value_without_a_transition_in_some_seed_plays_no_part() -> None:
     found = summarise("num_patches", [2, 4, 8, 16], [[4.0, 4.0], [16.0, 16.0], [64.0, None], [None, None]])
     assert found["x"] == [2.0, 4.0]
@@ -73,10 +93,21 @@ def test_no_transition_before_the_end_is_none() -> None:
     assert time_of_transition(FlowSetting(num_patches=80, samples=200, t_end=10.0), 0.75, 0) is None
 
 
+def test_samples_that_are_too_few_for_the_descents_flow_are_refused_before_the_descent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    few = ["--descent.flow.samples", "1", "--descent.flow.linear", "1", "--flow.t-end", "10"]
+    with pytest.raises(SystemExit):
+        cli.main(["run", "phases", "--smoke", "--jobs", "1", "--out", str(out), *few])
+    assert "--descent.flow.samples 1 are too few for this flow" in capsys.readouterr().err
+    assert [unit["name"] for unit in RunFolder(out).events("unit")] == ["flow"]
+
+
 def test_the_flow_goes_on_to_the_last_time_of_the_descent() -> None:
     """A last step ends after ``t_end``: the flow had its numbers at ``t_end`` there."""
     setting = FlowSetting(num_patches=16, set_size=4, scale=1.0, alpha=0.6, samples=200, t_end=1.0)
-    found = flow_curves(setting, 0, 0.75, (0.5, 3.0))
+    found = flow_curves(setting, 0, 0.75, "--samples", (0.5, 3.0))
     path = make_flow(setting, 0).integrate(alpha=0.6, beta=0.0, gamma=0.0, rho=0.0, t_end=3.0)
     assert found["alpha"][1] == pytest.approx(path.alpha[-1], rel=1e-6)
 

@@ -40,10 +40,12 @@ class Setting:
     """Scale the gradients of A and of v to unit norm, which crosses the plateau"""
 
     def validate(self) -> None:
-        """Raise ValueError if sets do not divide the patches, or σ_A = log log d is not a number."""
+        """Raise ValueError if sets do not divide the patches, or log(d) / D or σ_A = log log d is out of range."""
         checks.divides("set_size", self.set_size, "num_patches", self.num_patches)
-        if self.diagonal is None and self.dim < 3:
-            raise ValueError(f"dim must be at least 3 for σ_A = log log d, got {self.dim}")
+        if self.noise_rate is None:
+            terms.check_small_rate(self.num_patches, self.dim)
+        if self.diagonal is None:
+            terms.check_small_diagonal(self.dim)
 
 
 ANALYSIS = Setting(

@@ -8,23 +8,23 @@ from posattn.recipes.boundaries.settings import BoundariesConfig
 from posattn.runs.page import HeatMaps, Section, Table
 
 FOUND = 0.9  # the sets count as found at this association
-AXES: dict[str, Any] = {"x": "ratios", "y": "diagonals", "x_label": "q·D / C²", "y_label": "σ_A", "line": 1.0}
+AXES: dict[str, Any] = {"x": "ratios", "y": "diagonals", "x_label": "q·D / C²", "y_label": "σ_A"}
+BALANCE = 1.0  # the ratio at which q·D = C²
 
 
 def descent_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Section:
     """The diagram by descent."""
     columns = np.array(numbers["association"]).swapaxes(1, 2).tolist()  # (σ, ratio, σ_A)
     least = [[least_diagonal(config, column) for column in panel] for panel in columns]
-    first, last = config.ratios[0], config.ratios[-1]
-    claim = (
-        "Descent from a random start finds the sets where the fixed diagonal is large enough; how large it must be "
-        "grows with the sign noise and with the noise. The line q·D = C², beyond which the sum over all patches no "
-        "longer tells the label, is not where the sets cease to be found. The least σ_A with an association of "
-        f"{FOUND:g} goes from {least[0][0]} at q·D/C² = {first:g} to {least[0][-1]} at {last:g} with σ = "
-        f"{config.noise_stds[0]:g}, and from {least[-1][0]} to {least[-1][-1]} with σ = {config.noise_stds[-1]:g}."
-    )
     panels = [f"σ = {std:g}" for std in config.noise_stds]
-    seeds = f"Mean over {config.seeds} {'seed' if config.seeds == 1 else 'seeds'}; dashed: q·D = C²."
+    found = "; ".join(
+        f"with {panel} it is {ends_text(config, row)}" for panel, row in zip(panels, least, strict=True)
+    )
+    claim = (
+        f"The least fixed diagonal σ_A from which on descent from a random start reaches an association of {FOUND:g}: "
+        f"{found}. The sum over all patches no longer decides the label where q·D is above C²."
+    )
+    seeds = f"Mean over {config.seeds} {'seed' if config.seeds == 1 else 'seeds'}.{dashed(config)}"
     caption = (
         "The share of each row's C - 1 largest scores off the fixed diagonal that lie in its own set, after "
         f"{config.steps} steps. {seeds}"
@@ -35,8 +35,8 @@ def descent_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Sectio
         [[panel, *row] for panel, row in zip(panels, least, strict=True)],
     )
     maps = [
-        HeatMaps("Patch association", "association", panels=panels, caption=caption, **AXES),
-        HeatMaps("Test accuracy", "accuracy", panels=panels, caption=f"Of the same models. {seeds}", **AXES),
+        heat_maps(config, "Patch association", "association", panels, caption),
+        heat_maps(config, "Test accuracy", "accuracy", panels, f"Of the same models. {seeds}"),
     ]
     return Section("By descent", claim, [*maps, table], at="boundaries")
 
@@ -54,13 +54,37 @@ def flow_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Section:
         f"1 in this share of the settings with σ_A > 0: {', '.join(by_time) or 'none were tried'}.{fixed}"
     )
     caption = (
-        "Time is rate times number of steps of plain descent. σ has no effect where v starts along w*: β stays 0. "
-        f"Dashed: q·D = C². In {numbers['ended']} of {contrast[0].size} settings the flow's sample stopped "
+        "Time is rate times number of steps of plain descent. σ has no effect where v starts along w*: β stays 0."
+        f"{dashed(config)} In {numbers['ended']} of {contrast[0].size} settings the flow's sample stopped "
         "representing the population before the last time: from there on the last value is kept."
     )
     panels = [f"t = {t:g}" for t in config.flow_times]
-    figure = HeatMaps("Contrast γ - ρ", "contrast", panels=panels, caption=caption, **AXES)
+    figure = heat_maps(config, "Contrast γ - ρ", "contrast", panels, caption)
     return Section("By the population flow", claim, [figure], at="boundaries")
+
+
+def heat_maps(config: BoundariesConfig, title: str, values: str, panels: list[str], caption: str) -> HeatMaps:
+    """A figure over q·D / C² and σ_A, with a line at q·D = C² where that is among the ratios or between two."""
+    line = BALANCE if crosses(config) else None
+    return HeatMaps(title, values, panels=panels, caption=caption, line=line, **AXES)
+
+
+def crosses(config: BoundariesConfig) -> bool:
+    """Whether q·D = C² lies within the ratios."""
+    return config.ratios[0] <= BALANCE <= config.ratios[-1]
+
+
+def dashed(config: BoundariesConfig) -> str:
+    """What the line of a figure is, for captions."""
+    return " Dashed: q·D = C²." if crosses(config) else ""
+
+
+def ends_text(config: BoundariesConfig, least: list[str]) -> str:
+    """The least σ_A at the first and at the last ratio."""
+    first, *others = (
+        f"{found} at q·D/C² = {ratio:g}" for found, ratio in zip(least, config.ratios, strict=True)
+    )
+    return f"{first} and {others[-1]}" if others else first
 
 
 def least_diagonal(config: BoundariesConfig, column: list[float]) -> str:

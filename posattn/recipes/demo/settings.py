@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from posattn import checks
 from posattn.recipes import recipe
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit import terms
@@ -28,6 +29,12 @@ class StructureConfig:
     """η, step length"""
     test_samples: terms.TestSamples = 2048
     measurements: terms.Measurements = 30
+
+    def validate(self) -> None:
+        """Raise ValueError if the sets do not divide the patches, or log(d) / D or σ_A = log log d is out of range."""
+        checks.divides("num_sets", self.num_sets, "num_patches", self.num_patches)
+        terms.check_small_rate(self.num_patches, self.dim)
+        terms.check_small_diagonal(self.dim)
 
 
 # the best step lengths tried for training from scratch on few samples

@@ -1,5 +1,6 @@
 """The terms of the structured task and of training on it, as types of settings that carry their help."""
 
+import math
 from typing import Annotated
 
 from tyro.conf import arg
@@ -19,3 +20,16 @@ TestSamples = Annotated[Count, arg(help="Samples that accuracy is measured on")]
 Measurements = Annotated[Count, arg(help="Steps at which a training is measured")]
 NumSeeds = Annotated[Count, arg(help="Number of seeds: each is a training of its own")]
 FirstSeed = Annotated[Seed, arg(help="The first seed")]
+
+
+def check_small_rate(num_patches: int, dim: int) -> None:
+    """Raise ValueError if q = log(d) / D, as in the paper's small experiments, is no probability."""
+    if math.log(dim) > num_patches:
+        given = f"dim={dim}, num_patches={num_patches}"
+        raise ValueError(f"dim must be at most exp(num_patches) for q = log(d) / D, got {given}")
+
+
+def check_small_diagonal(dim: int) -> None:
+    """Raise ValueError if σ_A = log log d, as in the paper's small experiments, is not a number."""
+    if dim < 3:
+        raise ValueError(f"dim must be at least 3 for σ_A = log log d, got {dim}")

@@ -9,7 +9,7 @@ from torch import Generator
 
 from posattn.recipes.kit.theory import draw_task, summarise
 from posattn.recipes.masked import page
-from posattn.recipes.masked.page import ADAM, ENCODED, FORMS, LABELS, OBJECTIVES, OPTIMIZERS
+from posattn.recipes.masked.page import ADAM, ENCODED, FORMS, LABELS, OBJECTIVES, OPTIMIZERS, RECONSTRUCTION
 from posattn.recipes.masked.settings import MaskedConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.sweep import sweep_seeds
@@ -36,6 +36,8 @@ Learner = PositionStudent | SimplifiedViT
 
 def run(config: MaskedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Every objective, optimizer, form of the scores and seed; the maps of the first seed."""
+    for form, seed in product(FORMS, config.all_seeds):
+        begin(config, RECONSTRUCTION, form, seed)  # what it refuses is refused before anything is trained
     arms = {page.arm(*arm): (config, *arm) for arm in product(OBJECTIVES, OPTIMIZERS, FORMS)}
     runs = sweep_seeds("masked", arms, config.all_seeds, train_one, run, progress)
     run.save_tensors("masked", {name: torch.tensor(each[0]["map"]) for name, each in runs.items()})
@@ -56,12 +58,7 @@ def run(config: MaskedConfig, run: RunFolder, progress: Progress) -> dict[str, A
 
 def train_one(config: MaskedConfig, objective: str, optimizer: str, form: str, seed: int) -> dict[str, Any]:
     """One training, measured from its start, and its scores at the end."""
-    generator, sizes = Generator().manual_seed(seed), config.task
-    task = draw_task(sizes.num_patches, sizes.set_size, sizes.dim, sizes.noise_rate, generator)
-    model = learner(config, objective, form, task, generator)
-    test = draw(config, objective, task, config.test_samples, generator)
-    if test.labels.isnan().all():
-        raise ValueError(f"task.mask_rate {sizes.mask_rate} hides none of the patches that are tested on")
+    generator, task, model, test = begin(config, objective, form, seed)
     rates = config.labels if objective == LABELS else config.reconstruction
     plain = {"rate": rates.rate, "value_rate": rates.value_rate}
     adam = {"optimizer": torch.optim.Adam(model.parameters(), lr=config.lr)}
@@ -76,6 +73,21 @@ def train_one(config: MaskedConfig, objective: str, optimizer: str, form: str, s
     history = track(training, points, lambda step: describe(model, objective, task.partition, test))
     map_ = by_set(scores(model).fill_diagonal_(0.0), task.partition)
     return {"history": history, "map": rounded(map_)}
+
+
+def begin(
+    config: MaskedConfig, objective: str, form: str, seed: int
+) -> tuple[Generator, StructuredTask, Learner, Labelled]:
+    """What a training starts from. Raises ValueError if no patch is hidden in the samples that it is tested on."""
+    generator, sizes = Generator().manual_seed(seed), config.task
+    task = draw_task(sizes.num_patches, sizes.set_size, sizes.dim, sizes.noise_rate, generator)
+    model = learner(config, objective, form, task, generator)
+    test = draw(config, objective, task, config.test_samples, generator)
+    if test.labels.isnan().all():
+        raise ValueError(
+            f"task.mask_rate {sizes.mask_rate} hides none of the patches that are tested on with seed {seed}"
+        )
+    return generator, task, model, test
 
 
 def learner(

@@ -17,12 +17,12 @@ SYMBOLS = {
 TIME: dict[str, Any] = {"x_label": "time (rate times steps)", "x_log": True}
 
 
-def flow_section(numbers: dict[str, Any], setting: FlowSetting) -> Section:
+def flow_section(numbers: dict[str, Any], setting: FlowSetting, level: float) -> Section:
     """The flow alone."""
     when = "is not seen" if numbers["transition"] is None else f"comes at t = {numbers['transition']:.3g}"
     claim = (
-        f"The loss stays at {numbers['plateau']:.3f}, the lowest that v alone reaches, until the sets are found: the "
-        f"transition {when}. At t = {numbers['t'][-1]:.3g} γ is {numbers['gamma'][-1]:.2f}, "
+        f"The plateau, the lowest loss that v alone reaches, is at {numbers['plateau']:.3f}; the transition, where the "
+        f"loss falls below {level:g} of it, {when}. At t = {numbers['t'][-1]:.3g} γ is {numbers['gamma'][-1]:.2f}, "
         f"ρ {numbers['rho'][-1]:.2f}, the loss {numbers['loss'][-1]:.2g} and the accuracy "
         f"{numbers['accuracy'][-1]:.4f} ({task_text(setting)})."
     )
@@ -48,7 +48,7 @@ def descent_section(numbers: dict[str, Any], descent: Descent) -> Section:
     seen = [time for time in numbers["transition"] if time is not None]
     flow_time = numbers["flow"]["transition"]
     claim = (
-        "SGD on small batches follows the flow of the population: its transition is "
+        "SGD on small batches on top of the flow of the population: the transition of SGD is "
         f"{f'at t = {mean_std_text(seen, 0)}' if seen else 'not seen'} ({len(seen)} of {descent.seeds} seeds), the "
         f"flow's {'is not seen' if flow_time is None else f'at {flow_time:.0f}'} ({task_text(descent.flow)}, "
         f"d = {descent.dim}, batches of {descent.batch_size}, rate {descent.rate:g}; the times of SGD are linear "
@@ -81,12 +81,9 @@ def descent_section(numbers: dict[str, Any], descent: Descent) -> Section:
 def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
     """How the transition time scales."""
     laws = {SYMBOLS[name]: found["law"] for name, found in numbers.items() if found["law"]}
-    rejected = [symbol for symbol, law in laws.items() if law["rejected"]]
-    kept = [f"{law['exponent']:.2f} in {symbol}" for symbol, law in laws.items() if not law["rejected"]]
     claim = (
-        f"The transition time is no power law in {', '.join(rejected) or 'none of the numbers varied'} (lack-of-fit "
-        f"test at 1%, given the scatter over seeds); not rejected, with its exponent: {', '.join(kept) or 'none'}. "
-        "The local powers, between neighbouring values, are in the table."
+        f"Is the transition time a power law? {verdicts(laws)}. The local powers, between neighbouring values, are in "
+        "the table."
     )
     base, scan = config.flow, config.scan
     table = Table(
@@ -99,6 +96,23 @@ def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
     )
     figures = [scan_figure(name, found) for name, found in numbers.items() if found["x"]]
     return Section("How long the plateau lasts", claim, [*figures, table], at="scans")
+
+
+def verdicts(laws: dict[str, dict[str, Any]]) -> str:
+    """What the test of each power law says, by symbol."""
+    rejected = [symbol for symbol, law in laws.items() if law["rejected"]]
+    powers = {symbol: f"{law['exponent']:.2f} in {symbol}" for symbol, law in laws.items()}
+    untested = [powers[symbol] for symbol, law in laws.items() if law["p_value"] is None]
+    kept = [powers[symbol] for symbol in laws if symbol not in rejected and powers[symbol] not in untested]
+    said = {
+        "rejected by the lack-of-fit test at 1%, given the scatter over seeds, in": rejected,
+        "not rejected, with the exponent": kept,
+        "not tested, with the exponent": untested,
+    }
+    return (
+        "; ".join(f"{what} {', '.join(which)}" for what, which in said.items() if which)
+        or "too few were seen"
+    )
 
 
 def scan_figure(name: str, found: dict[str, Any]) -> Lines:

@@ -27,19 +27,25 @@ from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
 from posattn.theory.tracking import describe, held_scores, track
 
+FLAGS = ("--flow.samples", "--descent.flow.samples")
 STATE = ("alpha", "gamma", "rho", "loss", "accuracy")  # columns of a trajectory that are shown
 
 
 def run(config: PhasesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
     """The flow's curves, its transition times over every scan, and the descents."""
-    level = config.scan.level
+    descent, seed, level = config.descent, config.seed, config.scan.level
+    flow = run.unit("flow", lambda: flow_curves(config.flow, seed, level, FLAGS[0]))
+    # before what takes long, as it may refuse its samples
+    followed = run.unit(
+        "descent/flow", lambda: flow_curves(descent.flow, seed, level, FLAGS[1], measured_times(descent))
+    )
     numbers = {
-        "flow": run.unit("flow", lambda: flow_curves(config.flow, config.seed, level)),
+        "flow": flow,
         "scans": scan_all(config, run, progress),
-        "descent": compare_descent(config, run, progress),
+        "descent": compare_descent(config, followed, run, progress),
     }
     sections = [
-        page.flow_section(numbers["flow"], config.flow),
+        page.flow_section(numbers["flow"], config.flow, level),
         page.descent_section(numbers["descent"], config.descent),
         page.scan_section(numbers["scans"], config),
     ]
@@ -64,10 +70,13 @@ def time_of_transition(setting: FlowSetting, level: float, seed: int) -> float |
     )
 
 
-def flow_curves(setting: FlowSetting, seed: int, level: float, times: Sequence[float] = ()) -> dict[str, Any]:
+def flow_curves(
+    setting: FlowSetting, seed: int, level: float, flag: str, times: Sequence[float] = ()
+) -> dict[str, Any]:
     """The flow from A_ij = 0 and v = α₀ w* at ``times``, None after its end.
 
-    Without ``times``: from the start to 10 times its transition.
+    Without ``times``: from the start to 10 times its transition. Raises ValueError naming ``flag`` if the samples do
+    not stand for the population from the first step on.
     """
     flow, transition = make_flow(setting, seed), time_of_transition(setting, level, seed)
     t_end = max(times) if times else min(setting.t_end, 10 * (transition or math.inf))
@@ -76,7 +85,7 @@ def flow_curves(setting: FlowSetting, seed: int, level: float, times: Sequence[f
         warnings.simplefilter("ignore", SampleExhaustedWarning)  # the page says where the flow ends early
         path = flow.integrate(**start, t_end=t_end, rtol=setting.rtol)
     if path.t[-1] == 0:
-        raise ValueError(f"samples {setting.samples} are too few for this flow: {path.stopped}")
+        raise ValueError(f"{flag} {setting.samples} are too few for this flow: {path.stopped}")
     times = times or np.geomspace(min(1.0, path.t[-1]), path.t[-1], 200).tolist()
     curves = {name: np.interp(times, path.t, getattr(path, name)).tolist() for name in STATE}
     for name, curve in curves.items():
@@ -109,7 +118,9 @@ def summarise(name: str, values: list[float], rows: list[list[float | None]]) ->
     """
     axis = [math.expm1(value) if name == "diagonal" else float(value) for value in values]
     seen: dict[float, list[float]] = {
-        x: [t for t in row if t is not None] for x, row in zip(axis, rows, strict=True) if None not in row
+        x: [t for t in row if t is not None]
+        for x, row in sorted(zip(axis, rows, strict=True), key=lambda found: found[0])
+        if None not in row
     }
     means = {x: geometric_mean(row) for x, row in seen.items()}
     xs, times = [x for x, row in seen.items() for _ in row], [t for row in seen.values() for t in row]
@@ -127,21 +138,31 @@ def summarise(name: str, values: list[float], rows: list[list[float | None]]) ->
     }
 
 
-def compare_descent(config: PhasesConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
+def compare_descent(
+    config: PhasesConfig, flow: dict[str, Any], run: RunFolder, progress: Progress
+) -> dict[str, Any]:
     """SGD of every seed, and the flow at the same times."""
-    descent, level = config.descent, config.scan.level
+    descent, below = config.descent, config.scan.level * flow["plateau"]
     seeds = range(config.seed, config.seed + descent.seeds)
     histories = sweep_seeds("descent", {"SGD": (descent,)}, seeds, descend, run, progress)["SGD"]
-    times = histories[0]["t"]
-    flow = run.unit("descent/flow", lambda: flow_curves(descent.flow, config.seed, level, times))
-    below = level * flow["plateau"]
     return {
-        "t": times,
+        "t": flow["t"],
         "seeds": {str(seed): history for seed, history in zip(seeds, histories, strict=True)},
         **over_seeds(histories),
         "flow": flow,
         "transition": [time_below(history["t"], history["loss"], below) for history in histories],
     }
+
+
+def measured_steps(descent: Descent) -> list[int]:
+    """The steps after which SGD is measured, evenly in their logarithms up to the last."""
+    steps = np.geomspace(1, math.ceil(descent.flow.t_end / descent.rate), descent.measurements).astype(int)
+    return sorted(set(steps.tolist()))
+
+
+def measured_times(descent: Descent) -> list[float]:
+    """The times of ``measured_steps``."""
+    return [descent.rate * step for step in measured_steps(descent)]
 
 
 def descend(descent: Descent, seed: int) -> dict[str, list[float]]:
@@ -157,10 +178,11 @@ def descend(descent: Descent, seed: int) -> dict[str, list[float]]:
     training = descend_in_law(model, task, descent.batch_size, steps, descent.rate, generator=generator)
     history = track(
         training,
-        np.geomspace(1, steps, descent.measurements).astype(int).tolist(),
+        measured_steps(descent),
         lambda step: {**describe(model, task, test), **four_numbers(model, task)},
     )
-    return {"t": [descent.rate * updates for updates in history.pop("step")], **history}
+    del history["step"]
+    return {"t": measured_times(descent), **history}
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from posattn.recipes import recipe
 from posattn.recipes.kit import terms
 from posattn.settings import Count, Distincts, Finite, Positive, Probability
 
+LARGEST_DIAGONAL = 700.0  # the times are shown against exp(σ_A) - 1
+
 
 @dataclass(frozen=True)
 class FlowSetting:
@@ -86,12 +88,16 @@ class PhasesConfig:
     def validate(self) -> None:
         """Raise ValueError if sets of a scanned size do not divide the patches, or sets a scanned number of patches.
 
-        The same if the descent has no pairs of patches in one set, or none in two.
+        The same if exp(σ_A) of a scanned σ_A is no float, or the descent has no pairs of patches in one set, or none in
+        two.
         """
         for num_patches in self.scan.num_patches:
             checks.divides("--flow.set-size", self.flow.set_size, "--scan.num-patches", num_patches)
         for set_size in self.scan.set_size:
             checks.divides("--scan.set-size", set_size, "--flow.num-patches", self.flow.num_patches)
+        for diagonal in self.scan.diagonal:
+            if diagonal > LARGEST_DIAGONAL:
+                raise ValueError(f"--scan.diagonal must be at most {LARGEST_DIAGONAL:g}, got {diagonal:g}")
         D, C = self.descent.flow.num_patches, self.descent.flow.set_size
         if not 1 < C < D:
             raise ValueError(f"--descent.flow.set-size must be above 1 and below D = {D}, got {C}")
