@@ -65,8 +65,9 @@ def scores_section(config: JigsawConfig, numbers: Numbers) -> Section:
     by_profile, by_attention = (f"chance {chance:.3f}" for chance in chances)
     claim = (
         f"Of true neighbours, {mean_std_text(per_seed(numbers, SHUFFLED, 'recall'), 1, 100)} % are among the four "
-        "positions of most similar score profile. Patch association with "
-        f"{config.tile}x{config.tile} neighbourhoods is {by_order_text(numbers, 'profile_association')} for the likeness of profiles ({by_profile}), and "
+        "positions of most similar score profile. "
+        f"Patch association with {config.tile}x{config.tile} neighbourhoods is "
+        f"{by_order_text(numbers, 'profile_association')} for the likeness of profiles ({by_profile}), and "
         f"{by_order_text(numbers, 'association')} for the attention maps ({by_attention})."
     )
     relations = GridMaps(
