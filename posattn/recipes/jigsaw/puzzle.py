@@ -20,6 +20,8 @@ from posattn.vision.jigsaw.layout import (
     profile_similarity,
 )
 
+TINY = 1e-30  # below it an entry of a map may be 0 in float32
+
 
 def piece_together(
     maps: Float[Tensor, "layers h N N"],
@@ -37,7 +39,7 @@ def piece_together(
         tile: side of the neighbourhoods for patch association.
         rounds: of ``recover_layout``.
     """
-    similarity = profile_similarity(maps)
+    similarity = profile_similarity(positive(maps))
     layout = recover_layout(similarity, grid, rounds=rounds)
     embedded = assigned_layout(similarity, grid)
     tiles = Partition.tiles(grid, (tile, tile))
@@ -53,6 +55,11 @@ def piece_together(
         "profile_chance": likeness.chance,
         "layout": align(layout, permutation, grid).tolist(),
     }
+
+
+def positive(maps: Maps) -> Maps:
+    """Maps in float64 without entries of 0, which sharp ones have in float32 and whose logarithm is no number."""
+    return maps.double().clamp(min=TINY)
 
 
 def in_true_order(maps: Maps, permutation: Int[Tensor, " N"]) -> Maps:
@@ -89,7 +96,7 @@ def puzzle_tensors(
     """
     seen = shuffle_patches(images, size, permutation)
     restored = shuffle_patches(seen, size, layout.argsort())
-    likeness = in_true_order(profile_similarity(maps), permutation).fill_diagonal_(0).clamp_(min=0)
+    likeness = in_true_order(profile_similarity(positive(maps)), permutation).fill_diagonal_(0).clamp_(min=0)
     attention = in_true_order(maps, permutation).double().mean((0, 1))
     return {
         "pictures": torch.stack([images, seen, restored]),

@@ -59,8 +59,10 @@ def partial_correlation(profiles: Float[Tensor, "samples N"], shrinkage: float =
 def centred_scores(scores_or_maps: Maps) -> Float[Tensor, "heads N N"]:
     """Scores of unit standard deviation without row means, column means and diagonal, in float64."""
     N = scores_or_maps.shape[-1]
-    if scores_or_maps.shape[-2] != N or not scores_or_maps.isfinite().all():
-        raise ValueError(f"maps must be finite and (..., N, N), got {tuple(scores_or_maps.shape)}")
+    if scores_or_maps.shape[-2] != N:
+        raise ValueError(f"maps must be (..., N, N), got {tuple(scores_or_maps.shape)}")
+    if not scores_or_maps.isfinite().all():
+        raise ValueError("maps must be finite, got NaN or infinity")
     given = scores_or_maps.detach().double()
     maps = is_attention(scores_or_maps)[..., None, None]  # by their own rounding
     scores = torch.where(maps, given.log(), given).reshape(-1, N, N)
