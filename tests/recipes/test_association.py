@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Generator
 
 from posattn import cli
-from posattn.recipes.association.page import ENCODED, FREE
+from posattn.recipes.association.page import ENCODED, FREE, setting_section
 from posattn.recipes.association.run import spread, start, train_one
 from posattn.recipes.association.settings import ANALYSIS, AssociationConfig, Setting
 from posattn.structure.partition import Partition
@@ -40,6 +40,20 @@ def test_the_chance_is_that_of_the_diagonal_held(diagonal: float, chance: float)
     setting = Setting(num_patches=16, dim=8, diagonal=diagonal, steps=1, batch_size=4)
     config = AssociationConfig(setting, seeds=1, measurements=1, frames=1, test_samples=4)
     assert train_one(config, setting, FREE, 0)["chance"] == pytest.approx(chance)
+
+
+def test_the_section_says_how_the_steps_are() -> None:
+    ends = {name: [0.25, 0.25] for name in ("association", "mass", "accuracy", "alignment", "exact")}
+    arm = {"first": ends, "last": ends, "complete": [None, None], "frames": [], "chance": 0.4}
+    numbers = {f"analysis, {FREE}": arm, f"analysis, {ENCODED}": {**arm, "chance": 0.3}}
+    plain, unit = (
+        setting_section("analysis", replace(ANALYSIS, normalize=normalize), numbers)
+        for normalize in (False, True)
+    )
+    assert plain.title == "The setting of the analysis"
+    assert "plain gradient steps" in plain.claim
+    assert unit.title == "The setting of the analysis, in unit-norm steps"
+    assert "chance under the fixed diagonal is 0.400 and 0.300" in plain.claim
 
 
 def test_what_is_left_out_follows_the_paper(generator: Generator) -> None:

@@ -41,7 +41,12 @@ from posattn.vision.data.config import MemoryDataConfig
         ("pruned-maps --keeps", "--keeps must have at least 1 value, got ()"),
         ("pruned-maps --keeps 4 4", "--keeps must not repeat a value, got (4, 4)"),
         ("pruned-maps --keeps 1 25", "--keeps must be at most N=16, got 25"),
-        ("content-heads --calibration 0", "--calibration must be at least 1, got 0"),
+        ("content-heads --calibration 1", "--calibration must be at least 2, got 1"),
+        (
+            "content-heads --train-images 1 --train.batch-size 1",
+            "digits must have at least two training images, got 1",
+        ),
+        ("score-init --patch-size 8", "--patch-size must leave at least two patches, got 8: 1 x 1"),
         ("loading --rounds 1", "--rounds must be at least 2, got 1"),
         ("loading --sets", "--sets must not be empty without --pictures"),
     ],

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Generator
 
 from posattn import cli
+from posattn.recipes.solutions.page import moved_text
 from posattn.recipes.solutions.run import FAMILIES, length_for, start_near
 from posattn.recipes.solutions.settings import SolutionsConfig
 from posattn.structure.partition import Partition
@@ -38,6 +39,12 @@ def test_the_smoke_run_shows_what_generalises_and_what_training_keeps(tmp_path: 
     maps = load_file(tmp_path / "run" / "solutions.safetensors")["maps"]
     assert maps.shape == (2 * len(FAMILIES), 128, 128)
     assert torch.allclose(maps.sum(-1), torch.ones(()), atol=1e-2)
+
+
+def test_nearer_and_farther_are_said_of_what_is_shown() -> None:
+    assert moved_text(0.5, 0.4) == "nearer (0.500 to 0.400)"
+    assert moved_text(0.4, 0.5) == "farther (0.400 to 0.500)"
+    assert moved_text(0.0681, 0.0682) == moved_text(0.0682, 0.0681) == "at the same distance (0.068)"
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from posattn import cli
-from posattn.recipes.teachers.run import TEACHERS
+from posattn.recipes.teachers.run import TEACHERS, recovery_section
+from posattn.recipes.teachers.settings import TeachersConfig
 from posattn.runs.folder import RunFolder
 
 
@@ -23,6 +24,13 @@ def test_teachers_at_their_smoke_setting(tmp_path: Path) -> None:
         assert max(found["loss_after"]) < 0.25 * min(found["loss_before"]), name
         truth, recovered = RunFolder.reading(out).load_tensors("teachers")[f"map{number}"]
         assert (recovered * (truth > 0)).sum(1).min() > 0.7, name  # attention on what the teacher reads
+
+
+def test_a_distance_that_rises_is_not_said_to_fall() -> None:
+    names = ("untrained", "trained", "loss_before", "loss_after")
+    risen = dict(zip(names, ([0.25, 0.5], [0.5, 0.75], [1.0, 1.0], [2.0, 2.0]), strict=True))
+    claim = recovery_section(TeachersConfig(seeds=2, steps=9), {"some teacher": risen}).claim
+    assert "in 9 steps: from 0.375 to 0.625 (some teacher); mean over 2 seeds." in claim
 
 
 def test_a_teacher_that_cannot_be_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

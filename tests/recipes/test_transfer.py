@@ -19,7 +19,7 @@ from posattn.recipes.transfer.curves import (
     WITHOUT,
     Lesson,
 )
-from posattn.recipes.transfer.page import needed_text
+from posattn.recipes.transfer.page import needed_text, without_section
 from posattn.recipes.transfer.run import least_samples, mean_reached
 from posattn.recipes.transfer.settings import NeededConfig, TransferConfig, TransferStudyConfig
 
@@ -77,6 +77,19 @@ def test_without_the_structure_no_number_of_samples_is_enough() -> None:
     few, many = (dict(zip(WITHOUT, Lesson(config, 0).accuracies(n, WITHOUT), strict=True)) for n in (8, 1024))
     assert few[PERMUTED] > 0.93 > 0.9 > max(few[UNIFORM], few[START])
     assert max(many[UNIFORM], many[START]) < 0.9
+
+
+def test_permuted_sets_are_compared_with_the_own_ones() -> None:
+    mean = {
+        BY_HAND: [0.9, 1.0],
+        PERMUTED: [0.5, 0.75],
+        UNIFORM: [0.6, 0.6],
+        START: [0.6, 0.6],
+        SCRATCH: [0.5, 0.6],
+    }
+    claim = without_section({"samples": [1, 8], "mean": mean}).claim
+    own, others = "0.90 at N = 1 and 1.00 at N = 8", "with the sets permuted 0.50 and 0.75"
+    assert claim.endswith(f"With attention by hand to the own sets the accuracy is {own}, {others}.")
 
 
 def test_what_was_not_reached_is_said() -> None:

@@ -10,7 +10,7 @@ from posattn.runs.seeds import mean_std_text
 FREE, ENCODED = "A free", "A = P Pᵀ"
 SETTINGS = {
     "small": "The paper's small experiments",
-    "analysis": "The setting of the analysis, in unit-norm steps",
+    "analysis": "The setting of the analysis",
 }
 MEASURES = {
     "association": "Patch association",
@@ -44,7 +44,8 @@ def setting_section(name: str, setting: Setting, numbers: dict[str, Any]) -> Sec
     ]
     shown = {form: numbers[arm] for form, arm in arms.items()}
     items = [*curves, *maps, last_table(shown)]
-    return Section(SETTINGS[name], claim(setting, shown), items, at="association")
+    steps = ", in unit-norm steps" if setting.normalize else ""
+    return Section(f"{SETTINGS[name]}{steps}", claim(setting, shown), items, at="association")
 
 
 def claim(setting: Setting, arms: dict[str, Any]) -> str:
@@ -57,11 +58,12 @@ def claim(setting: Setting, arms: dict[str, Any]) -> str:
     masses = " and ".join(
         f"from {fmean(arm['first']['mass']):.3f} to {fmean(arm['last']['mass']):.3f}" for arm in arms.values()
     )
+    chance = " and ".join(dict.fromkeys(f"{arm['chance']:.3f}" for arm in arms.values()))
     return (
         f"In {setting.steps} {'unit-norm' if setting.normalize else 'plain'} gradient steps from random "
-        f"initialisation patch association goes {ends}; chance under the fixed diagonal is "
-        f"{arms[FREE]['chance']:.3f}. Association is the order of a row's scores, not how much they differ: the "
-        f"attention inside the sets goes {masses}."
+        f"initialisation patch association goes {ends}; chance under the fixed diagonal is {chance}. "
+        "Association is the order of a row's scores, not how much they differ: the attention inside the sets goes "
+        f"{masses}."
     )
 
 

@@ -1,6 +1,7 @@
 """Patch association from random initialisation, in both settings of the paper and both forms of the scores."""
 
 import math
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def run(config: AssociationConfig, run: RunFolder, progress: Progress) -> dict[s
             **summarise([one["history"] for one in ones]),
             "step": ones[0]["history"]["step"],
             "frames": ones[0]["frames"],
-            "chance": ones[0]["chance"],
+            "chance": fmean(one["chance"] for one in ones),
         }
         for arm, ones in runs.items()
     }

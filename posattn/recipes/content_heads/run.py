@@ -27,6 +27,7 @@ Numbers = dict[str, Any]
 def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Train and convert a ViT per seed."""
     check_models(config, [ORIGINAL])
+    check_counts(config)
     done = train_grid("content-heads", convert_heads, config, zip(config.all_seeds), run, progress)
     seeds = list(done.values())
     summaries = [summary(one) for one in seeds]
@@ -49,6 +50,13 @@ def run(config: ContentHeadsConfig, run: RunFolder, progress: Progress) -> Numbe
         "heads": numbers,
         "page": to_plain(sections),
     }
+
+
+def check_counts(config: ContentHeadsConfig) -> None:
+    """Raise ValueError, before anything is trained, for a split of one image, over which costs have no error."""
+    for split, images in zip(("training", "test"), load_splits(config), strict=True):
+        if len(images) < 2:
+            raise ValueError(f"{config.data.data} must have at least two {split} images, got {len(images)}")
 
 
 def convert_heads(config: ContentHeadsConfig, seed: int, folder: Path) -> Numbers:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from posattn.recipes import recipe
 from posattn.recipes.kit.settings import ImageTraining, ModelSize
-from posattn.settings import Count
+from posattn.settings import TwoOrMore
 from posattn.vision.training.config import TrainConfig
 
 
@@ -12,7 +12,7 @@ from posattn.vision.training.config import TrainConfig
 class ContentHeadsConfig(ImageTraining):
     """ViTs of several seeds, each converted head by head."""
 
-    calibration: Count = 1024
+    calibration: TwoOrMore = 1024
     """Random training images that attention is averaged over and heads are ranked on"""
 
 

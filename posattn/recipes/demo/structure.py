@@ -63,10 +63,10 @@ def structure_section(numbers: dict[str, Any]) -> Section:
     reached = "" if full is None else f", complete at step {full:g}"
     permuted = found["permuted sets by hand"]
     claim = (
-        "Gradient descent from random initialisation finds the hidden sets, though other solutions generalise as well. "
-        f"Here patch association went from {start:.2f} (chance is {numbers['chance']:.2f}) to {end:.2f}{reached}; "
-        f"the solution with the sets permuted has accuracy {permuted['accuracy']:.2f} and association "
-        f"{permuted['association']:.2f}."
+        f"By gradient descent from random initialisation patch association went from {start:.2f} (chance is "
+        f"{numbers['chance']:.2f}) to {end:.2f}{reached}; the test accuracy of what it learned is "
+        f"{found['learned']['accuracy']:.2f}. The solution with the sets permuted has accuracy "
+        f"{permuted['accuracy']:.2f} and association {permuted['association']:.2f}."
     )
     measures = {
         "accuracy": "test accuracy",

@@ -64,9 +64,9 @@ def scores_section(config: JigsawConfig, numbers: Numbers) -> Section:
     chances = (fmean(per_seed(numbers, SHUFFLED, name)) for name in ("profile_chance", "association_chance"))
     by_profile, by_attention = (f"chance {chance:.3f}" for chance in chances)
     claim = (
-        "Neighbours are known by their profiles, not by attending to each other: "
-        f"{mean_std_text(per_seed(numbers, SHUFFLED, 'recall'), 1, 100)} % of true neighbours are among the four "
-        f"positions of most similar profile. Patch association with {config.tile}x{config.tile} neighbourhoods is "
+        f"Of true neighbours, {mean_std_text(per_seed(numbers, SHUFFLED, 'recall'), 1, 100)} % are among the four "
+        "positions of most similar score profile. "
+        f"Patch association with {config.tile}x{config.tile} neighbourhoods is "
         f"{by_order_text(numbers, 'profile_association')} for the likeness of profiles ({by_profile}), and "
         f"{by_order_text(numbers, 'association')} for the attention maps ({by_attention})."
     )

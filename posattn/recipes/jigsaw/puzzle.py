@@ -17,6 +17,7 @@ from posattn.vision.jigsaw.layout import (
     neighbour_pairs_recovered,
     neighbour_recall,
     partial_correlation,
+    positive,
     profile_similarity,
 )
 
@@ -37,7 +38,7 @@ def piece_together(
         tile: side of the neighbourhoods for patch association.
         rounds: of ``recover_layout``.
     """
-    similarity = profile_similarity(maps)
+    similarity = profile_similarity(positive(maps))
     layout = recover_layout(similarity, grid, rounds=rounds)
     embedded = assigned_layout(similarity, grid)
     tiles = Partition.tiles(grid, (tile, tile))
@@ -89,7 +90,7 @@ def puzzle_tensors(
     """
     seen = shuffle_patches(images, size, permutation)
     restored = shuffle_patches(seen, size, layout.argsort())
-    likeness = in_true_order(profile_similarity(maps), permutation).fill_diagonal_(0).clamp_(min=0)
+    likeness = in_true_order(profile_similarity(positive(maps)), permutation).fill_diagonal_(0).clamp_(min=0)
     attention = in_true_order(maps, permutation).double().mean((0, 1))
     return {
         "pictures": torch.stack([images, seen, restored]),

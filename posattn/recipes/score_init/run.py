@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from posattn.recipes.kit.classifiers import build, check_models, fit, load_splits, train_grid
+from posattn.recipes.kit.classifiers import build, check_models, fit, load_split, load_splits, train_grid
 from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.score_init.settings import STARTS, ScoreInitConfig
 from posattn.runs.folder import RunFolder
@@ -15,15 +15,15 @@ from posattn.runs.page import Section, Table, mean_lines, to_plain
 from posattn.runs.seeds import collect, mean_std_text, over_seeds
 from posattn.structure.association import own_share_of_largest
 from posattn.vision.grid import Grid, neighbourhoods
-from posattn.vision.jigsaw.layout import neighbour_recall, profile_similarity
+from posattn.vision.jigsaw.layout import neighbour_recall, positive, profile_similarity
 
-TINY = 1e-30  # below it an entry of a map may be 0 in float32
 Numbers = dict[str, Any]
 
 
 def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> Numbers:
     """Train a model per start and seed."""
     check_models(config, [POSITIONAL])
+    check_grid(config)
     cells = product(config.starts, config.all_seeds)
     done = train_grid("score-init", train_start, config, cells, run, progress)
     runs = {start: [done[start, seed] for seed in config.all_seeds] for start in config.starts}
@@ -38,6 +38,13 @@ def run(config: ScoreInitConfig, run: RunFolder, progress: Progress) -> Numbers:
     }
 
 
+def check_grid(config: ScoreInitConfig) -> None:
+    """Raise ValueError, before anything is trained, for a single patch, which has no neighbours."""
+    model: Any = build(config.size, POSITIONAL, config.seed, load_split(config, "test"))
+    if model.patch_embed.num_patches < 2:
+        raise ValueError(f"patch_size must leave at least two patches, got {config.size.patch_size}: 1 x 1")
+
+
 def train_start(config: ScoreInitConfig, start: str, seed: int, folder: Path) -> Numbers:
     """Train one model: its test accuracy after the chosen epochs, and measures of the grid in its maps.
 
@@ -49,7 +56,7 @@ def train_start(config: ScoreInitConfig, start: str, seed: int, folder: Path) ->
     model: Any = build(config.size, POSITIONAL, seed, test_set, **STARTS[start])
     done = fit(model, train_set, test_set, config.train, seed, folder, unit, after=config.after)
     height, width = grid = model.patch_embed.grid_size
-    maps = model.eval().attention_maps().detach().double().clamp(min=TINY)
+    maps = positive(model.eval().attention_maps().detach())
     positions = torch.arange(height * width)
     return {
         "accuracy": done["accuracy"],

@@ -35,7 +35,7 @@ def built_section(numbers: dict[str, Any], labels: list[str]) -> Section:
         labels,
         caption="Rows are queries, patches reordered by their set, first seed; each map on its own colour scale.",
     )
-    claim = f"Generalising does not take the structure. Test accuracy (patch association): {said}."
+    claim = f"Test accuracy (patch association) of solutions with the structure and without it: {said}."
     return Section("Solutions by hand", claim, [table, maps])
 
 
@@ -46,7 +46,7 @@ def trained_section(config: SolutionsConfig, numbers: dict[str, Any]) -> Section
         start, end = one["trained"][-1]["start"], one["trained"][-1]["end"]
         before, after = fmean(start["distance"]), fmean(end["distance"])
         said.append(
-            f"{family}: {'nearer' if after < before else 'farther'} ({before:.3f} to {after:.3f}), accuracy "
+            f"{family}: {moved_text(before, after)}, accuracy "
             f"{fmean(end['accuracy']):.3f}, association {fmean(end['association']):.2f}"
         )
     claim = (
@@ -55,6 +55,14 @@ def trained_section(config: SolutionsConfig, numbers: dict[str, Any]) -> Section
     )
     tables = [trained_table(config, numbers, index) for index in range(len(config.noises))]
     return Section("Where training goes from near each", claim, tables)
+
+
+def moved_text(before: float, after: float) -> str:
+    """Whether a distance fell or rose, in the digits that are shown."""
+    start, end = f"{before:.3f}", f"{after:.3f}"
+    if start == end:
+        return f"at the same distance ({start})"
+    return f"{'nearer' if after < before else 'farther'} ({start} to {end})"
 
 
 def trained_table(config: SolutionsConfig, numbers: dict[str, Any], index: int) -> Table:

@@ -119,8 +119,8 @@ def transfer_section(numbers: dict[str, Any]) -> Section:
     """The curves."""
     samples, mean, count = numbers["samples"], numbers["mean"], len(numbers["association"])
     claim = (
-        "The learned attention transfers to a task with another feature from few samples. Here test accuracy at "
-        f"N = {samples[0]} is {mean[FROZEN][0]:.2f} with the attention frozen and {mean[SCRATCH][0]:.2f} from scratch, "
+        f"A task with another feature, learned from N samples: test accuracy at N = {samples[0]} is "
+        f"{mean[FROZEN][0]:.2f} with the learned attention frozen and {mean[SCRATCH][0]:.2f} from scratch, "
         f"which reaches {mean[SCRATCH][-1]:.2f} at N = {samples[-1]}."
     )
     curves = mean_lines(

@@ -19,6 +19,12 @@ from posattn.vision.grid import Grid, distances
 Similarity = Float[Tensor, "N N"]
 Layout = Int[Tensor, " N"]
 ROUNDING = 1e-9  # of distances between the places of a grid
+TINY = 1e-30  # below it an entry of a map may be 0 in float32
+
+
+def positive(maps: Maps) -> Maps:
+    """Maps in float64 without entries of 0, which sharp ones have in float32 and whose logarithm is no number."""
+    return maps.double().clamp(min=TINY)
 
 
 def profile_similarity(scores_or_maps: Maps, shrinkage: float = 0.1) -> Similarity:
@@ -59,8 +65,10 @@ def partial_correlation(profiles: Float[Tensor, "samples N"], shrinkage: float =
 def centred_scores(scores_or_maps: Maps) -> Float[Tensor, "heads N N"]:
     """Scores of unit standard deviation without row means, column means and diagonal, in float64."""
     N = scores_or_maps.shape[-1]
-    if scores_or_maps.shape[-2] != N or not scores_or_maps.isfinite().all():
-        raise ValueError(f"maps must be finite and (..., N, N), got {tuple(scores_or_maps.shape)}")
+    if scores_or_maps.shape[-2] != N:
+        raise ValueError(f"maps must be (..., N, N), got {tuple(scores_or_maps.shape)}")
+    if not scores_or_maps.isfinite().all():
+        raise ValueError("maps must be finite, got NaN or infinity")
     given = scores_or_maps.detach().double()
     maps = is_attention(scores_or_maps)[..., None, None]  # by their own rounding
     scores = torch.where(maps, given.log(), given).reshape(-1, N, N)
