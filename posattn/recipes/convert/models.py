@@ -159,8 +159,9 @@ def own_images(models: TrainedModels, config: ConvertConfig) -> ImageSet:
     """
     name = models.settings["data"]["data"]
     moved = config.images == name and config.data_dir is not None
+    changes: dict[str, Any] = {"data_dir": config.data_dir} if moved else {}
     try:
-        return models.data(**{"data_dir": config.data_dir} if moved else {})
+        return models.data(**changes)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
             f"{config.model} was trained on {name}, whose images give the size and the classes of its models, and "
