@@ -10,7 +10,7 @@ from layouts import encoded, noise, write_folder
 from rich.progress import Progress
 
 from posattn import cli
-from posattn.recipes.inspect.run import Counted, load_subject
+from posattn.recipes.inspect.run import Counted, load_subject, stacked
 from posattn.recipes.inspect.settings import InspectConfig
 from posattn.vision.data.pictures import Pictures
 
@@ -55,3 +55,9 @@ def test_what_qualifies_an_inspection_is_printed_and_on_its_page(
     for note in notes:
         assert note in said
         assert note in page
+
+
+def test_images_of_several_shapes_are_named() -> None:
+    """Some processors of transformers do not crop."""
+    with pytest.raises(ValueError, match="must have one size, got 4x6 and 6x4 after the model's own"):
+        stacked([torch.zeros(3, 4, 6), torch.zeros(3, 6, 4)])

@@ -158,9 +158,8 @@ def own_images(models: TrainedModels, config: ConvertConfig) -> ImageSet:
     Raises ValueError naming the set where it cannot be read from here.
     """
     name = models.settings["data"]["data"]
-    changes: dict[str, Any] = {}
-    if config.images == name and config.data_dir is not None:
-        changes["data_dir"] = config.data_dir
+    moved = config.images == name and config.data_dir is not None
+    changes: dict[str, Any] = {"data_dir": config.data_dir} if moved else {}
     try:
         return models.data(**changes)
     except (FileNotFoundError, ValueError) as error:

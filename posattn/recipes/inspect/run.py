@@ -142,7 +142,18 @@ class Transformed:
         while part := list(islice(pictures, BATCH)):
             for picture in part:
                 self.digest.update(repr(picture.size).encode() + picture.convert("RGB").tobytes())
-            yield torch.stack([self.transform(picture) for picture in part])
+            yield stacked([self.transform(picture) for picture in part])
+
+
+def stacked(images: list[Tensor]) -> Tensor:
+    """The images as a batch. Raises ValueError where a transform keeps the shapes of pictures, which differ."""
+    shapes = list(dict.fromkeys("x".join(map(str, image.shape[1:])) for image in images))
+    if len(shapes) > 1:
+        raise ValueError(
+            f"all images must have one size, got {shapes[0]} and {shapes[1]} after the model's own transform, which "
+            "does not crop: give pictures of one shape"
+        )
+    return torch.stack(images)
 
 
 class Counted:

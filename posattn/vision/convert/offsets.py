@@ -96,7 +96,11 @@ def resampled_rows(rows: Float[Tensor, "p P N"], old: Grid, new: Grid) -> Float[
 
 
 def resized(values: Float[Tensor, "a b c"], size: tuple[int, int]) -> Float[Tensor, "a h w"]:
-    """Bilinear, ends on ends."""
+    """Bilinear, ends on ends; a single row or column is the middle one."""
+    for axis, side in enumerate(size, 1):
+        if side == 1:  # align_corners would take the first
+            length = values.shape[axis]
+            values = values.narrow(axis, (length - 1) // 2, 2 - length % 2).mean(axis, keepdim=True)
     return F.interpolate(values[None], size, mode="bilinear", align_corners=True)[0]
 
 

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from posattn.vision.data.decoding import UNDECODABLE, Picture, extensions, open_picture
-from posattn.vision.data.folders import split_of, walk
+from posattn.vision.data.folders import list_folder, split_of, walk
 from posattn.vision.data.images import evenly_spaced, load_images
+from posattn.vision.data.request import Request
+from posattn.vision.data.sets import find_split, tables_of_part
 from posattn.vision.data.tables import IMAGE_COLUMNS, Part, cell_source, column, encoded_cells
 
 PART = 64  # rows of a parquet file read at once
@@ -190,7 +192,17 @@ def source_of(name: str, data_dir: Path | None) -> tuple[Files | Rows | Tables |
         return Files(listed(path) if path.suffix.lower() in LISTS else [path]), []
     if path.is_dir():
         return in_folder(list(visible_files(path)))
-    return Arrays(load_images(name, "test", data_dir).images.permute(0, 2, 3, 1).numpy()), []
+    return in_known_set(name, data_dir), []
+
+
+def in_known_set(name: str, data_dir: Path | None) -> Files | Tables | Arrays:
+    """The reader of a set's test pictures at the size that they are stored in, where ``load_images`` resizes some."""
+    request = Request(name, "test", data_dir)
+    if name == "imagenet":
+        return Files([Path(path) for path, _ in list_folder(find_split(request))[0]])
+    if name in ("imagenette", "tiny-imagenet"):
+        return Tables(tables_of_part(request))
+    return Arrays(load_images(name, "test", data_dir).images.permute(0, 2, 3, 1).numpy())
 
 
 def in_folder(files: Sequence[Path]) -> tuple[Files | Tables, list[str]]:

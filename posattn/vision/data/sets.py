@@ -102,9 +102,14 @@ def imagenette(request: Request) -> Content:
 
 
 def part_of_imagenet(request: Request, classes: int) -> Content:
-    """Parquet files of a part of ImageNet."""
+    """A part of ImageNet."""
+    return request.parquet(tables_of_part(request), tuple(map(str, range(classes))))
+
+
+def tables_of_part(request: Request) -> list[Path]:
+    """The parquet files of a part of ImageNet."""
     how = "name the folder that holds train.parquet and test.parquet, or give a folder of train and val as --data"
-    return request.parquet(request.find(request.shards, how), tuple(map(str, range(classes))))
+    return request.find(request.shards, how)
 
 
 def imagenet(request: Request) -> Content:

@@ -71,7 +71,8 @@ def inspect_attention(
 
     Returns:
         A row for each layer, head and measure: columns layer, head, measure, value, stderr. Standard errors
-        are over images; those of what is measured on the average map are a jackknife over groups of images.
+        are over images; those of what is measured on the average map are a jackknife over groups of images, which is
+        too large for associations, as they count entries by their rank (docs/inspect.md).
         ``table.attrs`` holds ``images`` (how many), ``layers`` (their paths), ``numbers``, ``unobserved`` (paths of
         other attention, and why it is not observed), ``grids`` (rows and columns of each layer's patches), ``grid``
         (of the first), and ``references`` (by layer, what a uniform map scores by each measure, and a random

@@ -195,5 +195,8 @@ def resample_keys(rows: Float[Tensor, "h Q N"], old: Grid, new: Grid) -> Float[T
     """Rows of scores on the keys of another grid."""
     prefix, patches = rows.split([old.prefix, old.height * old.width], dim=2)
     images = patches.float().unflatten(2, old.size)
-    scaled = F.interpolate(images, new.size, mode="bicubic", antialias=True)
+    if new.width == 1:  # torch's antialias is wrong where a single column comes out of another number of rows
+        scaled = F.interpolate(images.mT, new.size[::-1], mode="bicubic", antialias=True).mT
+    else:
+        scaled = F.interpolate(images, new.size, mode="bicubic", antialias=True)
     return torch.cat([prefix, scaled.flatten(2).to(rows.dtype)], 2)

@@ -147,3 +147,18 @@ def test_gradients_reach_every_parameter() -> None:
 def test_a_window_of_a_single_patch_stays_one() -> None:
     assert OffsetMaps(1, Grid(4, 4), (1, 1)).window_on(Grid(8, 8)) == (1, 1)
     assert OffsetMaps(1, Grid(8, 8), (3, 3)).window_on(Grid(2, 2)) == (3, 3)
+
+
+@pytest.mark.parametrize("height", [2, 3])
+def test_on_a_single_row_or_column_maps_are_those_of_the_middle(height: int) -> None:
+    """Turned upside down and on its side the grid has the same maps."""
+    grid = Grid(height, 5)
+    maps, mirrored, turned = (random_maps(each, "relative") for each in (grid, grid, Grid(5, height)))
+    mirrored.kernel.data, turned.kernel.data = maps.kernel.flip(1), maps.kernel.mT
+    places = torch.arange(height * 5).view(height, 5)
+    mirrored.columns.data = maps.columns[:, places.flip(0).flatten()]
+    turned.columns.data = maps.columns[:, places.T.flatten()]
+    dense = maps.dense((1, 5))
+    torch.testing.assert_close(mirrored.dense((1, 5)), dense)
+    torch.testing.assert_close(turned.dense((5, 1)), dense)
+    assert torch.equal(maps.on((1, 5)).kernel[:, 0], maps.kernel[:, height - 1])

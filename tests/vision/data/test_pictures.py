@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from layouts import encoded as png
+from layouts import noise, write_folder
 from PIL import Image
 
 from posattn.vision.data.decoding import open_picture
@@ -236,3 +238,17 @@ def test_floats_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "a.tiff")
     with pytest.raises(ValueError, match=r"its values are in \[nan, nan\]"):
         open_picture(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize("name", ["imagenette", "tiny-imagenet", "imagenet"])
+def test_pictures_of_known_sets_have_the_size_that_they_are_stored_in(name: str, tmp_path: Path) -> None:
+    """A model resizes them by its own transform; trainings take them at 64, 32 and 224 px by default."""
+    pictures = noise(4, 3, 90, 110)
+    if name == "imagenet":
+        names = [f"{split}/{kind}/{i}.png" for split in ("train", "val") for kind in "ab" for i in range(2)]
+        write_folder(tmp_path, dict(zip(names, map(png, [*pictures, *pictures]), strict=True)))
+    else:
+        table = pa.table({"img": [png(picture) for picture in pictures], "label": [0, 1, 0, 1]})
+        pq.write_table(table, tmp_path / "test.parquet")
+    read = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in Pictures(name, tmp_path)]
+    assert torch.equal(torch.stack(read), pictures)

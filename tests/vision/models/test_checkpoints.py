@@ -11,6 +11,7 @@ from timm.models import _hub as hub
 
 from posattn.vision.models.checkpoint import checkpoint_filter_fn
 from posattn.vision.models.freeze import freeze_attention
+from posattn.vision.models.scores import Grid, resample_keys
 from posattn.vision.models.vision_transformer_posattn import VisionTransformerPosAttn
 
 
@@ -250,3 +251,13 @@ def test_offsets_on_a_single_row_keep_their_centre(size: tuple[int, int]) -> Non
     model.set_input_size(size)
     assert torch.equal(scores.table.flatten(1), across)
     assert torch.equal(scores.table.flatten(1)[:, 7], centre)
+
+
+@pytest.mark.parametrize("new", [(1, 9), (1, 6), (3, 4)])
+def test_tables_on_their_side_are_resampled_alike(new: tuple[int, int]) -> None:
+    """Also onto a single column, where torch's antialias is wrong."""
+    rows = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0))
+    turned = rows.unflatten(2, (2, 6)).mT.flatten(2)
+    upright = resample_keys(rows, Grid(2, 6), Grid(*new)).unflatten(2, new)
+    on_its_side = resample_keys(turned, Grid(6, 2), Grid(*new[::-1])).unflatten(2, new[::-1])
+    torch.testing.assert_close(on_its_side.mT, upright)
