@@ -63,7 +63,8 @@ def demo(smoke: bool = False) -> DemoConfig:
     learned attention transfers with 8 samples; a ViT with positional attention does about as well on real images.
     Command: posattn run demo
     Time: 86 s on 2 cores of an AMD EPYC (AVX-512, bfloat16), quiet.
-    On CPUs with AVX2 only: unknown
+    On CPUs with AVX2 only: 200 s of CPU time (AMD EPYC, --jobs 1, beside other work); the same numbers, but for the ViT
+    on digits: 93.9 ± 1.7 %.
     Expected, seed 0 (transfer: seeds 0 to 4; images: 0 to 2), CPU: association 0.29 to 1.00 at step 80, permuted sets
     1.00 accurate at association 0.00; frozen attention 0.996 at N = 8, from scratch 0.92 at 8 and 0.97 at 512;
     digits in bfloat16: ViT 93.7 ± 1.8 %, positional ViT 97.6 ± 0.2 %; in float32: 94.2 ± 1.7 %, 97.9 ± 0.2 %.
