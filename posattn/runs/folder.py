@@ -193,7 +193,7 @@ def own_files(path: Path) -> list[Path]:
 
 def holds_only_settings(run: RunFolder) -> bool:
     """Whether nothing was done in a run."""
-    lines, _ = run.added()
+    lines, _ = run.journal.read_from()
     own = {file.name for file in own_files(run.path)}
     return own <= {CONFIG, METRICS} and all(
         line["event"] in ("data", ENVIRONMENT) or line.get("name") == CONFIG for line in lines

@@ -14,16 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posattn.runs.files import (
-    append_line,
-    digest,
-    is_plain,
-    plain_name,
-    read_json,
-    read_line,
-    to_json,
-    write_whole,
-)
+from posattn.runs.files import digest, is_plain, plain_name, read_json, to_json, write_whole
+from posattn.runs.journal import Journal
 from posattn.runs.ranks import is_writer, share
 
 if TYPE_CHECKING:
@@ -33,13 +25,6 @@ FORMAT = "posattn run, version 1"  # this line of config.json marks a folder as 
 CONFIG, METRICS, RESULT, REPORT = "config.json", "metrics.jsonl", "result.json", "report.html"
 CHECKPOINTS = "checkpoints"  # a folder; unfinished trainings keep theirs in it
 TENSORBOARD = "tensorboard"  # a folder; trainings keep TensorBoard's files in it
-FIELDS: dict[str, dict[str, type]] = {  # of the events that a run reads back
-    "unit": {"name": str, "value": object, "files": list},
-    "file": {"name": str, "sha256": str},
-    "data": {"name": str, "sha256": str},
-    "environment": {"device": str, "versions": dict},
-    "finished": {"at": str},
-}
 _recorded: ContextVar[tuple[list[str], ...]] = ContextVar("recorded", default=())
 
 
@@ -52,15 +37,6 @@ def recorded_files() -> Iterator[list[str]]:
         yield files
     finally:
         _recorded.reset(token)
-
-
-def read_event(line: bytes) -> dict[str, Any] | None:
-    """The values of a line of the journal, None if it is damaged or not an event that posattn writes."""
-    values = read_line(line)
-    if values is None or not isinstance(values.get("event"), str):
-        return None
-    fields = FIELDS.get(values["event"], {})
-    return values if all(isinstance(values.get(name), kind) for name, kind in fields.items()) else None
 
 
 def now() -> str:
@@ -82,6 +58,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.journal = Journal(path / METRICS)
         self.computes = True
         """Whether a sweep may compute what is not finished; else that is a ValueError"""
         self._done: dict[str, Any] = {}
@@ -118,33 +95,15 @@ class RunFolder:
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to metrics.jsonl. Of several ranks, rank 0 does."""
-        if is_writer():
-            append_line(self.path / METRICS, {"event": event, **values})
+        self.journal.append(event, values)
 
     def _record(self, event: str, **values: Any) -> None:
         """``log``, then fsync."""
-        if is_writer():
-            append_line(self.path / METRICS, {"event": event, **values}, sync=True)
+        self.journal.append(event, values, sync=True)
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl for one event, oldest first."""
-        return [values for _, values in self._journal() if values["event"] == event]
-
-    def added(self, place: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The whole lines of metrics.jsonl from byte ``place`` on, and the place after them."""
-        path, content = self.path / METRICS, b""
-        if path.exists():
-            with open(path, "rb") as file:
-                file.seek(place)
-                content = file.read()
-        content = content[: content.rfind(b"\n") + 1]
-        return [values for line in content.splitlines() if (values := read_event(line))], place + len(content)
-
-    def _journal(self) -> list[tuple[bytes, dict[str, Any]]]:
-        """The undamaged lines; lines that a kill truncated or the disk corrupted are skipped."""
-        path = self.path / METRICS
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        return [(line, values) for line in lines if line.endswith(b"\n") and (values := read_event(line))]
+        return [values for values in self.journal.read() if values["event"] == event]
 
     def unit(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON value of a unit of work: read back if an earlier start finished it, else computed and recorded.
@@ -186,7 +145,7 @@ class RunFolder:
     def precisions(self) -> dict[str, str]:
         """The precision of each finished training, float32 or bfloat16, by the name of its log lines and weights."""
         finished = {Path(file).stem for unit in self.events("unit") for file in unit["files"]}
-        lines = (values for _, values in self._journal() if values["event"] in finished)
+        lines = (values for values in self.journal.read() if values["event"] in finished)
         return {line["event"]: line["precision"] for line in lines if isinstance(line.get("precision"), str)}
 
     def value(self, name: str) -> Any:
@@ -270,17 +229,7 @@ class RunFolder:
 
         Returns whether nothing was damaged or missing, but for files of no unit.
         """
-        lines, journal = self._journal(), self.path / METRICS
-        held = journal.read_bytes() if journal.is_file() else b""
-        content = b"".join(line.rstrip(b"\r\n") + b"\n" for line, _ in lines)
-        whole = bool(lines) and held.replace(b"\r\n", b"\n") == content
-        if not lines:
-            warnings.warn(f"{journal} is missing or damaged: finished work is computed again", stacklevel=2)
-        elif bad := held.count(b"\n") - len(lines):
-            warnings.warn(
-                f"{journal} has {bad} damaged line(s): what they record is computed again", stacklevel=2
-            )
-        write_whole(journal, content)
+        whole = self.journal.mend()
         damaged = {name for name, sha256 in self.files().items() if digest(self.path / name) != sha256}
         for unit in self.events("unit"):
             if lost := damaged & set(unit["files"]):

@@ -136,7 +136,7 @@ def append_many(path: Path, writer: int) -> None:
 
 def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     Parallel(n_jobs=2)(delayed(append_many)(tmp_path / records.METRICS, writer) for writer in range(2))
-    lines, _ = RunFolder(tmp_path).added()
+    lines, _ = RunFolder(tmp_path).journal.read_from()
     for writer in range(2):
         assert [line["number"] for line in lines if line["writer"] == writer] == list(range(200))
 

@@ -110,7 +110,7 @@ def copy_units(chosen: dict[str, Source], folder: RunFolder) -> None:
     for source in {id(source): source for source in chosen.values()}.values():
         files = {file for name in chosen if chosen[name] is source for file in source.units[name]["files"]}
         trainings = {Path(file).stem for file in files}
-        for line in source.folder.added()[0]:
+        for line in source.folder.journal.read_from()[0]:
             if line["event"] in trainings:
                 folder.log(**{key: value for key, value in line.items() if key != "crc32"})
 

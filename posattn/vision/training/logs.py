@@ -129,12 +129,12 @@ def follow_trainings(run: RunFolder, progress: Progress, config: TrainConfig) ->
     """
     show_precision(config, progress)
     bars, stop = TrainingBars(progress), Event()
-    _, start = run.added()
+    _, start = run.journal.read_from()
 
     def follow() -> None:
         place = start
         while not stop.wait(FOLLOWED_EVERY):
-            lines, place = run.added(place)
+            lines, place = run.journal.read_from(place)
             for line in lines:
                 if {"step", "steps", "images_per_second"} <= line.keys():
                     bars.show(line["event"], line)
