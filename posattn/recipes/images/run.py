@@ -34,6 +34,7 @@ from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
 from posattn.runs.seeds import over_seeds
 from posattn.vision.models.freeze import freeze_attention
+from posattn.vision.training.allocator import keep_freed_memory
 
 Numbers = dict[str, Any]
 
@@ -113,7 +114,10 @@ def for_inference(model: Any) -> Any:
 
 def throughput(models: Mapping[str, nn.Module], pixels: torch.Tensor, rounds: int) -> dict[str, list[float]]:
     """Images per second in inference, where models are trained, interleaved: median and quartiles."""
-    pixels = pixels.to(PartialState().device)
+    device = PartialState().device
+    if device.type == "cpu":
+        keep_freed_memory()  # as trainings do, which may have run in other processes: models differ in what it saves
+    pixels = pixels.to(device)
     works = {
         name: inference(copy.deepcopy(model).to(pixels.device), pixels, pixels.dtype)
         for name, model in models.items()
