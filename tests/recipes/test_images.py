@@ -15,7 +15,7 @@ from rich.progress import Progress
 from posattn import cli
 from posattn.recipes import RECIPES
 from posattn.recipes.images.page import skipped_text
-from posattn.recipes.images.run import skipped_pictures, training_times
+from posattn.recipes.images.run import skipped_pictures, throughput, training_times
 from posattn.recipes.images.settings import BUDGETS, PLAIN, TABLE
 from posattn.recipes.kit import classifiers
 from posattn.recipes.kit.classifiers import build, load_split, patch_permutation, rearranged
@@ -256,3 +256,17 @@ def test_maps_of_random_locality_look_near_the_query() -> None:
     apart = distances(Grid(4, 5))
     assert (maps * apart).sum(-1).mean() < 0.8 * apart.mean()
     assert not torch.equal(maps[0, 0], maps[0, 1])
+
+
+def test_images_per_second_are_timed_as_in_a_process_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Noted(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append("model")
+            return x.flatten(1)
+
+    monkeypatch.setattr("posattn.recipes.images.run.keep_freed_memory", lambda: calls.append("memory"))
+    found = throughput({"one": Noted()}, torch.rand(4, 1, 2, 2), 2)
+    assert calls[:2] == ["memory", "model"]
+    assert len(found["one"]) == 3
