@@ -54,11 +54,11 @@ def solutions(smoke: bool = False) -> SolutionsConfig:
     On CPUs with AVX2 only: 350 s of CPU time (AMD EPYC, beside other work), the same numbers.
     Expected, seeds 0 to 2, 1 thread of an AMD EPYC, accuracy as built: 1.000, 1.000, 1.000, 0.802 ± 0.017, 0.815 ±
     0.013. With uniform attention the sum over all patches has the sign of the label in 0.790 of the samples and is 0 in
-    0.030, where rounding gives some a sign. Distance to the solution before and after training from
-    noise 1: associated 0.402 to 0.238, permuted 0.407 to 0.230, delegates 0.383 to 0.337, uniform attention 0.381 to
-    0.448 (accuracy 0.988 ± 0.001, association 0.028 ± 0.002), others on themselves 0.674 to 0.750. From noise 0.1: the
-    first three within 0.004 of the start, uniform attention still on its plateau (accuracy 0.808), others on themselves
-    to association 0.882 ± 0.005 and accuracy 0.975 ± 0.003.
+    0.030, where rounding gives some a sign. Distance to the solution before and after training from noise 1: associated
+    0.402 to 0.238, permuted 0.407 to 0.230, delegates 0.383 to 0.337, uniform attention 0.381 to 0.448 (accuracy 0.988
+    ± 0.001, association 0.028 ± 0.002), others on themselves 0.674 to 0.750. From noise 0.1: the first three within
+    0.004 of the start, uniform attention still on its plateau (accuracy 0.808), others on themselves to association
+    0.882 ± 0.005 and accuracy 0.975 ± 0.003.
     """
     if not smoke:
         return SolutionsConfig()
