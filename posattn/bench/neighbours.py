@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from rich.progress import track
-from timm.data import create_transform
 from torch import Generator, Tensor, nn
 
 from posattn.vision.convert.adapters.find import adapter_of
@@ -29,7 +28,7 @@ def features(model: nn.Module, images: ImageSet, dtype: torch.dtype, title: str)
     vit = adapter_of(model)
     config: Any = vit.data_config()
     normalise = Normalise(config["mean"], config["std"])
-    transform = create_transform(**{**config, "input_size": (vit.channels, *vit.image_size)}, normalize=False)
+    transform = vit.transform()
     batches = (
         normalise(transformed(part, transform)).to(dtype) for part in track(images.images.split(BATCH), title)
     )

@@ -1,11 +1,10 @@
 """The pictures to convert a model with."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.progress import Progress
-from timm.data import create_transform
 from torch import Generator, Tensor, nn
 
 from posattn.recipes.convert.settings import ConvertConfig
@@ -56,7 +55,7 @@ def unlabelled(config: ConvertConfig, vit: ViT, progress: Progress) -> Material:
     limit = config.limit if config.recover else min(used, config.limit or used)
     pictures = Pictures(config.images, config.data_dir, limit)
     require(config, len(pictures), wanted)
-    transform = Channels(transform_of(vit), vit.channels)
+    transform = Channels(vit.transform(), vit.channels)
     held = [
         torch.as_tensor(transform(picture))
         for picture in progress.track(pictures, total=len(pictures), description="pictures")
@@ -111,14 +110,8 @@ def load_labelled(config: ConvertConfig, vit: ViT, split: str) -> ImageSet:
         places = {"data": config.images, "data_dir": config.data_dir, "image_size": vit.image_size[0]}
         return TrainedModels(folder).data(split, **places)
     data = MemoryDataConfig(config.images, config.data_dir)
-    held: ImageSet = data.load_transformed(split, transform_of(vit))
+    held: ImageSet = data.load_transformed(split, vit.transform())
     return held
-
-
-def transform_of(vit: ViT) -> Any:
-    """The transform of pictures to uint8 by the model's data config."""
-    size = (vit.channels, *vit.image_size)
-    return create_transform(**{**vit.data_config(), "input_size": size}, normalize=False)
 
 
 def require(

@@ -103,7 +103,7 @@ def transformers_model(kind: Any, name: str, local: bool) -> Any:
 
 
 def torchvision_vit(name: str, pretrained: bool) -> Any:
-    """A ViT of torchvision, with its published weights or at its random start, that takes pictures as the former do.
+    """A ViT of torchvision, with its published weights or at its random start; pictures are made for those weights.
 
     Raises ValueError if there is none.
     """

@@ -24,7 +24,7 @@ import posattn
 from posattn.recipes.convert.models import load_model
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
-from posattn.recipes.convert.subject import load_material, normalise_of, transform_of
+from posattn.recipes.convert.subject import load_material, normalise_of
 from posattn.recipes.images.settings import images as images_recipe
 from posattn.recipes.kit.classifiers import build, weights_name
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ModelSize
@@ -182,7 +182,7 @@ def test_pictures_are_made_as_by_the_processor(
     vit = adapter_of(transformers.ViTForImageClassification.from_pretrained(folder).eval())
     small = Image.fromarray(noise(1, 3, 4, 6)[0].permute(1, 2, 0).numpy())
     picture = small.resize((72, 48), Image.Resampling.BICUBIC)
-    made = normalise_of(vit.model)(transform_of(vit)(picture)[None])
+    made = normalise_of(vit.model)(vit.transform()(picture)[None])
     own = processor(picture, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(made, own, rtol=0, atol=0.03)
 
@@ -196,7 +196,7 @@ def test_pictures_are_made_as_by_published_weights(name: str, monkeypatch: pytes
     vit = adapter_of(torchvision_vit(name, pretrained=False))
     small = Image.fromarray(noise(1, 3, 9, 7)[0].permute(1, 2, 0).numpy())
     picture = small.resize((700, 900))
-    assert normalise_of(vit.model)(transform_of(vit)(picture)[None]).allclose(own(picture), atol=1e-5)
+    assert normalise_of(vit.model)(vit.transform()(picture)[None]).allclose(own(picture), atol=1e-5)
 
 
 def test_a_run_is_converted_in_another_folder(

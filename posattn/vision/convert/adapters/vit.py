@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from safetensors.torch import save_file
+from timm.data import create_transform
 from torch import Tensor, nn
 
 from posattn import checks
@@ -127,6 +128,11 @@ class ViT(ABC):
     @abstractmethod
     def data_config(self) -> dict[str, Any]:
         """How pictures become input: ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``crop_mode``, as timm's."""
+
+    def transform(self) -> Any:
+        """The transform of pictures to uint8 by ``data_config``, at the model's size."""
+        size = (self.channels, *self.image_size)
+        return create_transform(**{**self.data_config(), "input_size": size}, normalize=False)
 
 
 def refuse_other_grid(size: Sequence[int], own: tuple[int, int], patch: tuple[int, int]) -> None:
