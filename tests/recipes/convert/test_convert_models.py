@@ -199,6 +199,14 @@ def test_pictures_are_made_as_by_published_weights(name: str, monkeypatch: pytes
     assert normalise_of(vit.model)(vit.transform()(picture)[None]).allclose(own(picture), atol=1e-5)
 
 
+def test_how_pictures_are_made_is_saved(tmp_path: Path) -> None:
+    vit = torchvision.models.VisionTransformer(16, 8, 1, 1, 8, 8).eval()
+    vit.pictures = {"interpolation": "bicubic", "crop_pct": 1.0}
+    posattn.save(to_positional(vit, torch.rand(2, 3, 16, 16)), tmp_path / "saved")
+    found = adapter_of(posattn.load(tmp_path / "saved")).data_config()
+    assert {name: found[name] for name in vit.pictures} == vit.pictures
+
+
 def test_a_run_is_converted_in_another_folder(
     config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from posattn.vision.convert.adapters.attention import OfTorchvision, as_timm
 from posattn.vision.convert.adapters.vit import CONFIG, Converted, Forward, ViT, classes_of, share_of
 
 LIBRARY = "torchvision"
+USUAL = {"interpolation": "bilinear", "crop_pct": 0.875}  # of most published weights
 # arguments of the class that the model keeps
 ARGUMENTS = (
     "image_size",
@@ -88,14 +89,17 @@ class TorchvisionViT(ViT):
         if not whole:
             args["representation_size"] = None
         config = {"library": LIBRARY, "model_args": args, "converted": model.converted_heads}
-        config["heads"] = type(heads).__name__
+        config |= {"heads": type(heads).__name__, "pictures": self.pictures()}
         (folder / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
 
     def data_config(self) -> dict[str, Any]:
         """As the model's ``pictures`` says, see ``resizing_of``; else as most published weights take pictures."""
-        usual = {"interpolation": "bilinear", "crop_pct": 0.875}
-        resizing = getattr(self.model, "pictures", usual)
-        return {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, **resizing}
+        return {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, **self.pictures()}
+
+    def pictures(self) -> dict[str, Any]:
+        """How pictures are resized and cropped, which is saved with the model."""
+        found: dict[str, Any] = getattr(self.model, "pictures", USUAL)
+        return found
 
 
 def resizing_of(transforms: Any) -> dict[str, Any]:
@@ -121,5 +125,5 @@ def blank(folder: Path) -> Any:
         model.heads = model.heads.head
     elif config.get("heads") == nn.Identity.__name__:
         model.heads = nn.Identity()
-    model.converted_heads = config["converted"]
+    model.converted_heads, model.pictures = config["converted"], config.get("pictures", USUAL)
     return model
