@@ -19,6 +19,18 @@ def mean_std_text(values: Sequence[float], digits: int = 3, factor: float = 1.0)
     return f"{factor * mean:.{digits}f}{spread}"
 
 
+def count_text(count: int, what: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def averaged_text(what: str, seeds: int) -> str:
+    """``what``, such as "Mean ± std", over so many seeds; "One seed", in the same case, of one."""
+    if seeds > 1:
+        return f"{what} over {seeds} seeds"
+    return "One seed" if what[0].isupper() else "one seed"
+
+
 def collect(trees: Sequence[Any]) -> Any:
     """Equal trees (dicts and lists of numbers), one per seed, as one tree with a list over the seeds at each leaf."""
     first = trees[0]

@@ -90,4 +90,4 @@ def test_a_ratio_that_needs_more_noise_than_patches_is_said_at_once(
     arguments = ["run", "boundaries", "--smoke", "--jobs", "1", "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit):
         cli.main([*arguments, "--ratios", "1", "4"])
-    assert "noise_rate must be a probability in [0, 1], got 2.0" in capsys.readouterr().err
+    assert "the noise rate q of --ratios 4 must be a probability in [0, 1], got 2.0" in capsys.readouterr().err

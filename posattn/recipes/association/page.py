@@ -5,7 +5,7 @@ from typing import Any
 
 from posattn.recipes.association.settings import Setting
 from posattn.runs.page import Maps, Section, Table, mean_lines
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import averaged_text, mean_std_text
 
 FREE, ENCODED = "A free", "A = P Pᵀ"
 SETTINGS = {
@@ -79,7 +79,7 @@ def last_table(arms: dict[str, Any]) -> Table:
         step = mean_std_text(reached(arm), 0) if reached(arm) else "not reached"
         rows.append([form, *(mean_std_text(arm["last"][measure]) for measure in MEASURES), step])
     return Table(
-        f"At the end, mean ± std over {len(arms[FREE]['complete'])} seeds",
+        f"At the end, {averaged_text('mean ± std', len(arms[FREE]['complete']))}",
         ["", *MEASURES.values(), "Complete at step"],
         rows,
         "The step is the first measured one, over the seeds that reached it.",

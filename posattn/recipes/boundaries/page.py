@@ -6,6 +6,7 @@ import numpy as np
 
 from posattn.recipes.boundaries.settings import BoundariesConfig
 from posattn.runs.page import HeatMaps, Section, Table
+from posattn.runs.seeds import averaged_text
 
 FOUND = 0.9  # the sets count as found at this association
 AXES: dict[str, Any] = {"x": "ratios", "y": "diagonals", "x_label": "q·D / C²", "y_label": "σ_A"}
@@ -24,7 +25,7 @@ def descent_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Sectio
         f"The least fixed diagonal σ_A from which on descent from a random start reaches an association of {FOUND:g}: "
         f"{found}. The sum over all patches no longer decides the label where q·D is above C²."
     )
-    seeds = f"Mean over {config.seeds} {'seed' if config.seeds == 1 else 'seeds'}.{dashed(config)}"
+    seeds = f"{averaged_text('Mean', config.seeds)}.{dashed(config)}"
     caption = (
         "The share of each row's C - 1 largest scores off the fixed diagonal that lie in its own set, after "
         f"{config.steps} steps. {seeds}"

@@ -44,7 +44,8 @@ class BoundariesConfig(Seeds):
 
     def noise_rate(self, ratio: float) -> float:
         """q at a value of q·D / C²."""
-        return checks.probability("noise_rate", ratio * self.set_size**2 / self.num_patches)
+        rate = ratio * self.set_size**2 / self.num_patches
+        return checks.probability(f"the noise rate q of --ratios {ratio:g}", rate)
 
 
 @recipe

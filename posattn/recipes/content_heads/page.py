@@ -4,7 +4,7 @@ from typing import Any
 
 from posattn.recipes.content_heads.settings import ContentHeadsConfig
 from posattn.runs.page import Section, Table, mean_lines
-from posattn.runs.seeds import collect, mean_std_text
+from posattn.runs.seeds import averaged_text, collect, mean_std_text
 
 FIRST, LAST = "cheapest first", "most expensive first"
 COSTS = {"loss": "rise of the test loss", "drop": "fall of the test accuracy"}
@@ -27,13 +27,13 @@ def ranking_section(
         {"drop": "*.drop"},
         "rank of the head within its ViT",
         "drop of accuracy",
-        caption=f"Mean and standard deviation over {len(seeds)} seeds, on training images.",
+        caption=f"{averaged_text('Mean and standard deviation', len(seeds))}, on training images.",
     )
     blocks = Table(
         "Drop by block, points",
         ["block", "drop"],
         [[block, mean_std_text(drop, 2, 100)] for block, drop in by_block.items()],
-        f"Mean over heads; ± std over {len(seeds)} seeds.",
+        f"Mean over heads; {averaged_text('± std', len(seeds))}.",
     )
     heads = Table(
         f"The heads of seed {config.seed}, {FIRST}",
@@ -68,8 +68,8 @@ def replacement_section(config: ContentHeadsConfig, numbers: Numbers) -> Section
         {way: f"*.accuracy.{way}" for way in (FIRST, LAST)},
         "heads replaced by their average map",
         "test accuracy",
-        caption=f"Mean and standard deviation over {len(numbers['seeds'])} seeds on {config.data.data}; heads are "
-        "ranked on training images.",
+        caption=f"{averaged_text('Mean and standard deviation', len(numbers['seeds']))} on {config.data.data}; "
+        "heads are ranked on training images.",
     )
     return Section("Heads replaced", claim, [figure], at="heads")
 

@@ -7,7 +7,7 @@ from posattn.recipes.images.positions import THRESHOLD
 from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL
 from posattn.runs.page import Gallery, GridMaps, Lines, Section, Table, mean_lines
-from posattn.runs.seeds import mean_std, mean_std_text
+from posattn.runs.seeds import averaged_text, count_text, mean_std, mean_std_text
 
 Numbers = dict[str, Any]
 
@@ -120,16 +120,9 @@ def gap_text(estimate: Numbers | None) -> str:
     return f"{estimate['mean']:+.1f}{half}"
 
 
-def count_text(count: int, what: str) -> str:
-    """``1 epoch``, ``2 epochs``."""
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
 def spread_text(config: ImagesConfig) -> str:
     """What the curves and their bars are, for captions."""
-    if config.seeds == 1:
-        return "One seed."
-    return f"Mean and standard deviation over {config.seeds} seeds."
+    return f"{averaged_text('Mean and standard deviation', config.seeds)}."
 
 
 def maps(config: ImagesConfig, numbers: Numbers) -> Iterator[GridMaps | Gallery]:
@@ -173,10 +166,11 @@ def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Tab
         f"Models of one size, trained alike on {config.data.data}",
         ["model", "accuracy, %", "parameters", "MACs, M", "training, s", f"to {ORIGINAL}'s", "images/s"],
         rows,
-        caption=f"Test accuracy and seconds of training: {runs_text(config)}. {sharing_text(numbers)} "
-        f"MACs: multiply-adds per image. To {ORIGINAL}'s: training until the mean accuracy is the {ORIGINAL}'s final "
-        f"one, as a share of the {ORIGINAL}'s training. Images/s, in inference: median and half the interquartile "
-        f"range, the models interleaved.{skipped_text(numbers['skipped'])}",
+        caption=f"Test accuracy and seconds of training: {averaged_text('mean ± std', config.seeds)}. "
+        f"{sharing_text(numbers)} MACs: multiply-adds per image. To {ORIGINAL}'s: training until the mean "
+        f"accuracy is the {ORIGINAL}'s final one, as a share of the {ORIGINAL}'s training. "
+        f"Images/s, in inference: median and half the interquartile range, "
+        f"the models interleaved.{skipped_text(numbers['skipped'])}",
     )
 
 
@@ -185,11 +179,6 @@ def share_text(seconds: float | None, original: float | None) -> str:
     if original is None:
         return f"no {ORIGINAL}"
     return "not reached" if seconds is None else f"{seconds / original:.2f}"
-
-
-def runs_text(config: ImagesConfig) -> str:
-    """What a number of the table is of."""
-    return f"mean ± std over {config.seeds} seeds" if config.seeds > 1 else "one seed"
 
 
 def sharing_text(numbers: Numbers) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from posattn.recipes.jigsaw.settings import JigsawConfig
 from posattn.runs.page import GridMaps, PictureRows, Section, Table
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import count_text, mean_std_text
 
 SHUFFLED, PLAIN = "shuffled", "plain"
 Numbers = dict[str, Any]
@@ -30,8 +30,8 @@ def puzzle_section(config: JigsawConfig, numbers: Numbers) -> Section:
     noise, images = (numbers["baselines"][name] for name in ("noise", "images"))
     claim = (
         f"From the scores of a positional ViT trained on {config.data.data} with its patches shuffled, {pairs} % of "
-        f"the pairs of neighbouring patches were put back side by side ({config.seeds} seeds); from scores that are "
-        f"noise {100 * noise['pairs']:.1f} %. The model has no notion of the grid."
+        f"the pairs of neighbouring patches were put back side by side ({count_text(config.seeds, 'seed')}); "
+        f"from scores that are noise {100 * noise['pairs']:.1f} %. The model has no notion of the grid."
     )
     pictures = PictureRows(
         "Test images",

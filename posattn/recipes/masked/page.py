@@ -4,7 +4,7 @@ from typing import Any
 
 from posattn.recipes.masked.settings import MaskedConfig
 from posattn.runs.page import Gallery, Section, Table, mean_lines, to_plain
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import averaged_text, mean_std_text
 
 RECONSTRUCTION, LABELS = OBJECTIVES = ("masked reconstruction", "labels")
 PLAIN, ADAM = OPTIMIZERS = ("gradient descent", "Adam")
@@ -65,7 +65,7 @@ def claim(optimizer: str, config: MaskedConfig, arms: dict[str, Any]) -> str:
     return (
         f"After {config.steps} steps of {optimizer} on {config.batch_size} fresh samples each, patch association off "
         f"the diagonal (chance {(C - 1) / (D - 1):.3f}) is {found[RECONSTRUCTION]} by masked reconstruction, "
-        f"{found[LABELS]} by labels; mean ± std over {config.seeds} seeds."
+        f"{found[LABELS]} by labels; {averaged_text('mean ± std', config.seeds)}."
     )
 
 
@@ -95,4 +95,4 @@ def last_table(arms: dict[str, Any], seeds: int) -> Table:
         "that is explained, for labels the accuracy; on fresh samples. Complete: the first measured step with "
         "association 1."
     )
-    return Table(f"At the end, mean ± std over {seeds} seeds", columns, rows, caption)
+    return Table(f"At the end, {averaged_text('mean ± std', seeds)}", columns, rows, caption)

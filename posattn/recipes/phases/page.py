@@ -4,7 +4,7 @@ from typing import Any
 
 from posattn.recipes.phases.settings import Descent, FlowSetting, PhasesConfig
 from posattn.runs.page import Lines, Section, Table, mean_lines
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import averaged_text, count_text, mean_std_text
 
 SYMBOLS = {
     "num_patches": "D",
@@ -71,8 +71,8 @@ def descent_section(numbers: dict[str, Any], descent: Descent) -> Section:
         "t",
         {"association": "*.association"},
         y_label="patch association",
-        caption=f"Mean and standard deviation over {descent.seeds} seeds: the scores are in the right order long "
-        "before they are large enough to lower the loss.",
+        caption=f"{averaged_text('Mean and standard deviation', descent.seeds)}: the scores are in the right "
+        "order long before they are large enough to lower the loss.",
         **TIME,
     )
     return Section("SGD and the flow", claim, [*curves, association], at="descent")
@@ -90,9 +90,9 @@ def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:
         "Local powers of the transition time",
         ["varied", "values", "local powers", "p of a power law", "power, 95% interval"],
         [scan_row(name, found) for name, found in numbers.items()],
-        f"Around {task_text(base)}, p = {base.power}, ν = {base.linear:g}, σ_A = {base.diagonal:g}; {scan.seeds} seeds "
-        f"of {base.samples} samples. The transition: the loss falls below {scan.level:g} of the plateau's. v moves on "
-        "a clock κ² times as fast as A's.",
+        f"Around {task_text(base)}, p = {base.power}, ν = {base.linear:g}, σ_A = {base.diagonal:g}; "
+        f"{count_text(scan.seeds, 'seed')} of {base.samples} samples. The transition: the loss falls below "
+        f"{scan.level:g} of the plateau's. v moves on a clock κ² times as fast as A's.",
     )
     figures = [scan_figure(name, found) for name, found in numbers.items() if found["x"]]
     return Section("How long the plateau lasts", claim, [*figures, table], at="scans")

@@ -156,7 +156,7 @@ def compare_descent(
 
 def measured_steps(descent: Descent) -> list[int]:
     """The steps after which SGD is measured, evenly in their logarithms up to the last."""
-    steps = np.geomspace(1, math.ceil(descent.flow.t_end / descent.rate), descent.measurements).astype(int)
+    steps = np.geomspace(1, descent.steps, descent.measurements).astype(int)
     return sorted(set(steps.tolist()))
 
 
@@ -174,8 +174,9 @@ def descend(descent: Descent, seed: int) -> dict[str, list[float]]:
     model = SimplifiedViT(D, d, *options, init_std=0.0)
     model.value.data = setting.alpha * task.feature
     test = task.sample(descent.test_samples, generator=generator)
-    steps = math.ceil(setting.t_end / descent.rate)
-    training = descend_in_law(model, task, descent.batch_size, steps, descent.rate, generator=generator)
+    training = descend_in_law(
+        model, task, descent.batch_size, descent.steps, descent.rate, generator=generator
+    )
     history = track(
         training,
         measured_steps(descent),

@@ -1,5 +1,6 @@
 """The settings of `posattn run phases`."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 from posattn import checks
@@ -53,6 +54,11 @@ class Descent:
     seeds: terms.NumSeeds = 4
     measurements: terms.Measurements = 40
     test_samples: terms.TestSamples = 2048
+
+    @property
+    def steps(self) -> int:
+        """Steps until the flow ends."""
+        return math.ceil(self.flow.t_end / self.rate)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.pruned_maps.settings import PrunedMapsConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, mean_lines, mean_table, to_plain
-from posattn.runs.seeds import collect, mean_std_text, over_seeds
+from posattn.runs.seeds import averaged_text, collect, mean_std_text, over_seeds
 from posattn.vision.models.concentration import top_mass
 from posattn.vision.models.freeze import freeze_attention
 from posattn.vision.training.loop import evaluate
@@ -55,7 +55,7 @@ def mass_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Section:
         "k",
         "mass",
         x_log=True,
-        caption=f"Mean over rows and heads; bars: standard deviation over {config.seeds} seeds.",
+        caption=f"Mean over rows and heads; {averaged_text('standard deviation', config.seeds)}.",
     )
     claim = f"The {config.keeps[middle]} largest entries of a row held a mass of {masses}."
     return Section("Concentration", claim, [figure], at="pruned")
@@ -76,9 +76,9 @@ def accuracy_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Secti
         "k, entries kept of a row",
         "test accuracy",
         x_log=True,
-        caption=f"On {config.data.data}, mean and standard deviation over {config.seeds} seeds.",
+        caption=f"On {config.data.data}, {averaged_text('mean and standard deviation', config.seeds)}.",
     )
     rows = {f"{k}": [values] for k, values in zip(config.keeps, found["accuracy"], strict=True)}
-    caption = f"Mean ± std over {config.seeds} seeds."
+    caption = f"{averaged_text('Mean ± std', config.seeds)}."
     table = mean_table("Test accuracy, %", ["k", "accuracy"], rows, 1, 100, caption)
     return Section("Accuracy", claim, [figure, table], at="pruned")

@@ -12,7 +12,7 @@ from posattn.recipes.kit.settings import POSITIONAL
 from posattn.recipes.score_init.settings import STARTS, ScoreInitConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, Table, mean_lines, to_plain
-from posattn.runs.seeds import collect, mean_std_text, over_seeds
+from posattn.runs.seeds import averaged_text, collect, mean_std_text, over_seeds
 from posattn.structure.association import own_share_of_largest
 from posattn.vision.grid import Grid, neighbourhoods
 from posattn.vision.jigsaw.layout import neighbour_recall, positive, profile_similarity
@@ -78,9 +78,9 @@ def starts_section(config: ScoreInitConfig, runs: dict[str, list[Numbers]], mean
         f"Test accuracy on {config.data.data}, and what the learned maps show of the grid",
         ["start", *(f"{name}, %" for name in epochs), "association", "neighbours"],
         rows,
-        caption=f"Mean ± std over {config.seeds} seeds. Association: the share of a row's largest entries that lie in "
-        "the 3 x 3 neighbourhood of the query. Neighbours: the share of a position's grid neighbours among the four "
-        "positions whose scores are most like its own; relative scores know the grid.",
+        caption=f"{averaged_text('Mean ± std', config.seeds)}. Association: the share of a row's largest entries that "
+        "lie in the 3 x 3 neighbourhood of the query. Neighbours: the share of a position's grid neighbours among the "
+        "four positions whose scores are most like its own; relative scores know the grid.",
     )
     kinds = list(dict.fromkeys(start.split(",")[0] for start in runs))
     figures = [

@@ -10,7 +10,7 @@ from posattn.recipes.kit import classifiers
 from posattn.recipes.shuffle.settings import ShuffleConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, mean_table, to_plain
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import averaged_text, mean_std_text
 from posattn.vision.data.images import ImageSet
 
 PLAIN, PATCHES, PIXELS = "plain", "patches", "pixels"
@@ -73,6 +73,6 @@ def shuffle_section(config: ShuffleConfig, final: Accuracies) -> Section:
         {name: [final[kind][name] for kind in ARRANGEMENTS] for name in config.models},
         digits=1,
         factor=100,
-        caption=f"Mean ± std over {config.seeds} seeds, one permutation for all.",
+        caption=f"{averaged_text('Mean ± std', config.seeds)}, one permutation for all.",
     )
     return Section("Shuffled images", claim, [table])

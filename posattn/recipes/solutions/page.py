@@ -5,7 +5,7 @@ from typing import Any
 
 from posattn.recipes.solutions.settings import SolutionsConfig
 from posattn.runs.page import Gallery, Section, Table, mean_table
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import averaged_text, mean_std_text
 
 MEASURES = {
     "accuracy": "test accuracy",
@@ -74,7 +74,7 @@ def trained_table(config: SolutionsConfig, numbers: dict[str, Any], index: int) 
             [family, *(f"{fmean(start[name]):.3f} → {mean_std_text(end[name])}" for name in measures)]
         )
     caption = (
-        f"{config.steps} plain gradient steps; start → end, std over {config.seeds} seeds. Distance: to the map "
+        f"{config.steps} plain gradient steps; start → end, {averaged_text('std', config.seeds)}. Distance: to the map "
         f"as built. Start: {config.sharpness:g} of the score differences, a mean |F(X)| of {config.margin:g}."
     )
     title = f"Training from near each solution, noise {config.noises[index]:g} on A"

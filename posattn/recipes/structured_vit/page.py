@@ -4,7 +4,7 @@ from typing import Any
 
 from posattn.recipes.structured_vit.settings import StructuredVitConfig
 from posattn.runs.page import Gallery, Section, mean_lines, mean_table
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import averaged_text, mean_std_text
 
 VIT, POSITIONAL = "ViT", "positional ViT"
 MEASURES = {
@@ -25,8 +25,8 @@ def structure_section(config: StructuredVitConfig, models: dict[str, Any]) -> Se
     )
     claim = (
         f"Accuracy and patch association off the diagonal (chance {chance:.3f}) of P Pᵀ (gram), average attention and "
-        f"score profiles after {config.steps} steps of AdamW on fresh samples, mean ± std over {config.seeds} seeds: "
-        f"{said}."
+        f"score profiles after {config.steps} steps of AdamW on fresh samples, "
+        f"{averaged_text('mean ± std', config.seeds)}: {said}."
     )
     curves = [
         mean_lines(title, "step", {name: f"models.{name}.*.{measure}" for name in models}, "step", title)

@@ -12,7 +12,7 @@ from posattn.recipes.kit.theory import read_histories
 from posattn.recipes.teachers.settings import TeachersConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Maps, Section, mean_lines, mean_table, to_plain
-from posattn.runs.seeds import over_seeds
+from posattn.runs.seeds import averaged_text, over_seeds
 from posattn.runs.sweep import sweep_seeds
 from posattn.structure.distance import total_variation
 from posattn.structure.partition import Partition
@@ -106,7 +106,7 @@ def recovery_section(config: TeachersConfig, numbers: dict[str, Any]) -> Section
     )
     claim = (
         "Total variation per row from the true attention of structured teachers that are not the paper's, in "
-        f"{config.steps} steps: {distances}; mean over {config.seeds} {'seed' if config.seeds == 1 else 'seeds'}. "
+        f"{config.steps} steps: {distances}; {averaged_text('mean', config.seeds)}. "
         "0 is the true attention, 1 is disjoint from it."
     )
     curves = mean_lines(

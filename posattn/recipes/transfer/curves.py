@@ -11,7 +11,7 @@ from posattn.recipes.kit.theory import draw_task
 from posattn.recipes.transfer.settings import TransferConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, mean_lines, mean_table
-from posattn.runs.seeds import collect, over_seeds
+from posattn.runs.seeds import averaged_text, collect, over_seeds
 from posattn.runs.sweep import sweep_seeds
 from posattn.structure.association import patch_association
 from posattn.theory import solutions
@@ -132,5 +132,5 @@ def transfer_section(numbers: dict[str, Any]) -> Section:
         x_log=True,
     )
     columns = ["", *(f"N = {n}" for n in samples)]
-    table = mean_table(f"Test accuracy, mean ± std over {count} seeds", columns, numbers["by_size"])
+    table = mean_table(f"Test accuracy, {averaged_text('mean ± std', count)}", columns, numbers["by_size"])
     return Section("Transfer", claim, [curves, table], at="transfer")

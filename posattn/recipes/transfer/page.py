@@ -6,7 +6,7 @@ from typing import Any
 from posattn.recipes.transfer.curves import BY_HAND, FROZEN, PERMUTED, SCRATCH, START, TUNED, UNIFORM, WAYS
 from posattn.recipes.transfer.settings import TransferStudyConfig
 from posattn.runs.page import Lines, Section, Table
-from posattn.runs.seeds import mean_std_text
+from posattn.runs.seeds import averaged_text, mean_std_text
 
 
 def without_section(numbers: dict[str, Any]) -> Section:
@@ -41,8 +41,8 @@ def needed_section(config: TransferStudyConfig, numbers: dict[str, Any]) -> Sect
         y_label="downstream samples N",
         x_log=True,
         y_log=True,
-        caption=f"Geometric mean over {needed.seeds} seeds; C, d and q·D are the same for every D. 1 is the smallest "
-        "N; a curve has no point at a D at which some seed did not reach the target.",
+        caption=f"{averaged_text('Geometric mean', needed.seeds)}; C, d and q·D are the same for every D. 1 is the "
+        "smallest N; a curve has no point at a D at which some seed did not reach the target.",
     )
     table = Table(
         "Samples needed: geometric mean (range over seeds)",

@@ -27,7 +27,7 @@ from posattn.recipes.transplant.locality import local_maps
 from posattn.recipes.transplant.settings import TransplantConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, mean_lines, mean_table, to_plain
-from posattn.runs.seeds import collect, over_seeds
+from posattn.runs.seeds import averaged_text, collect, over_seeds
 from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import ImageSet
 from posattn.vision.models.attention import FrozenMaps
@@ -178,7 +178,7 @@ def target_section(config: TransplantConfig, target: str, numbers: dict[str, Any
         f"{few[LOCAL]}; with {sizes[-1]}, {many[TRANSPLANTED]}, {many[SCRATCH]}, {many[TUNED]} and {many[LOCAL]}."
     )
     steps = steps_text(config.target.steps, numbers["steps"])
-    caption = f"Mean and standard deviation over {config.seeds} seeds; {steps}."
+    caption = f"{averaged_text('Mean and standard deviation', config.seeds)}; {steps}."
     figure = mean_lines(
         f"Test accuracy on {target}",
         "size",
