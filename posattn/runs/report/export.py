@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from posattn.runs.environment import made_on
 from posattn.runs.files import digest, is_plain, make_folder, read_json, write_whole
@@ -134,8 +135,9 @@ def item_text(item: dict[str, Any], files: dict[str, bytes]) -> str:
 
 
 def free_stem(title: str, files: dict[str, bytes]) -> str:
-    """A name for an item's pictures that no earlier item has."""
-    stem = re.sub(r"[^\w-]+", "-", title.lower()).strip("-")[:80] or "figure"
+    """A name for an item's pictures that no earlier item has, in ASCII: archives and web servers spell others anew."""
+    letters = normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
+    stem = re.sub(r"[^a-z0-9_]+", "-", letters).strip("-")[:80] or "figure"
     taken = {name.rpartition(".")[0] for name in files}
     number = 1
     while {stem, f"{stem}-1"} & taken:

@@ -14,7 +14,7 @@ from posattn import cli
 from posattn.recipes.demo.settings import DemoConfig
 from posattn.runs.folder import open_run
 from posattn.runs.page import Gallery, Lines, Maps, PictureRows, Section, Table, to_plain
-from posattn.runs.report.export import export
+from posattn.runs.report.export import export, free_stem
 from posattn.runs.report.figures import COLOURS
 
 
@@ -123,6 +123,13 @@ def test_nothing_is_exported_into_a_run(finished: Path) -> None:
     with pytest.raises(ValueError, match="is a run; choose another folder"):
         export(finished, finished)
     assert files_of(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("title", "stem"), [("P Pᵀ before, after", "p-pt-before-after"), ("Zürich", "zurich"), ("γ", "figure")]
+)
+def test_names_of_figures_are_ascii(title: str, stem: str) -> None:
+    assert free_stem(title, {}) == stem
 
 
 def test_figures_of_one_title_are_two_files(finished: Path, tmp_path: Path) -> None:
