@@ -28,7 +28,8 @@ class BoundariesConfig(Seeds):
     """Length of a step of A, in units of √D"""
     value_rate: NonNegative = 0.0003
     """Length of a step of v"""
-    test_samples: terms.TestSamples = 2048
+    test_samples: Count = 2048
+    """Samples that accuracy is measured on"""
     flow_samples: Count = 2000
     """Samples that the population flow descends on"""
     flow_times: Several[Positive] = (1e4, 1e5, 1e6)
