@@ -53,10 +53,12 @@ def sweep_seeds(
 
 
 def compute_unit(compute: Callable[..., Any], key: str, *arguments: Any) -> tuple[str, Any, list[str]]:
-    """The key, the value and the files that computing it wrote."""
+    """The key, the value and the files that computing it wrote. A FloatingPointError names the key."""
     try:
         with recorded_files() as files:
             return key, compute(*arguments), files
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{key}: {error}") from error
     except Stopped as stopped:
         end_worker(stopped)
         raise

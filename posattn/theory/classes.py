@@ -16,7 +16,15 @@ from posattn import checks
 from posattn.shapes import Patches
 from posattn.structure.partition import Cover
 from posattn.theory.simplified import SimplifiedViT
-from posattn.theory.task import Batch, StructuredTask, counted, normalized, rounding_of_total, set_sums
+from posattn.theory.task import (
+    Batch,
+    StructuredTask,
+    counted,
+    normal,
+    normalized,
+    rounding_of_total,
+    set_sums,
+)
 
 
 class MultiClassTask(StructuredTask):
@@ -76,18 +84,20 @@ class MultiClassTask(StructuredTask):
 
     def draw_labels(self, n: int, *, generator: Generator | None = None) -> Int[Tensor, " n"]:
         """(n,) the class of each sample, drawn uniformly."""
-        return torch.randint(self.num_classes, (n,), generator=generator)
+        return torch.randint(self.num_classes, (n,), generator=generator, device=self.feature.device)
 
     def draw_signal(
         self, labels: Int[Tensor, " n"], informative: Int[Tensor, " n"], *, generator: Generator | None = None
     ) -> Float[Tensor, "n D K"]:
         """1 at the feature that a patch carries."""
         n, D, K = len(labels), self.partition.num_patches, len(self.classes)
-        own = (self.classes == labels[:, None]).to(self.feature)
+        device = labels.device
+        own = (self.classes.to(device) == labels[:, None]).to(self.feature)
         carried = torch.multinomial(own, 1, generator=generator)
-        drawn = torch.randint(K, (n, D), generator=generator)
-        drawn = torch.where(torch.rand(n, D, generator=generator) < self.noise_rate, drawn, K)
-        inside = self.partition.membership[informative]
+        drawn = torch.randint(K, (n, D), generator=generator, device=device)
+        noisy = torch.rand(n, D, generator=generator, device=device) < self.noise_rate
+        drawn = torch.where(noisy, drawn, K)
+        inside = self.partition.membership.to(device)[informative]
         return F.one_hot(torch.where(inside, carried, drawn), K + 1)[..., :K].to(self.feature)
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Batch:
@@ -116,7 +126,7 @@ class MultiClassTask(StructuredTask):
     def downstream(self, *, generator: Generator | None = None) -> "MultiClassTask":
         """The transfer twin: a copy of this task with its features rotated at random, all together."""
         twin = copy.copy(self)
-        gaussian = torch.randn(self.dim, self.dim, generator=generator).to(self.feature.device, self._precise)
+        gaussian = normal(self.dim, self.dim, generator=generator).to(self.feature.device, self._precise)
         rotation, upper = torch.linalg.qr(gaussian)
         twin.feature = (rotation * upper.diagonal().sign()).to(self.feature) @ self.feature
         return twin

@@ -31,7 +31,7 @@ def masked(task: Task, n: int, mask_rate: float, *, generator: Generator | None 
     """
     checks.probability("mask_rate", mask_rate)
     patches = task.sample(n, generator=generator).patches
-    hidden = torch.rand(patches.shape[:2], generator=generator).to(patches.device) < mask_rate
+    hidden = torch.rand(patches.shape[:2], generator=generator, device=patches.device) < mask_rate
     return MaskedBatch(
         patches.masked_fill(hidden[..., None], 0.0), patches.masked_fill(~hidden[..., None], torch.nan)
     )

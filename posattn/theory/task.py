@@ -148,7 +148,7 @@ class StructuredTask:
     def downstream(self, *, generator: Generator | None = None) -> "StructuredTask":
         """The transfer twin: a copy of this task with a new feature, uniform on the sphere."""
         twin = copy.copy(self)
-        feature = torch.randn(self.dim, generator=generator, dtype=self.feature.dtype).to(self.feature.device)
+        feature = normal(self.dim, generator=generator, dtype=self.feature.dtype).to(self.feature.device)
         twin.feature = normalized(feature)
         return twin
 
@@ -179,6 +179,12 @@ class StructuredTask:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.partition}, dim={self.dim}, noise_rate={self.noise_rate:g})"
+
+
+def normal(*shape: int, generator: Generator | None, dtype: torch.dtype | None = None) -> Tensor:
+    """Standard normal numbers on the device of the generator, the CPU without one."""
+    device = None if generator is None else generator.device
+    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
 
 
 def set_sums(values: Float[Tensor, "*n D"], partition: Cover) -> Float[Tensor, "*n L"]:

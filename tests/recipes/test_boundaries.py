@@ -84,10 +84,21 @@ def test_the_line_is_drawn_where_the_ratios_reach_it(ratios: tuple[float, ...], 
     assert ends in sections[0].claim
 
 
+def test_the_page_says_that_sets_are_found_where_they_are() -> None:
+    """With 2 sets of 32 patches γ - ρ is 0.00 at t = 1e9: the sum over all patches is enough."""
+    config = BoundariesConfig(diagonals=(1.0, 2.0), ratios=(0.5, 1.0), flow_times=(10.0,))
+    for contrast, found in ((0.0, False), (2.0, True)):
+        claim = flow_section(config, {"contrast": [[[contrast, 0.0]] * 2], "ended": 0}).claim
+        assert f"{50 if found else 0}% by t = 10" in claim
+        assert ("what limits descent" in claim) == found
+
+
 def test_a_ratio_that_needs_more_noise_than_patches_is_said_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["run", "boundaries", "--smoke", "--jobs", "1", "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit):
         cli.main([*arguments, "--ratios", "1", "4"])
-    assert "the noise rate q of --ratios 4 must be a probability in [0, 1], got 2.0" in capsys.readouterr().err
+    assert (
+        "the noise rate q of --ratios 4 must be a probability in [0, 1], got 2.0" in capsys.readouterr().err
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Generator
 
 from posattn import cli
-from posattn.recipes.phases.page import scan_row, verdicts
+from posattn.recipes.phases.page import ordered_text, scan_row, verdicts
 from posattn.recipes.phases.run import flow_curves, four_numbers, make_flow, summarise, time_of_transition
 from posattn.recipes.phases.settings import FlowSetting
 from posattn.runs.folder import RunFolder
@@ -73,6 +73,15 @@ def test_the_verdict_on_a_power_law_is_that_of_its_test() -> None:
         "not rejected, with the exponent 2.00 in C; not tested, with the exponent 2.00 in q"
     )
     assert verdicts({}) == "too few were seen"
+
+
+def test_the_page_says_when_the_scores_are_in_order_if_they_ever_are() -> None:
+    never = {"t": [2.0, 4.0, 8.0], "association": [0.2, 0.5, 0.9]}
+    found = {"t": [2.0, 4.0, 8.0], "association": [0.2, 1.0, 1.0]}
+    assert ordered_text({"seeds": {"0": never}}) == "It is never 1 (0 of 1 seeds), at the times measured."
+    assert "first 1, the scores in the right order, at t = 4 (1 of 2 seeds)" in ordered_text(
+        {"seeds": {"0": never, "1": found}}
+    )
 
 
 def test_a_value_without_a_transition_in_some_seed_plays_no_part() -> None:

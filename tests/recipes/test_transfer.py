@@ -92,6 +92,14 @@ def test_permuted_sets_are_compared_with_the_own_ones() -> None:
     assert claim.endswith(f"With attention by hand to the own sets the accuracy is {own}, {others}.")
 
 
+def test_a_training_that_diverges_is_named() -> None:
+    config = TransferConfig(
+        num_patches=8, set_size=1, dim=4, steps=50, batch_size=16, plain_rate=1e3, noise_rate=1.0
+    )
+    with pytest.raises(FloatingPointError, match=f"^{BY_HAND}, N = 16: loss .* rate 1000$"):
+        next(Lesson(config, 0).accuracies(16, (BY_HAND,)))
+
+
 def test_what_was_not_reached_is_said() -> None:
     assert needed_text([8.0, None, 2.0], 16) == "4 (2 to 8), > 16 in 1 of 3"
     assert needed_text([None, None], 16) == "> 16"

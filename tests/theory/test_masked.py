@@ -80,3 +80,25 @@ def test_hidden_patches_are_read_off_their_own_set(generator: Generator) -> None
     others = student.scores.detach().clone().fill_diagonal_(1e3)
     assert patch_association(others, PARTITION).exact == 1
     assert (student.attention().diagonal() < 1 / 12).all()  # a hidden patch cannot be read off itself
+
+
+def test_what_can_be_explained_of_a_hidden_patch(generator: Generator) -> None:
+    """1 % from the sum of its set, 3 % from all patches: the numbers that the recipe states, at its defaults."""
+    D, C, d, q, n = 64, 4, 16, 0.4, 20_000
+    task = StructuredTask(Partition.contiguous(D, C), dim=d, noise_rate=q, generator=generator)
+    u = task.sample_signal(n, generator=generator).signal.double().reshape(n, D // C, C)
+    hidden = torch.rand(u.shape, generator=generator) < 0.3
+    shown = u.masked_fill(hidden, 0.0)
+    variance = u[hidden].square().mean() + (d - 1) / d
+
+    def explained(prediction: torch.Tensor) -> float:
+        return ((u[hidden].square() - (u - prediction)[hidden].square()).mean() / variance).item()
+
+    sums = (shown.sum(-1, keepdim=True) - shown).expand_as(u)
+    linear = sums * (u * sums)[hidden].mean() / sums[hidden].square().mean()
+    odds = [
+        (hidden + (u == y) * 2 / q * ~hidden).prod(-1, keepdim=True) for y in (1, -1)
+    ]  # that y is in the set
+    best = ((odds[0] - odds[1]) / (odds[0] + odds[1]).sum(1, keepdim=True)).expand_as(u)
+    assert explained(linear) == pytest.approx(0.0115, abs=0.0015)
+    assert explained(best) == pytest.approx(0.0328, abs=0.003)

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from torch import Generator
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from posattn.structure.partition import Partition
 from posattn.theory.classes import MultiClassTask
+from posattn.theory.masked import masked
 from posattn.theory.task import StructuredTask, set_sums
 
 
@@ -217,3 +219,16 @@ def test_a_task_on_a_feature_that_is_trained_has_samples_without_a_graph(generat
     one = StructuredTask(partition, dim=4, noise_rate=0.3, feature=feature)
     several = MultiClassTask(partition, torch.stack([feature, -feature]), noise_rate=0.3)
     assert not any(task.sample(3, generator=generator).patches.requires_grad for task in (one, several))
+
+
+def test_samples_are_drawn_on_the_device_of_the_feature(generator: Generator) -> None:
+    """Fake tensors stand in for those of a GPU."""
+    partition = Partition.contiguous(8, 2)
+    several = MultiClassTask(partition, torch.eye(3, 4), noise_rate=0.3)
+    for task in (StructuredTask(partition, dim=4, noise_rate=0.3), several):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            task.feature = torch.empty(task.feature.shape, device="cuda")
+            batch = task.sample(3)
+            assert {batch.patches.device.type, batch.labels.device.type, batch.signal.device.type} == {"cuda"}
+            assert masked(task, 3, 0.3).labels.device.type == "cuda"
+            assert task.downstream(generator=generator).feature.device.type == "cuda"

@@ -49,10 +49,10 @@ def flow_section(config: BoundariesConfig, numbers: dict[str, Any]) -> Section:
     fixed = f" At σ_A = 0 it stays within {abs(zero).max():.0e} of 0." if zero.size else ""
     shares = (positive > 1).mean((1, 2)) if positive.size else []
     by_time = [f"{share:.0%} by t = {t:g}" for t, share in zip(config.flow_times, shares, strict=False)]
+    limits = " There, what limits descent is its time and its samples." if np.any(shares) else ""
     claim = (
-        "In the population σ_A = 0 is a fixed point, and for σ_A above 0 and q up to 1/2 the sets are found in "
-        "time, so what limits descent is its time and its samples. The contrast γ - ρ of the flow, from 0, exceeds "
-        f"1 in this share of the settings with σ_A > 0: {', '.join(by_time) or 'none were tried'}.{fixed}"
+        "In the population σ_A = 0 is a fixed point. The contrast γ - ρ of the flow, from 0, exceeds 1 in this share "
+        f"of the settings with σ_A > 0: {', '.join(by_time) or 'none were tried'}.{limits}{fixed}"
     )
     caption = (
         "Time is rate times number of steps of plain descent. σ has no effect where v starts along w*: β stays 0."

@@ -28,7 +28,8 @@ class BoundariesConfig(Seeds):
     """Length of a step of A, in units of √D"""
     value_rate: NonNegative = 0.0003
     """Length of a step of v"""
-    test_samples: terms.TestSamples = 2048
+    test_samples: Count = 2048
+    """Samples that accuracy is measured on"""
     flow_samples: Count = 2000
     """Samples that the population flow descends on"""
     flow_times: Several[Positive] = (1e4, 1e5, 1e6)
@@ -54,7 +55,7 @@ def boundaries(smoke: bool = False) -> BoundariesConfig:
 
     Claim: σ_A = 0 is a fixed point of the attention. The σ_A needed to find the sets within a number of steps grows
     with q·D and with σ. At q·D = C² the sum over all patches no longer decides the label, but the sets are still
-    found. The population flow finds them for every σ_A above 0 at these q, given time.
+    found. The population flow finds them for every σ_A above 0 at these D, C and q, given time.
     Command: posattn run boundaries
     Time: 260 s of CPU time on an AMD EPYC (2 cores shared with much other work), 38 s of it for the flow.
     On CPUs with AVX2 only: 580 s of CPU time (AMD EPYC, beside other work), the same numbers.

@@ -16,7 +16,10 @@ Power = Annotated[OddPower, arg(help="p of the activation z^p + ν z")]
 Linear = Annotated[NonNegative, arg(help="ν of the activation z^p + ν z")]
 Steps = Annotated[Count, arg(help="Gradient steps")]
 BatchSize = Annotated[Count, arg(help="Fresh samples per step")]
-TestSamples = Annotated[Count, arg(help="Samples that accuracy is measured on")]
+TestSamples = Annotated[
+    Count,
+    arg(help="Samples that accuracy is measured on; what is drawn after them changes with their number"),
+]
 Measurements = Annotated[Count, arg(help="Steps at which a training is measured")]
 NumSeeds = Annotated[Count, arg(help="Number of seeds: each is a training of its own")]
 FirstSeed = Annotated[Seed, arg(help="The first seed")]

@@ -26,7 +26,8 @@ class SolutionsConfig(Seeds):
     sharpness: NonNegative = 0.5
     """Trainings start with the solution's score differences times this"""
     noises: Several[NonNegative] = (0.1, 1.0)
-    """Standard deviations of the noise added to A; v gets a tenth of it, relative to its length"""
+    """Standard deviations of the noise added to A; v gets a tenth of it, relative to its length. Each training draws
+    after those before it"""
     margin: Positive = 1.0
     """v is scaled so that the mean |F(X)| at the start is this; otherwise the gradients vanish"""
     steps: terms.Steps = 3000

@@ -82,8 +82,12 @@ class Lesson:
             model, options = self.start(way), self.unit_norm_steps()
             if way in (FROZEN, TUNED, BY_HAND, PERMUTED):  # plain gradient descent at one rate
                 model.scale, options = 1.0, {"rate": config.plain_rate, "generator": self.generator}
-            for _ in fit(model, few, config.batch_size, config.steps, tolerance=config.tolerance, **options):
-                pass
+            training = fit(model, few, config.batch_size, config.steps, tolerance=config.tolerance, **options)
+            try:
+                for _ in training:
+                    pass
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{way}, N = {size}: {error}") from error
             yield self.test(model, self.downstream)
 
 

@@ -19,7 +19,7 @@ class TransferConfig:
     noise_rate: terms.NoiseRate = 0.25
     seeds: terms.NumSeeds = 5
     sizes: Several[Count] = (8, 32, 128, 512)
-    """N, the downstream samples"""
+    """N, the downstream samples; each are drawn after the trainings before them"""
     steps: Count = 300
     """Steps of the upstream training, and the most of a downstream training"""
     batch_size: Count = 128
