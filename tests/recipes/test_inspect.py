@@ -309,3 +309,18 @@ def test_what_was_finished_before_a_failure_is_kept(
     assert "--resume" not in said
     assert pd.read_parquet(out / "table.parquet").attrs["images"] == 2
     assert not (out / "report.html").exists()
+
+
+def test_two_images_are_too_few_for_some_errors(tmp_path: Path) -> None:
+    a, b = (tmp_path / name for name in "ab")
+    for out, seed in ((a, "0"), (b, "1")):
+        cli.main(
+            ["inspect", "test_vit", "--images", "digits", "--limit", "2", "--seed", seed, "--out", str(out)]
+        )
+    assert pd.read_csv(a / "table.csv").query("measure == 'positionality'").stderr.isna().all()
+    cli.main(["report", str(a), "--export", str(tmp_path / "page")])
+    cli.main(["compare", str(a), str(b), "--out", str(tmp_path / "both")])
+    pages = [a / "report.html", tmp_path / "page" / "README.md", tmp_path / "both" / "report.html"]
+    assert all("± nan" not in page.read_text("utf-8") for page in pages)
+    claim = RunFolder.reading(tmp_path / "both").result["page"][0]["claim"]
+    assert claim.startswith("0 of 0 differences"), claim  # paired, by a jackknife over two groups
