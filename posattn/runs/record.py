@@ -61,6 +61,8 @@ class RunFolder:
         self.journal = Journal(path / METRICS)
         self.computes = True
         """Whether a sweep may compute what is not finished; else that is a ValueError"""
+        self.used: set[str] = set()
+        """The units whose values were asked for"""
         self._done: dict[str, Any] = {}
 
     @classmethod
@@ -150,6 +152,7 @@ class RunFolder:
 
     def value(self, name: str) -> Any:
         """The value of a finished unit. Raises KeyError if it is not finished."""
+        self.used.add(name)
         return self._done[name]
 
     def finished_units(self) -> set[str]:

@@ -27,12 +27,24 @@ def test_rounding_is_no_difference_and_exact_differences_are_the_clearest() -> N
     heads.columns = ["layer", "head", "measure", "a", "b", "difference", "stderr"]
     section = differences({"names": ["p", "q"], "paired": 0}, heads)
     assert section.claim.startswith(
-        "2 of 8 differences between q and p are more than 3 standard errors from 0"
+        "2 of 6 differences between q and p are more than 3 standard errors from 0"
+    )
+    assert section.claim.endswith(
+        " Of 1 more the error is not known: that takes three images of either side."
     )
     means, largest = section.items
     assert means.rows[0][-1] == "2"
     assert [row[1] for row in largest.rows] == ["3", "0", "4"]
     assert largest.rows[0][-1] == "+0.010 ± 0"
+
+
+def test_differences_without_errors_are_not_counted_as_none() -> None:
+    rows = [(0, head, "entropy", 1.0, 2.0, 1.0, np.nan) for head in range(2)]
+    heads = pd.DataFrame(rows, columns=["layer", "head", "measure", "a", "b", "difference", "stderr"])
+    section = differences({"names": ["p", "q"], "paired": 2}, heads)
+    assert section.claim.startswith("0 of 0 differences")
+    assert "Of 2 more the error is not known" in section.claim
+    assert section.items[0].rows[0][-1] == "–"
 
 
 def test_maps_that_are_not_asked_for_are_no_claim() -> None:

@@ -18,6 +18,7 @@ from posattn.recipes.images.settings import ImagesConfig
 from posattn.recipes.kit.classifiers import build, weights_name
 from posattn.recipes.kit.settings import SMALL
 from posattn.runs.folder import RunFolder, open_run
+from posattn.vision.data.config import DataConfig
 from posattn.vision.data.images import load_images, to_float
 from posattn.vision.inspect.inspection import inspect_attention
 from posattn.vision.training.config import TrainConfig
@@ -77,6 +78,30 @@ def test_images_of_another_shape_are_refused(
     command = ["inspect", str(trained), "--images", str(tmp_path / "colours"), "--checkpoint", name]
     assert "is of another model: of another shape head.bias" in fails(
         [*command, "--out", str(tmp_path / "out")], capsys
+    )
+
+
+def test_images_of_another_grid_of_as_many_patches_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, (height, width) in {"wide": (8, 16), "tall": (16, 8)}.items():
+        picture = encoded(noise(3, height, width))
+        write_folder(Path(name), {f"{kind}/{i}.png": picture for kind in "ab" for i in range(5)})
+    images = ImagesConfig(
+        data=DataConfig("wide"), size=SMALL, seeds=1, train=TrainConfig(epochs=1, warmup_epochs=0)
+    )
+    run = open_run(tmp_path / "run", "images", images)
+    held = load_images("wide", "test")
+    run.save_tensors("images-ViT-0", build(SMALL, "ViT", 0, held).state_dict())
+    run.finish({"title": "", "summary": "", "page": []})
+    command = ["inspect", "run", "--checkpoint", "images-ViT-0", "--images", "tall", "--out", "out"]
+    assert "run was trained on images of 3x8x16, tall has 3x16x8" in fails(command, capsys)
+    Path("wide").rename("moved")
+    cli.main([*command[:-3], "moved", "--out", "moved-out"])
+    (note,) = RunFolder.reading(Path("moved-out")).result["notes"]
+    assert note.startswith(
+        "the shape of the images that the run was trained on is not known: unknown data set"
     )
 
 
@@ -309,3 +334,18 @@ def test_what_was_finished_before_a_failure_is_kept(
     assert "--resume" not in said
     assert pd.read_parquet(out / "table.parquet").attrs["images"] == 2
     assert not (out / "report.html").exists()
+
+
+def test_two_images_are_too_few_for_some_errors(tmp_path: Path) -> None:
+    a, b = (tmp_path / name for name in "ab")
+    for out, seed in ((a, "0"), (b, "1")):
+        cli.main(
+            ["inspect", "test_vit", "--images", "digits", "--limit", "2", "--seed", seed, "--out", str(out)]
+        )
+    assert pd.read_csv(a / "table.csv").query("measure == 'positionality'").stderr.isna().all()
+    cli.main(["report", str(a), "--export", str(tmp_path / "page")])
+    cli.main(["compare", str(a), str(b), "--out", str(tmp_path / "both")])
+    pages = [a / "report.html", tmp_path / "page" / "README.md", tmp_path / "both" / "report.html"]
+    assert all("± nan" not in page.read_text("utf-8") for page in pages)
+    claim = RunFolder.reading(tmp_path / "both").result["page"][0]["claim"]
+    assert claim.startswith("0 of 0 differences"), claim  # paired, by a jackknife over two groups

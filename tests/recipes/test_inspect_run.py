@@ -33,7 +33,8 @@ def test_a_run_folder_gives_images_evenly_spaced_as_other_models_have_them(
     images = torch.arange(360).remainder(256).to(torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
     (tmp_path / "config.json").write_text(json.dumps({"recipe": "images"}))
     held = SimpleNamespace(images=images)
-    models = SimpleNamespace(names=["m"], data=lambda **_: held, model=lambda *_, **__: torch.nn.Identity())
+    parts = {"data": lambda **_: held, "model": lambda *_, **__: torch.nn.Identity()}
+    models = SimpleNamespace(names=["m"], check_shape=lambda *_: [], **parts)
     monkeypatch.setattr("posattn.recipes.inspect.run.TrainedModels", lambda folder: models)
     subject = load_subject(InspectConfig(str(tmp_path), "digits", checkpoint="m", limit=limit))
     chosen = list(Pictures("digits", limit=limit)._chosen)

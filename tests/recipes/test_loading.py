@@ -4,11 +4,24 @@ import json
 from pathlib import Path
 
 import pytest
+from layouts import encoded, noise, write_folder
 
 from posattn import cli
-from posattn.recipes.loading.run import AUGMENTATIONS, MODELS, loading_ratios, loading_section, opened
+from posattn.recipes.loading.run import (
+    AUGMENTATIONS,
+    MODELS,
+    loading_ratios,
+    loading_section,
+    opened,
+    opened_stream,
+)
 from posattn.recipes.loading.settings import LoadingConfig
 from posattn.runs.folder import METRICS
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    picture = encoded(noise(3, 8, 8))
+    write_folder(folder, {f"{'ab'[number % 2]}/{number}.png": picture for number in range(count)})
 
 
 def test_every_augmentation_is_measured(tmp_path: Path) -> None:
@@ -26,6 +39,12 @@ def test_a_batch_larger_than_a_set_is_refused_before_any_is_measured() -> None:
         opened(LoadingConfig(("digits",), batch_size=2000))
 
 
+def test_the_training_split_is_measured_under_any_spelling(tmp_path: Path) -> None:
+    for name, count in (("Training", 6), ("val", 4)):
+        write_pictures(tmp_path / name, count)
+    assert len(opened_stream(LoadingConfig(batch_size=1), tmp_path)) == 6
+
+
 def test_ratios_are_taken_within_a_turn_and_the_least_is_said() -> None:
     rates = {"none": [60.0, 90.0, 80.0], "ViT": [10.0, 10.0, 20.0], "positional ViT": [20.0, 30.0, 20.0]}
     found = loading_ratios(rates)
@@ -40,11 +59,18 @@ def test_ratios_are_taken_within_a_turn_and_the_least_is_said() -> None:
     [
         (["--sets", "digits", "cifar10", "--data-dir", "nowhere"], "cifar10 not found"),
         (["--pictures", "nowhere"], "nowhere"),
+        (["--pictures", "few"], "--stream-batches x batch_size must be at most 4, the pictures, got 128"),
     ],
 )
 def test_a_set_that_is_not_there_is_refused_before_any_is_measured(
-    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "few" / "Train", 4)
     with pytest.raises(SystemExit):
         cli.main(["run", "loading", "--smoke", *arguments, "--out", str(tmp_path / "run")])
     said = capsys.readouterr().err

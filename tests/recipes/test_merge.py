@@ -88,6 +88,8 @@ def test_seeds_pooled_are_one_run(recipe: str, options: list[str], tmp_path: Pat
     assert [origin["seeds"] for origin in config["merged_from"]] == [[3, 4], [5]]
     assert {"device", "versions", "git_commit", "command"} <= config["merged_from"][0].keys()
     assert (tmp_path / "pooled" / "report.html").is_file()
+    said = RunFolder.reading(tmp_path / "pooled").result["page"][-1]["claim"]
+    assert ("Without a seed" in said) == (recipe == "boundaries"), said  # jigsaw's baselines are of all seeds
 
 
 def test_models_pooled_are_one_run(tmp_path: Path) -> None:

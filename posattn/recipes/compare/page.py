@@ -22,18 +22,20 @@ def sections(numbers: dict[str, Any], table: pd.DataFrame, shown: int) -> list[S
 
 def differences(numbers: dict[str, Any], heads: pd.DataFrame) -> Section:
     """How many heads differ in which measure, and the largest differences."""
-    clear = in_errors(heads) > ERRORS
+    errors = in_errors(heads)
+    clear, known = errors > ERRORS, errors.notna()
     first, second = numbers["names"]
     groups = (
         f"paired over {numbers['paired']} groups of the same images" if numbers["paired"] else "not paired"
     )
     claim = (
-        f"{clear.sum()} of {clear.size} differences between {second} and {first} are more than {ERRORS} standard "
+        f"{clear.sum()} of {known.sum()} differences between {second} and {first} are more than {ERRORS} standard "
         f"errors from 0; the errors are {groups}."
     )
-    return Section(
-        "Differences", claim, [means_table(heads, clear, first, second), largest_table(heads, first, second)]
-    )
+    if unknown := (heads.difference.notna() & ~known).sum():
+        claim += f" Of {unknown} more the error is not known: that takes three images of either side."
+    tables = [means_table(heads, clear.where(known), first, second), largest_table(heads, first, second)]
+    return Section("Differences", claim, tables)
 
 
 def in_errors(heads: pd.DataFrame) -> pd.Series:
@@ -43,12 +45,12 @@ def in_errors(heads: pd.DataFrame) -> pd.Series:
 
 
 def means_table(heads: pd.DataFrame, clear: pd.Series, first: str, second: str) -> Table:
-    """Each measure on average over heads, and in how many heads it differs."""
+    """Each measure on average over heads, and in how many heads it differs; ``clear`` is NaN where that is unknown."""
     rows = [
         [
             str(name),
             *(f"{group[key].mean():.3f}" for key in ("a", "b", "difference")),
-            f"{clear[group.index].sum()}",
+            f"{found.sum():.0f}" if len(found := clear[group.index].dropna()) else "–",
         ]
         for name, group in heads.groupby("measure", sort=False)
     ]

@@ -61,7 +61,8 @@ def speed(
             for model in models.values():
                 adapter_of(model).set_size(shape)
         models[CONVERTED] = freeze_attention(models[CONVERTED])
-        sizes[str(size)] = at_size({name: m.to(device) for name, m in models.items()}, shape, config, device)
+        label = " x ".join(map(str, dict.fromkeys(shape)))  # of squares their side
+        sizes[label] = at_size({name: m.to(device) for name, m in models.items()}, shape, config, device)
     return {"threads": torch.get_num_threads(), "device": str(device), "batch": config.batch, "sizes": sizes}
 
 

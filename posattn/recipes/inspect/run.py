@@ -119,9 +119,10 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
         )
     held: Any = models.data(data=config.images, data_dir=config.data_dir)
     model = models.model(file, held, trained=not wanted.endswith(START))
+    notes = models.check_shape(config.images, held)
     pixels = to_float(held.images[evenly_spaced(len(held.images), config.limit)])
     half = torch.full((pixels.shape[1], 1, 1), 0.5)
-    return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, wanted, [])
+    return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, wanted, notes)
 
 
 class Transformed:

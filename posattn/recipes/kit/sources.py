@@ -152,6 +152,22 @@ class TrainedModels:
             return held
         return config.load(split)
 
+    def check_shape(self, name: str, images: ImageSet) -> list[str]:
+        """Raise ValueError if images of the set ``name`` have another shape than the run's, in as many patches or not.
+
+        Returns a note where that is not known, as the run's own set cannot be read from here.
+        """
+        if name == self.settings["data"]["data"]:
+            return []
+        try:
+            own = self.data(download=False).shape
+        except (OSError, ValueError) as error:
+            return [f"the shape of the images that the run was trained on is not known: {error}"]
+        if images.shape != own:
+            taken, given = ("x".join(map(str, shape)) for shape in (own, images.shape))
+            raise ValueError(f"{self.run.path} was trained on images of {taken}, {name} has {given}")
+        return []
+
     def model(self, file: str, images: ImageSet, *, trained: bool = True) -> Any:
         """A model with its weights, or as it was initialised. Raises ValueError if it does not take the images."""
 

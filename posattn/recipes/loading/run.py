@@ -16,6 +16,7 @@ from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ModelSize
 from posattn.recipes.loading.settings import LoadingConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, Table, to_plain
+from posattn.vision.data.folders import split_folder
 from posattn.vision.data.images import ImageSet, load_images
 from posattn.vision.data.streams import ImageStream, stream_images
 from posattn.vision.training.config import TrainConfig
@@ -61,9 +62,14 @@ def opened(config: LoadingConfig) -> dict[str, ImageSet]:
 
 
 def opened_stream(config: LoadingConfig, folder: Path) -> ImageStream:
-    """Random crops of the pictures of the training split, or of the only one."""
-    split = "train" if (folder / "train").is_dir() else "test"
-    return stream_images(folder.name, split, folder, crop=True, workers=config.workers)
+    """Random crops of the pictures of the training split, or of the only one. ValueError for fewer than are timed."""
+    split = "train" if folder.is_dir() and split_folder(folder, "train") else "test"
+    stream = stream_images(folder.name, split, folder, crop=True, workers=config.workers)
+    if (timed := config.stream_batches * config.batch_size) > len(stream):
+        raise ValueError(
+            f"stream_batches x batch_size must be at most {len(stream)}, the pictures, got {timed}"
+        )
+    return stream
 
 
 def measure_memory(config: LoadingConfig, image_set: ImageSet) -> Rates:

@@ -64,7 +64,11 @@ def pool(
             note_environment(folder, each)
     folder.computes = False
     result = recipe.job(whole, folder, progress)
-    shared = {name: str(source.folder.path) for name, source in chosen.items() if seed_in(name) is None}
+    shared = {
+        name: str(source.folder.path)
+        for name, source in chosen.items()
+        if seed_in(name) is None and name in folder.used  # the baselines of one seed are not those of three
+    }
     if computed := sorted(folder.finished_units() - chosen.keys()):
         note_environment(folder, folder.config)
     result["page"] += to_plain([origins_section(origins, shared, computed)])

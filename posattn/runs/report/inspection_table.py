@@ -57,7 +57,8 @@ def uniform_rows(result: dict[str, Any], shown: list[str]) -> list[list[str]]:
 
 
 def with_error(found: tuple[float, float] | None) -> str:
-    """A value ± its standard error; a dash where there is none."""
+    """A value ± its standard error, which may be unknown (NaN); a dash where there is no value."""
     if found is None or found[0] != found[0]:
         return NONE
-    return f"{found[0]:.3f} ± {found[1]:.2g}"
+    value, error = found
+    return f"{value:.3f}" if error != error else f"{value:.3f} ± {error:.2g}"

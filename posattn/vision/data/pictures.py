@@ -208,8 +208,10 @@ def in_known_set(name: str, data_dir: Path | None) -> Files | Tables | Arrays:
 def in_folder(files: Sequence[Path]) -> tuple[Files | Tables, list[str]]:
     """The pictures of a folder, else the rows of its parquet files, those of the test split if names tell it."""
     pictures = [file for file in files if file.suffix.lower() in extensions()]
-    tables = [file for file in files if file.suffix.lower() == ".parquet"]
-    tables = [file for file in tables if split_of(file.stem) == "test"] or tables
-    taken = set(pictures or tables)
-    others = ignored(file for file in files if file not in taken)
-    return (Files(pictures) if pictures or not tables else Tables(tables)), others
+    every = [file for file in files if file.suffix.lower() == ".parquet"]
+    tables = [file for file in every if split_of(file.stem) == "test"] or every
+    if pictures or not tables:
+        return Files(pictures), ignored(file for file in files if file not in set(pictures))
+    left = [file.name for file in every if file not in tables]
+    notes = [f"the tables of the test split alone, without {', '.join(left[:3])}"] if left else []
+    return Tables(tables), notes + ignored(file for file in files if file not in every)

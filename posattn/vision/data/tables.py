@@ -226,5 +226,5 @@ def column(table: pa.Table, where: str, kind: str, name: str | None, usual: Sequ
     wanted = " or ".join(usual) if name is None else name
     raise ValueError(
         f"{where} has no {kind} column {wanted}, only {', '.join(table.column_names)}: "
-        f"name it with {kind}_column"
+        f"name it with {kind}_column, or rename it where a command has no such setting"
     )

@@ -42,7 +42,7 @@ def compare(a: Inspection | Path, b: Inspection | Path) -> pd.DataFrame:
     """The measures of the heads of two inspections, and their differences b - a.
 
     Where both saw the same images in as many groups, standard errors are paired: a jackknife of the difference over
-    the groups. Else they are those of independent images, √(stderr_a² + stderr_b²).
+    the groups, NaN for fewer than three images. Else they are those of independent images, √(stderr_a² + stderr_b²).
 
     Args:
         a, b: inspections, or run folders of ``posattn inspect``.

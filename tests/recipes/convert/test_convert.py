@@ -99,8 +99,9 @@ def test_a_model_of_images_that_are_not_square(config_of: Configure, tmp_path: P
     vit = timm.create_model(NAME, img_size=(32, 16), patch_size=8, embed_dim=24, depth=2, num_classes=0)
     timm.models.save_for_hf(vit, tmp_path / "vit", safe_serialization=True)
     config = config_of(model=f"local-dir:{tmp_path / 'vit'}", heads="50%")
-    found = convert(config, tmp_path / "run").result["convert"]
-    assert set(found["speed"]["sizes"]) == {"32"}
+    result = convert(config, tmp_path / "run").result
+    assert set(result["convert"]["speed"]["sizes"]) == {"32 x 16"}
+    assert " at 32 x 16 px." in result["page"][0]["claim"]
 
 
 def test_a_recovery_that_was_stopped_has_the_losses_of_one_that_was_not(

@@ -16,6 +16,8 @@ NUMBERS = [
     (0, 0, "entropy", 2.0, 0.5),
     (3, 0, "positionality", np.nan, np.nan),
     (3, 0, "entropy", 1.0, 0.0),
+    (3, 1, "positionality", -0.125, np.nan),  # of two images: too few for an error
+    (3, 1, "entropy", 1.5, 0.25),
     (3, -1, "high_norm_share", 0.1, 0.0),
 ]
 SAME, OTHER = {"entropy": 2.833}, {"entropy": 1.5}
@@ -45,6 +47,7 @@ def test_an_inspection_is_exported_with_its_numbers(
         *uniform,
         "| 0 | 0 | 0.250 ± 0.013 | 2.000 ± 0.5 |",
         "| 3 | 0 | – | 1.000 ± 0 |",
+        "| 3 | 1 | -0.125 | 1.500 ± 0.25 |",
     ]
     assert "| layer | head | Positionality | Entropy, nats |" in text
     figure = (tmp_path / "out" / "positionality.svg").read_text()

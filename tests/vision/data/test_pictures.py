@@ -81,7 +81,9 @@ def test_the_tables_of_a_folder_are_read_as_one(parquet: Path) -> None:
     assert numbers(Pictures(str(parquet.parent))) == list(range(160))
     assert numbers(Pictures(str(parquet.parent), limit=16)) == list(range(0, 160, 10))
     parquet.with_name("b.parquet").rename(parquet.with_name("test-0.parquet"))
-    assert numbers(Pictures(str(parquet.parent))) == list(range(150, 160))
+    pictures = Pictures(str(parquet.parent))
+    assert numbers(pictures) == list(range(150, 160))
+    assert pictures.notes == ["the tables of the test split alone, without a.parquet"]
 
 
 def test_bad_input_is_named(folder: Path, parquet: Path, tmp_path: Path) -> None:
@@ -96,6 +98,9 @@ def test_bad_input_is_named(folder: Path, parquet: Path, tmp_path: Path) -> None
     (tmp_path / "cut.parquet").write_bytes(parquet.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"cut\.parquet is not a whole parquet file"):
         Pictures(str(tmp_path / "cut.parquet"))
+    pq.write_table(pa.table({"pix": [encoded(0)]}), tmp_path / "named.parquet")
+    with pytest.raises(ValueError, match=r"no image column img or image, only pix: .* or rename it where a"):
+        Pictures(str(tmp_path / "named.parquet"))
     with pytest.raises(ValueError, match="unknown data set 'digitz'"):
         Pictures("digitz")
 
