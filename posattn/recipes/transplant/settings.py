@@ -45,11 +45,11 @@ class TransplantConfig(ImageTraining):
 def transplant(smoke: bool = False) -> TransplantConfig:
     """Positional maps learned on one image set, frozen in a new model for another: accuracy over few images.
 
-    Claim: learned positional maps transfer, modestly: with 30 to 1,000 images per class a new model is one to two points
-    better with them than from scratch. With 10 no difference is seen.
+    Claim: learned positional maps transfer, modestly: with 30 to 1,000 images per class a new model is one to two
+    points better with them than from scratch. With 10 no difference is seen.
     Command: posattn run transplant --data-dir FOLDER --targets fashion-mnist
-    Time: 48 minutes of CPU time with --jobs 1 on an AMD EPYC with AVX2 only, beside other work; 12 minutes on 2 CPU cores
-    with native bfloat16.
+    Time: 48 minutes of CPU time with --jobs 1 on an AMD EPYC with AVX2 only, beside other work; 12 minutes on 2 CPU
+    cores with native bfloat16.
     Expected (CIFAR-10 (JPEG copy) to Fashion-MNIST at 32 pixels, seeds 0 to 2, AVX2 only, float32), test accuracy with
     10, 100 and 1,000 images per class: transplanted maps 66.0 ± 2.1, 78.3 ± 1.0 and 79.9 ± 0.8 %; from scratch
     66.1 ± 2.4, 77.0 ± 1.0 and 77.9 ± 0.6; whole model fine-tuned 64.3 ± 1.1, 79.1 ± 0.3 and 81.2 ± 0.4; maps of random
