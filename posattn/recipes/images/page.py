@@ -169,8 +169,8 @@ def models_table(config: ImagesConfig, numbers: Numbers, timing: Numbers) -> Tab
         caption=f"Test accuracy and seconds of training: {averaged_text('mean ± std', config.seeds)}. "
         f"{sharing_text(numbers)} MACs: multiply-adds per image. To {ORIGINAL}'s: training until the mean "
         f"accuracy is the {ORIGINAL}'s final one, as a share of the {ORIGINAL}'s training. "
-        f"Images/s, in inference: median and half the interquartile range, "
-        f"the models interleaved.{skipped_text(numbers['skipped'])}",
+        "Images/s, in inference: median and half the interquartile range, the models "
+        f"interleaved.{skipped_text(numbers['skipped'])}",
     )
 
 

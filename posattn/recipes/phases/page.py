@@ -71,23 +71,18 @@ def descent_section(numbers: dict[str, Any], descent: Descent) -> Section:
         "t",
         {"association": "*.association"},
         y_label="patch association",
-        caption=f"{averaged_text('Mean and standard deviation', descent.seeds)}. {ordered_text(numbers)}",
+        caption=f"{averaged_text('Mean and standard deviation', descent.seeds)}. "
+        f"{ordered_text(numbers['ordered'])}",
         **TIME,
     )
     return Section("SGD and the flow", claim, [*curves, association], at="descent")
 
 
-def ordered_text(numbers: dict[str, Any]) -> str:
-    """When the scores of SGD are in the right order, for comparison with the transition."""
-    full = [
-        next(
-            (t for t, share in zip(one["t"], one["association"], strict=True) if abs(share - 1) < 1e-9), None
-        )
-        for one in numbers["seeds"].values()
-    ]
-    seen = [t for t in full if t is not None]
+def ordered_text(times: list[float | None]) -> str:
+    """When the scores of SGD are in the right order, of each seed, for comparison with the transition."""
+    seen = [t for t in times if t is not None]
     when = f"first 1, the scores in the right order, at t = {mean_std_text(seen, 0)}" if seen else "never 1"
-    return f"It is {when} ({len(seen)} of {len(full)} seeds), at the times measured."
+    return f"It is {when} ({len(seen)} of {len(times)} seeds), at the times measured."
 
 
 def scan_section(numbers: dict[str, Any], config: PhasesConfig) -> Section:

@@ -25,7 +25,7 @@ from posattn.theory.integration import SampleExhaustedWarning
 from posattn.theory.scaling import plateau_loss, power_law, time_below, transition_time
 from posattn.theory.simplified import SimplifiedViT
 from posattn.theory.task import StructuredTask
-from posattn.theory.tracking import describe, held_scores, track
+from posattn.theory.tracking import describe, first_full, held_scores, track
 
 FLAGS = ("--flow.samples", "--descent.flow.samples")
 STATE = ("alpha", "gamma", "rho", "loss", "accuracy")  # columns of a trajectory that are shown
@@ -151,6 +151,7 @@ def compare_descent(
         **over_seeds(histories),
         "flow": flow,
         "transition": [time_below(history["t"], history["loss"], below) for history in histories],
+        "ordered": [first_full({**history, "step": history["t"]}, "association") for history in histories],
     }
 
 
