@@ -216,7 +216,10 @@ def test_a_folder_of_an_inspection_holds_no_models(
     for images in (str(pictures), "digits"):
         out = ["--images", images, "--out", str(tmp_path / "two")]
         said = fails(["inspect", str(tmp_path / "one"), *out], capsys)
-        assert "one holds no run that trains image models (inspect)" in said
+        assert (
+            "one, a run of inspect, holds no trained models: runs of images and of the demo keep theirs"
+            in said
+        )
 
 
 def test_bad_input_is_one_line(

@@ -11,7 +11,7 @@ from torch import Generator
 
 from posattn import cli
 from posattn.recipes.solutions.page import moved_text
-from posattn.recipes.solutions.run import FAMILIES, length_for, start_near
+from posattn.recipes.solutions.run import FAMILIES, build_and_train, length_for, start_near
 from posattn.recipes.solutions.settings import SolutionsConfig
 from posattn.structure.partition import Partition
 from posattn.theory import solutions as by_hand
@@ -39,6 +39,12 @@ def test_the_smoke_run_shows_what_generalises_and_what_training_keeps(tmp_path: 
     maps = load_file(tmp_path / "run" / "solutions.safetensors")["maps"]
     assert maps.shape == (2 * len(FAMILIES), 128, 128)
     assert torch.allclose(maps.sum(-1), torch.ones(()), atol=1e-2)
+
+
+def test_a_solution_whose_logits_underflow_is_refused() -> None:
+    config = SolutionsConfig(num_patches=32, set_size=4, dim=8, power=9, linear=0.0, scale=1e-6)
+    with pytest.raises(ValueError, match="underflows to 0 for every sample: power 9, linear 0, scale 1e-06"):
+        build_and_train(config, "associated", 0)
 
 
 def test_nearer_and_farther_are_said_of_what_is_shown() -> None:

@@ -118,7 +118,7 @@ def torchvision_vit(name: str, pretrained: bool) -> Any:
 class TrainedModels:
     """The image models that a run folder holds; ``names`` are their files without suffix.
 
-    Raises ValueError if ``folder`` holds no finished run, or one without image models.
+    Raises ValueError if ``folder`` holds no finished run, or no such models.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -130,7 +130,10 @@ class TrainedModels:
         trained = {weights_name(name, seed): (name, seed) for name in ARCHITECTURES for seed in seeds}
         self.names = {file: one for file, one in trained.items() if self._path(file).is_file()}
         if not self.names:
-            raise ValueError(f"{folder} holds no run that trains image models ({self.run.config['recipe']})")
+            recipe = self.run.config["recipe"]
+            raise ValueError(
+                f"{folder}, a run of {recipe}, holds no trained models: runs of images and of the demo keep theirs"
+            )
 
     def _path(self, file: str) -> Path:
         return self.run.path / f"{file}.safetensors"

@@ -66,6 +66,9 @@ def build_and_train(config: SolutionsConfig, family: str, seed: int) -> dict[str
     test = task.sample(config.test_samples, generator=generator)
     options = {name: getattr(config, name) for name in ("power", "linear", "diagonal", "scale")}
     built = FAMILIES[family](task.partition, task, **options)
+    if not built(test.patches).any():
+        given = ", ".join(f"{name} {options[name]:g}" for name in ("power", "linear", "scale"))
+        raise ValueError(f"F(X) of the solution as built underflows to 0 for every sample: {given}")
     goal = built.attention().detach()
     maps, trained = {"as built": goal}, []
     for noise in config.noises:
