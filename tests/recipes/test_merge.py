@@ -90,6 +90,8 @@ def test_seeds_pooled_are_one_run(recipe: str, options: list[str], tmp_path: Pat
     assert (tmp_path / "pooled" / "report.html").is_file()
     said = RunFolder.reading(tmp_path / "pooled").result["page"][-1]["claim"]
     assert ("Without a seed" in said) == (recipe == "boundaries"), said  # jigsaw's baselines are of all seeds
+    left = "does not have them: baselines, 2 seeds; jigsaw/plain/5; jigsaw/plain/6."
+    assert ("Not in the numbers" in said, left in said) == (recipe == "jigsaw", recipe == "jigsaw"), said
 
 
 def test_models_pooled_are_one_run(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def scores_section(config: JigsawConfig, numbers: Numbers) -> Section:
         tuple(numbers["grid"]),
         ["likeness of score profiles", "attention, mean over heads and layers"],
         f"Seed {config.seed}, in true order, which the model does not know. Each tile is one patch at its "
-        "place; within it, the patches it is related to.",
+        "place, on a scale of its own; within it, the patches it is related to. Likeness below 0, and that of a patch "
+        "with itself, is shown as 0.",
     )
     return Section("What the scores hold", claim, [relations])

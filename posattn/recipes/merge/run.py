@@ -71,7 +71,8 @@ def pool(
     }
     if computed := sorted(folder.finished_units() - chosen.keys()):
         note_environment(folder, folder.config)
-    result["page"] += to_plain([origins_section(origins, shared, computed)])
+    unused = sorted(chosen.keys() - folder.used)
+    result["page"] += to_plain([origins_section(origins, shared, computed, unused)])
     return result | {"merged_from": origins}
 
 
@@ -119,8 +120,10 @@ def copy_units(chosen: dict[str, Source], folder: RunFolder) -> None:
                 folder.log(**{key: value for key, value in line.items() if key != "crc32"})
 
 
-def origins_section(origins: list[dict[str, Any]], shared: dict[str, str], computed: list[str]) -> Section:
-    """A row per run, and where the numbers come from that belong to no seed."""
+def origins_section(
+    origins: list[dict[str, Any]], shared: dict[str, str], computed: list[str], unused: list[str]
+) -> Section:
+    """A row per run, where the numbers come from that belong to no seed, and the parts that the whole does not have."""
     claim = (
         f"{len(origins)} runs of equal settings are pooled; each training took its seconds on its own device."
     )
@@ -130,6 +133,8 @@ def origins_section(origins: list[dict[str, Any]], shared: dict[str, str], compu
         )
     if computed:
         claim += f" Computed on the merging machine: {', '.join(computed)}."
+    if unused:
+        claim += f" Not in the numbers, as one run of all seeds does not have them: {'; '.join(unused)}."
     rows = [
         [
             origin["run"],

@@ -111,9 +111,13 @@ def starts_claim(epochs: list[str], means: Numbers) -> str:
 
 
 def extremes(values: dict[str, float]) -> str:
-    """The best and the worst in percent; without ranks where there is one, or all are equal."""
-    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    worst, best = (f"{100 * values[name]:.1f}" for name in (low, high))
+    """The best and the worst in percent, all of those that are equal; without ranks where there is one, or all are."""
+    percents = {name: f"{100 * value:.1f}" for name, value in values.items()}
+    worst, best = (f"{100 * value:.1f}" for value in (min(values.values()), max(values.values())))
+    low, high = (
+        " and ".join(repr(name) for name, percent in percents.items() if percent == end)
+        for end in (worst, best)
+    )
     if worst == best:
-        return f"{best} % with {'every start' if len(values) > 1 else repr(low)}"
-    return f"best with '{high}' and worst with '{low}' ({best} against {worst} %)"
+        return f"{best} % with {'every start' if len(values) > 1 else low}"
+    return f"best with {high} and worst with {low} ({best} against {worst} %)"

@@ -37,14 +37,16 @@ def structure_section(config: StructuredVitConfig, models: dict[str, Any]) -> Se
         ["", *MEASURES.values()],
         {name: row.values() for name, row in last.items()},
         caption=f"Association: the share of each row's {config.task.set_size - 1} largest entries off the diagonal "
-        "that lie in its own set; of the attention, the mean over the heads of the layer in which it is largest.",
+        "that lie in its own set; of attention and profiles, the mean over the heads of the layer in which it is "
+        "largest. P Pᵀ: of P without its mean over the positions.",
     )
     maps = [
         Gallery(
             f"{name}: P Pᵀ and the average attention at the end",
             f"structured:{name}",
             ["P Pᵀ", "average attention"],
-            caption="First seed, patches reordered by their set; mean over layers and heads; each on its own scale.",
+            caption="First seed, patches reordered by their set, each on its own scale. P Pᵀ: of P without its mean "
+            "over the positions, and without the diagonal. Attention: the mean over layers and heads.",
         )
         for name in models
     ]

@@ -124,7 +124,7 @@ def recovery_section(config: TeachersConfig, numbers: dict[str, Any]) -> Section
             for name, one in numbers.items()
         },
         digits=4,
-        caption="Loss: mean squared error, for the classifier the logistic loss; on the last batch.",
+        caption="Loss: mean squared error, for the classifier the logistic loss; on a batch of fresh samples.",
     )
     maps = [
         Maps(

@@ -27,7 +27,7 @@ from posattn.recipes.transplant.locality import local_maps
 from posattn.recipes.transplant.settings import TransplantConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, mean_lines, mean_table, to_plain
-from posattn.runs.seeds import averaged_text, collect, over_seeds
+from posattn.runs.seeds import averaged_text, collect, count_text, over_seeds
 from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import ImageSet
 from posattn.vision.models.attention import FrozenMaps
@@ -173,10 +173,12 @@ def target_section(config: TransplantConfig, target: str, numbers: dict[str, Any
     source, sizes = config.data.data, numbers["size"]
     few, many = ({arm: f"{100 * numbers['mean'][arm][i]:.1f} %" for arm in ARMS} for i in (0, -1))
     claim = (
-        f"With {sizes[0]} images per class of {target}, frozen maps of {source} gave {few[TRANSPLANTED]}, training "
-        f"from scratch {few[SCRATCH]}, fine-tuning of the whole model {few[TUNED]} and maps of random locality "
-        f"{few[LOCAL]}; with {sizes[-1]}, {many[TRANSPLANTED]}, {many[SCRATCH]}, {many[TUNED]} and {many[LOCAL]}."
+        f"With {count_text(sizes[0], 'image')} per class of {target}, frozen maps of {source} gave "
+        f"{few[TRANSPLANTED]}, training from scratch {few[SCRATCH]}, fine-tuning of the whole model {few[TUNED]} and "
+        f"maps of random locality {few[LOCAL]}"
     )
+    if len(sizes) > 1:
+        claim += f"; with {sizes[-1]}, {many[TRANSPLANTED]}, {many[SCRATCH]}, {many[TUNED]} and {many[LOCAL]}"
     steps = steps_text(config.target.steps, numbers["steps"])
     caption = f"{averaged_text('Mean and standard deviation', config.seeds)}; {steps}."
     figure = mean_lines(
@@ -192,4 +194,4 @@ def target_section(config: TransplantConfig, target: str, numbers: dict[str, Any
     rows = {f"{size}": [seeds[arm][i] for arm in ARMS] for i, size in enumerate(sizes)}
     columns = ["images per class", *ARMS]
     table = mean_table(f"Test accuracy on {target}, %", columns, rows, 1, 100, caption)
-    return Section(f"{source} to {target}", claim, [figure, table], at=f"targets.{target}")
+    return Section(f"{source} to {target}", f"{claim}.", [figure, table], at=f"targets.{target}")

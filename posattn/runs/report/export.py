@@ -116,8 +116,10 @@ def item_text(item: dict[str, Any], files: dict[str, bytes]) -> str:
         svg = str(item["svg"]).replace("currentColor", INK)
         files[f"{stem}.svg"] = svg.replace("<svg ", f'<svg style="background:{PAPER}" ', 1).encode()
         return f"{caption}\n\n![{plain(item['title'])}]({stem}.svg)"
-    labels = item.get("labels") or [item["title"]]
-    images = item["images"][-len(labels) :]
+    labels, images = item.get("labels") or [item["title"]], item["images"]
+    if len(frames := item.get("frames", [])) > 1:  # of a slider, the ends
+        labels, images = [frames[0], frames[-1]], [images[0], images[-1]]
+        caption += f" Left: {plain(labels[0])}; right: {plain(labels[1])}."
     names = [f"{stem}-{number}.png" for number, _ in enumerate(images, 1)]
     files |= {
         name: base64.b64decode(image.split(",", 1)[1]) for name, image in zip(names, images, strict=True)

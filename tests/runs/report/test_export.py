@@ -7,8 +7,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import markupsafe
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from posattn import cli
 from posattn.recipes.demo.settings import DemoConfig
@@ -65,6 +67,22 @@ def test_a_curve_has_the_colour_of_its_label_in_every_figure(tmp_path: Path) -> 
     svgs = [(tmp_path / "out" / name).read_text() for name in ("both.svg", "one.svg")]
     assert [first in svg for svg in svgs] == [True, False]
     assert [second in svg for svg in svgs] == [True, True]
+
+
+def test_both_ends_of_a_slider_are_exported_and_named(tmp_path: Path) -> None:
+    """The last frame was exported alone, without its name: of true and recovered maps the recovered ones."""
+    run = open_run(tmp_path / "run", "demo", DemoConfig())
+    run.save_tensors("toy", {"maps": torch.stack([torch.eye(3), torch.ones(3, 3), torch.eye(3).flip(0)])})
+    items = [Maps("Scores", "toy:maps", ["step 0", "step 5", "step 9"], caption="Two seeds.")]
+    page = to_plain([Section("Toy", "It is so.", items)])
+    run.finish({"title": "Title", "summary": "Summary.", "page": page})
+    run.lock.release()
+    text = export(tmp_path / "run", tmp_path / "out").read_text()
+    assert "**Scores.** Two seeds. Left: step 0; right: step 9." in text
+    left, right = (np.asarray(Image.open(tmp_path / "out" / f"scores-{i}.png"))[..., 0] for i in (1, 2))
+    assert left[0, 0] > left[0, 1]
+    assert right[0, 2] > right[0, 1]
+    assert not (tmp_path / "out" / "scores-3.png").exists()
 
 
 def test_a_run_that_cannot_be_written_is_exported(
