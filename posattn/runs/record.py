@@ -140,7 +140,7 @@ class RunFolder:
             raise ValueError(f"{name} is not what the merged runs were trained on; see --data-dir")
         elif earlier != sha256:
             raise ValueError(
-                f"{name} has changed since {self.path} was started: its results would mix two sets of data; "
+                f"{name} has changed since {self.path} was started: its results would mix both; "
                 "start over with --overwrite or another --out"
             )
 
