@@ -72,6 +72,7 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
         verdict = judged(converted, before, plan)
         saved = RECOVERY if verdict.better else saved
     save(converted.cpu(), run.path / MODEL)
+    run.record_folder(MODEL)
     timing = run.unit("speed", partial(speed, config, model.cpu(), converted, device, progress))
     timing["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
     numbers = {
