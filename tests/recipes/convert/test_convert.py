@@ -21,7 +21,9 @@ import posattn
 from posattn.cli import main
 from posattn.recipes.convert import page, timing
 from posattn.recipes.convert import run as convert_run
+from posattn.recipes.convert.measuring import chosen
 from posattn.recipes.convert.models import load_model
+from posattn.recipes.convert.plan import Plan
 from posattn.recipes.convert.results import mean_of_random
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
@@ -31,6 +33,8 @@ from posattn.runs.report.html import build_report
 from posattn.vision.convert.averages import average_maps
 from posattn.vision.convert.heads import OffsetAttentionMaps
 from posattn.vision.convert.maps import to_positional
+from posattn.vision.convert.needs import Unit
+from posattn.vision.convert.orders import ALONE, GREEDY, Point
 from posattn.vision.convert.recovery import Recovery
 from posattn.vision.convert.reruns import subject_of
 from posattn.vision.convert.saving import heads_kept
@@ -362,6 +366,14 @@ def test_the_command(
             main(["convert", model, "--images", pictures, "--out", str(tmp_path / "other"), *wrong])
         assert message in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_budget_that_nothing_keeps_is_named(config_of: Configure) -> None:
+    points = [Point(0, 0, {}, {"cosine": 1.0}), Point(1, 3, {}, {"cosine": -0.5})]
+    curves, orders = (dict.fromkeys((ALONE, GREEDY), each) for each in (points, [Unit(0, (0, 1, 2))]))
+    plan = Plan(Mock(), {}, [], "cosine", Mock(), Mock())
+    with pytest.raises(ValueError, match=r"no block can be converted within --budget 0.0 of cosine"):
+        chosen(config_of(budget=0.0), plan, orders, curves, {}, RunFolder(Path()))
 
 
 def test_random_orders_are_averaged() -> None:
