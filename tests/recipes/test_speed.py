@@ -12,11 +12,13 @@ from rich.progress import Progress
 from posattn import cli
 from posattn.bench import models
 from posattn.recipes.speed import run as speed
-from posattn.recipes.speed.page import better, cell_section, ratios, share_of_peak
+from posattn.recipes.speed.page import better, cell_section, ratios, share_of_peak, throughput_ratio
 from posattn.recipes.speed.run import batch_of, build, entered, weight, with_dtypes
 from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig
 from posattn.runs.folder import open_run
 from posattn.runs.page import lookup
+
+RIVALS = ("convit", "gmlp", "resmlp", "mixer")
 
 
 def timed(eager: list[float], compiled: list[float], multiply_adds: int) -> dict:
@@ -43,6 +45,19 @@ def test_ratios_take_each_side_at_its_better_turn_by_turn() -> None:
         "counted": [1.5],
     }
     assert share_of_peak(ours, 100.0, 3) == 2 * 3 * 20 / 2.0 / 100.0
+
+
+@pytest.mark.parametrize("results", ["speed-rivals", "speed-rivals-avx2"])
+def test_the_guide_compares_rivals_as_the_pages_do(results: str) -> None:
+    """By ratios within a round, each side at its better execution, the fastest rival of each comparison."""
+    docs = Path(__file__).parents[2] / "docs"
+    found = json.loads((docs / "results" / results / "result.json").read_text())
+    fastest = [
+        min(throughput_ratio(cell["positional"], cell[name]).median for name in RIVALS if name in cell)
+        for cell in found["result"]["timing"]["cells"].values()
+    ]
+    said = f"{len(fastest)} comparisons, {min(fastest):.2f} to {max(fastest):.2f} times"
+    assert said in " ".join((docs / "models.md").read_text().split())
 
 
 def test_models_that_failed_are_named_and_have_no_ratio() -> None:
