@@ -368,6 +368,14 @@ def test_the_command(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("orders", [0, 1, 2])
+def test_several_random_orders_are_named(orders: int, config_of: Configure) -> None:
+    curve = {"share": [0.0, 1.0], "cosine": {"loss": [0.0, 0.1], "stderr": [0.0, 0.1]}}
+    numbers = {"metric": "cosine", "curves": {"greedy": curve} | ({"random": curve} if orders else {})}
+    (figure,) = page.curves(config_of(random_orders=orders), numbers).items
+    assert ("mean over" in figure.caption) == (orders == 2)
+
+
 def test_a_budget_that_nothing_keeps_is_named(config_of: Configure) -> None:
     points = [Point(0, 0, {}, {"cosine": 1.0}), Point(1, 3, {}, {"cosine": -0.5})]
     curves, orders = (dict.fromkeys((ALONE, GREEDY), each) for each in (points, [Unit(0, (0, 1, 2))]))
