@@ -33,5 +33,13 @@ def unchecked() -> Iterator[None]:
 
 
 @pytest.fixture
+def restored_threads() -> Iterator[None]:
+    """The number of torch's threads is set back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def generator() -> Generator:
     return Generator().manual_seed(0)

@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -62,6 +63,19 @@ def _is_operand(leaf: Any) -> bool:
     return leaf.dtype not in INDICES if isinstance(leaf, Tensor) else isinstance(leaf, torch.ScriptObject)
 
 
+@contextmanager
+def _untrainable(model: nn.Module) -> Iterator[None]:
+    """Torch's counter fails at a view of a parameter that a module is given, such as the latent of timm's pooling."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 @torch.no_grad()
 def multiply_adds(model: nn.Module, images: Tensor) -> int:
     """Multiply-adds of one forward pass in evaluation mode, counted from the operators that it calls.
@@ -79,7 +93,7 @@ def multiply_adds(model: nn.Module, images: Tensor) -> int:
     """
     counter = FlopCounterMode(display=False)
     # the counter decomposes operators, so it is entered last: the outer mode gets what it did not decompose
-    with evaluating(model), _Uncounted(counter.flop_registry) as uncounted, counter:
+    with evaluating(model), _untrainable(model), _Uncounted(counter.flop_registry) as uncounted, counter:
         model.train()  # positional attention drops its cached maps
         model.eval()(images)
     return counter.get_total_flops() // 2 + uncounted.total

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Precision = Literal["auto", "float32", "bfloat16"]
+THREADS = ", torch threads: "  # before their number, at the end of a machine's name
 CPUINFO = Path("/proc/cpuinfo")
 SETS = {"AVX512": "AVX-512", "DEFAULT": "NEON" if platform.machine() in ("arm64", "aarch64") else "no AVX"}
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # CPU features that multiply bfloat16; bf16 is ARM's
@@ -77,7 +78,12 @@ def full_name(device: str) -> str:
 
     if torch.device(device).type != "cpu":
         return processor(device)
-    return f"{processor(device)}, {os.cpu_count()} cores, torch threads: {torch.get_num_threads()}"
+    return f"{processor(device)}, {os.cpu_count()} cores{THREADS}{torch.get_num_threads()}"
+
+
+def threads_of(name: str) -> int:
+    """The number of torch's threads in the name of a machine with a CPU."""
+    return int(name.rpartition(THREADS)[2])
 
 
 def processor(device: str) -> str:

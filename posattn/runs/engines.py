@@ -23,7 +23,7 @@ Engine = Callable[[Compute, Calls, bool], Iterator[Any]]
 
 LOCAL = ("loky", "sequential")
 BACKENDS = (*LOCAL, "dask", "ray")
-RETRIES = 2  # starts of a part after the worker that had it is lost
+RETRIES = 2  # starts of a part after the Ray worker that had it is lost; Dask's scheduler has its own number
 PATIENCE = 10.0  # seconds to wait for a scheduler
 LAST_PORT = 65535
 
@@ -113,7 +113,7 @@ def dask_engine(jobs: int | None, scheduler: str | None) -> Iterator[Engine]:
 
     def parts(compute: Compute, calls: Calls, on_gpu: bool) -> Iterator[Any]:
         futures = [
-            client.submit(compute_alone, compute, key, *arguments, pure=False, retries=RETRIES)
+            client.submit(compute_alone, compute, key, *arguments, pure=False)
             for key, arguments in calls.items()
         ]
         try:
@@ -153,7 +153,11 @@ def ray_engine(jobs: int | None, scheduler: str | None) -> Iterator[Engine]:
         try:
             while waiting:
                 (done,), waiting = ray.wait(waiting, num_returns=1)
-                yield ray.get(done)
+                try:
+                    value = ray.get(done)
+                except ray.exceptions.RayTaskError as error:  # whose text is the traceback in the worker
+                    raise error.cause from error
+                yield value
         finally:
             for each in waiting:
                 ray.cancel(each, force=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from posattn.runs.device import device_name
+from posattn.runs.device import THREADS, device_name
 from posattn.runs.record import RunFolder
 
 ENVIRONMENT = "environment"  # the event
@@ -71,7 +71,7 @@ def parts_of(environment: Environment) -> tuple[Any, ...]:
 
 def machine(device: str) -> str:
     """The name of a device without its number of threads."""
-    return device.partition(", torch threads")[0]
+    return device.partition(THREADS)[0]
 
 
 def devices(run: RunFolder) -> list[str]:

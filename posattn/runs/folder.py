@@ -7,7 +7,7 @@ a kill at any moment leaves what the next start completes.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -184,7 +184,8 @@ def _begin(path: Path, described: dict[str, Any], lock: FolderLock) -> OpenRun:
 
 def own_files(path: Path) -> list[Path]:
     """The existing files of the run in a folder; config.json and the journal come last."""
-    named = set(RunFolder(path).files()) - {CONFIG}
+    run = RunFolder(path)
+    named = (set(run.files()) - {CONFIG}) | set(run.in_folders())
     found = [path / name for name in sorted(named | {RESULT, REPORT})]
     found += [file for folder, pattern in BELOW.items() for file in (path / folder).rglob(pattern)]
     found += path.glob(f".*{PART}")
@@ -202,15 +203,19 @@ def holds_only_settings(run: RunFolder) -> bool:
 
 def remove_run(path: Path) -> None:
     """Remove the files of the run in a folder, and folders that are empty then."""
+    noted = {path / Path(name).parent for name in RunFolder(path).in_folders()}
     for file in own_files(path):
         file.unlink(missing_ok=True)
-    remove_empty(path)
+    remove_empty(path, noted)
 
 
-def remove_empty(path: Path) -> None:
-    """Remove the folder of a replacement, and the empty ones of checkpoints and logs in any."""
-    below = [folder for name in BELOW for folder in (path / name).rglob("*") if folder.is_dir()]
-    folders = [*sorted(below, reverse=True), *(path / name for name in BELOW)]
+def remove_empty(path: Path, noted: Iterable[Path] = ()) -> None:
+    """Remove the folder of a replacement and all empty ones in it; in any the empty ones of checkpoints and logs, and
+    those that were noted."""
+    ours = path.iterdir() if path.name == REPLACEMENT and path.is_dir() else (path / name for name in BELOW)
+    tops = {*noted, *ours}
+    below = [folder for top in tops for folder in top.rglob("*") if folder.is_dir()]
+    folders = [*sorted(below, reverse=True), *tops]
     for folder in (*folders, path) if path.name == REPLACEMENT else folders:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

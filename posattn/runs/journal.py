@@ -10,6 +10,7 @@ from posattn.runs.ranks import is_writer
 FIELDS: dict[str, dict[str, type]] = {  # of the events that a run reads back
     "unit": {"name": str, "value": object, "files": list},
     "file": {"name": str, "sha256": str},
+    "folder": {"name": str, "files": list},
     "data": {"name": str, "sha256": str},
     "environment": {"device": str, "versions": dict},
     "finished": {"at": str},

@@ -140,7 +140,7 @@ class RunFolder:
             raise ValueError(f"{name} is not what the merged runs were trained on; see --data-dir")
         elif earlier != sha256:
             raise ValueError(
-                f"{name} has changed since {self.path} was started: its results would mix two sets of data; "
+                f"{name} has changed since {self.path} was started: its results would mix both; "
                 "start over with --overwrite or another --out"
             )
 
@@ -182,6 +182,16 @@ class RunFolder:
         self._record("file", name=name, sha256=digest(path))
         for files in _recorded.get():
             files.append(name)
+
+    def record_folder(self, name: str) -> None:
+        """Note that the files in the folder ``name`` of the run are its own. ValueError where ``name`` is a path."""
+        files = [file.name for file in (self.path / plain_name(name)).iterdir() if file.is_file()]
+        self._record("folder", name=name, files=sorted(files))
+
+    def in_folders(self) -> list[str]:
+        """The files that ``record_folder`` noted, as paths in the run."""
+        noted = [(line["name"], file) for line in self.events("folder") for file in line["files"]]
+        return [f"{name}/{file}" for name, file in noted if is_plain(name) and is_plain(file)]
 
     def checked(self, name: str) -> Path:
         """The path of a file of the run. Raises ValueError if it has changed, or if ``name`` is a path."""

@@ -71,6 +71,27 @@ def test_a_stock_vit_without_memory() -> None:
     assert multiply_adds(vit, images().to("meta")) == by_hand(N + 1, content(N + 1))
 
 
+def test_a_vit_that_pools_by_attention() -> None:
+    """As SigLIP's; torch's counter fails at its latent token, a view of a parameter."""
+    vit = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=(32, 48),
+        patch_size=8,
+        embed_dim=32,
+        num_heads=2,
+        depth=1,
+        num_classes=3,
+        class_token=False,
+        global_pool="map",
+    )
+    n, tokens, width = 2, 24, 32
+    block = tokens * 12 * width**2 + 2 * tokens**2 * width
+    pooled = 10 * width**2 + 2 * tokens * (width**2 + width)  # query, output and MLP; keys, values and scores
+    expected = tokens * 3 * 64 * width + block + pooled + 3 * width
+    assert multiply_adds(vit, torch.zeros(n, 3, 32, 48)) == n * expected
+    assert all(parameter.requires_grad for parameter in vit.parameters())
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_hybrid(fused: bool) -> None:
     model = timm.create_model(HYBRID, **TOY)

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from layouts import encoded, noise, write_folder
+from rich.progress import Progress
 
 from posattn import cli
+from posattn.recipes.loading import run as loading
 from posattn.recipes.loading.run import (
     AUGMENTATIONS,
     MODELS,
@@ -16,7 +20,7 @@ from posattn.recipes.loading.run import (
     opened_stream,
 )
 from posattn.recipes.loading.settings import LoadingConfig
-from posattn.runs.folder import METRICS
+from posattn.runs.folder import METRICS, open_run
 
 
 def write_pictures(folder: Path, count: int) -> None:
@@ -32,6 +36,28 @@ def test_every_augmentation_is_measured(tmp_path: Path) -> None:
     assert all(len(each) == 2 and min(each) > 0 for each in rates.values())
     rows = result["page"][0]["items"][0]["rows"]
     assert [row[1] for row in rows[:4]] == list(AUGMENTATIONS)
+
+
+def test_a_resumed_run_keeps_its_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored_threads: None
+) -> None:
+    config, seen = LoadingConfig(("digits",)), []
+
+    def noted(*arguments: Any) -> dict[str, list[float]]:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return {name: [1.0, 2.0] for name in ("none", *MODELS)}
+
+    monkeypatch.setattr(loading, "measure_memory", noted)
+    torch.set_num_threads(2)
+    run = open_run(tmp_path / "run", "loading", config)
+    with pytest.raises(KeyboardInterrupt):
+        loading.run(config, run, Progress(disable=True))
+    torch.set_num_threads(3)
+    assert "2 threads" in loading.run(config, run, Progress(disable=True))["summary"]
+    assert seen == [2, 2]
+    run.lock.release()
 
 
 def test_a_batch_larger_than_a_set_is_refused_before_any_is_measured() -> None:

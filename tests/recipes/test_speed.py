@@ -3,16 +3,22 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from rich.progress import Progress
 
 from posattn import cli
 from posattn.bench import models
 from posattn.recipes.speed import run as speed
-from posattn.recipes.speed.page import better, cell_section, ratios, share_of_peak
+from posattn.recipes.speed.page import better, cell_section, ratios, share_of_peak, throughput_ratio
 from posattn.recipes.speed.run import batch_of, build, entered, weight, with_dtypes
 from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig
+from posattn.runs.folder import open_run
 from posattn.runs.page import lookup
+
+RIVALS = ("convit", "gmlp", "resmlp", "mixer")
 
 
 def timed(eager: list[float], compiled: list[float], multiply_adds: int) -> dict:
@@ -39,6 +45,19 @@ def test_ratios_take_each_side_at_its_better_turn_by_turn() -> None:
         "counted": [1.5],
     }
     assert share_of_peak(ours, 100.0, 3) == 2 * 3 * 20 / 2.0 / 100.0
+
+
+@pytest.mark.parametrize("results", ["speed-rivals", "speed-rivals-avx2"])
+def test_the_guide_compares_rivals_as_the_pages_do(results: str) -> None:
+    """By ratios within a round, each side at its better execution, the fastest rival of each comparison."""
+    docs = Path(__file__).parents[2] / "docs"
+    found = json.loads((docs / "results" / results / "result.json").read_text())
+    fastest = [
+        min(throughput_ratio(cell["positional"], cell[name]).median for name in RIVALS if name in cell)
+        for cell in found["result"]["timing"]["cells"].values()
+    ]
+    said = f"{len(fastest)} comparisons, {min(fastest):.2f} to {max(fastest):.2f} times"
+    assert said in " ".join((docs / "models.md").read_text().split())
 
 
 def test_models_that_failed_are_named_and_have_no_ratio() -> None:
@@ -144,6 +163,35 @@ def test_smoke_run_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert figures
     assert all(len(lookup(result, figures[0]["x"])) == 2 for _ in figures)
     assert "MMAC" in (out / "report.html").read_text()
+
+
+def test_a_resumed_run_keeps_its_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored_threads: None
+) -> None:
+    """Else its comparisons would be of several numbers, and its page would name the last one."""
+    monkeypatch.setattr(models, "PRODUCT", 64)
+    config = SpeedConfig(
+        ("vit",), (32,), ("inference",), ("float32", "bfloat16"), ("eager",), batch=1, rounds=2, depth=1
+    )
+    seen, time_cell = [], speed.time_cell
+
+    def noted(*arguments: Any) -> dict[str, Any]:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return time_cell(*arguments)
+
+    monkeypatch.setattr(speed, "time_cell", noted)
+    torch.set_num_threads(2)
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "run", "speed", config) as run:
+        speed.run(config, run, Progress(disable=True))
+    torch.set_num_threads(3)
+    with open_run(tmp_path / "run", "speed", config, resume=True) as run:
+        result = speed.run(config, run, Progress(disable=True))
+    assert seen == [2, 2, 2]
+    assert result["timing"]["threads"] == 2
+    assert "2 rounds, 1 block, on" in result["summary"]
+    assert result["summary"].endswith("torch threads: 2.")
 
 
 def test_bad_settings_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def die_once(key: str, folder: str) -> str:
     return key
 
 
-def fail(key: str) -> None:
+def fail(key: str, folder: str) -> None:
+    with open(Path(folder) / "starts", "a") as starts:
+        starts.write(f"{key}\n")
     raise ValueError(f"{key} is refused")
 
 
@@ -56,8 +58,9 @@ def test_a_cluster_runs_every_part_and_starts_lost_ones_again(backend: str, tmp_
         assert {key: value for key, value, _ in done} == {str(i): i**2 for i in range(6)}
         assert os.getpid() not in {process for _, _, process in done}
         assert sorted(run_parts(die_once, {"a": (str(tmp_path),), "b": (str(tmp_path),)})) == ["a", "b"]
-        with pytest.raises(ValueError, match="a is refused"):
-            list(run_parts(fail, {"a": ()}))
+        with pytest.raises(ValueError, match=r"^c is refused$"):
+            list(run_parts(fail, {"c": (str(tmp_path),)}))
+    assert (tmp_path / "starts").read_text() == "c\n"  # it would fail again
 
 
 def test_a_dask_worker_with_several_threads_is_refused() -> None:

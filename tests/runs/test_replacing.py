@@ -24,25 +24,39 @@ def run_with_everything(path: Path) -> RunFolder:
         ):
             (path / folder / "vit").mkdir(parents=True)
             (path / folder / "vit" / name).write_text("own")
+        (path / "model").mkdir()
+        (path / "model" / "config.json").write_text("own")
+        run.record_folder("model")
         run.finish({"answer": 1})
     (path / records.REPORT).write_text("page")
     (path / "notes.txt").write_text("mine")
     (path / records.CHECKPOINTS / "mine.safetensors").write_text("mine")
+    (path / "model" / "mine.txt").write_text("mine")
     return run
+
+
+def save_new(run: RunFolder) -> None:
+    """The files of a new run, one of the name of an old one's in a folder."""
+    run.save_tensors("new", {"a": torch.ones(2)})
+    (run.path / "model").mkdir()
+    (run.path / "model" / "config.json").write_text("new")
+    run.record_folder("model")
 
 
 def check_replaced(path: Path) -> None:
     """The folder holds the new run and the user's files, and nothing of the old run."""
     assert RunFolder.reading(path).result == {"answer": 2}
-    new = {"config.json", "metrics.jsonl", "new.safetensors", "result.json"}
-    assert set(contents(path)) == new | {"notes.txt", "checkpoints/mine.safetensors"}
+    new = {"config.json", "metrics.jsonl", "new.safetensors", "result.json", "model/config.json"}
+    assert (path / "model" / "config.json").read_text() == "new"
+    mine = {"notes.txt", "checkpoints/mine.safetensors", "model/mine.txt"}
+    assert set(contents(path)) == new | mine
 
 
 def test_a_run_is_replaced_when_the_new_one_is_finished_and_not_before(tmp_path: Path) -> None:
     run_with_everything(tmp_path / "run")
     before = contents(tmp_path / "run")
     with open_run(tmp_path / "run", "toy", Config(steps=9), overwrite=True) as run:
-        run.save_tensors("new", {"a": torch.ones(2)})
+        save_new(run)
         during = contents(tmp_path / "run")
         assert {name: during[name] for name in before} == before
         assert RunFolder.reading(tmp_path / "run").result == {"answer": 1}
@@ -73,7 +87,7 @@ class KilledError(BaseException):
     pass
 
 
-@pytest.mark.parametrize("moment", range(12))
+@pytest.mark.parametrize("moment", range(14))
 def test_a_kill_at_any_moment_of_the_move_loses_nothing(
     moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +104,7 @@ def test_a_kill_at_any_moment_of_the_move_loses_nothing(
         return step
 
     run = open_run(tmp_path / "run", "toy", Config(steps=9), overwrite=True)
-    run.save_tensors("new", {"a": torch.ones(2)})
+    save_new(run)
     RunFolder.finish(run, {"answer": 2})  # the end of the run, without the move
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", counted(unlink))

@@ -139,12 +139,12 @@ def chosen(
     Raises ValueError if nothing can be converted within the budget.
     """
     found: list[tuple[str, Point]] = []
+    budget = DEFAULT_BUDGET if config.budget is None else config.budget
     for name in (ALONE, GREEDY):
         if config.heads is not None:
             count = max(1, round(share_of(config.heads) * len(orders[name])))
             found.append((name, points_at(plan, name, orders[name], [count], kept, run, None)[0]))
             continue
-        budget = DEFAULT_BUDGET if config.budget is None else config.budget
         point = within_budget(curves[name], plan.metric, budget)
         if point is not None:
             beyond = min((p.units for p in curves[name] if p.units > point.units), default=point.units)
@@ -153,9 +153,7 @@ def chosen(
             found.append((name, within_budget([point, *more], plan.metric, budget) or point))
     best = max(found, key=lambda one: (one[1].heads, one[1].kept[plan.metric]), default=None)
     if best is None or best[1].heads == 0:
-        raise ValueError(
-            f"no {config.by} can be converted within --budget {config.budget or DEFAULT_BUDGET} of {plan.metric}"
-        )
+        raise ValueError(f"no {config.by} can be converted within --budget {budget} of {plan.metric}")
     return best
 
 

@@ -107,6 +107,8 @@ def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
     claim = f"Loss of {NAMES[metric]} at the share nearest to half of the heads: " + ", ".join(
         f"{loss:.3f} by {name} ({share:.0%})" for name, (share, loss) in half.items()
     )
+    count = config.random_orders
+    random = f" Random orders: mean over {count}, whose spread is in the bars." if count > 1 else ""
     items = [
         Lines(
             f"Loss of {NAMES[name]}" if name != "divergence" else NAMES[name].capitalize(),
@@ -115,8 +117,8 @@ def curves(config: ConvertConfig, numbers: dict[str, Any]) -> Section:
             {order: f"curves.{order}.{name}.stderr" for order in found},
             x_label="share of converted heads",
             y_label="loss",
-            caption="Before recovery; bars: standard error over the measured pictures. Random orders: mean over "
-            f"{config.random_orders}. Variation over images approximates the criterion of arXiv 2605.22132.",
+            caption=f"Before recovery; bars: standard error over the measured pictures.{random} Variation over images "
+            "approximates the criterion of arXiv 2605.22132.",
         )
         for name in next(iter(found.values()))
         if name in NAMES

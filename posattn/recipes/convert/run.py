@@ -32,6 +32,7 @@ from posattn.runs.page import to_plain
 from posattn.vision.convert.maps import replace_heads
 from posattn.vision.convert.needs import Losses, best_kept, choice_of
 from posattn.vision.convert.saving import MODEL, save
+from posattn.vision.training.checkpoints import apart, digest
 
 
 def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -41,6 +42,8 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
     model = vit.model
     check_sizes(config, vit)
     material = load_material(config, vit, progress)
+    run.same_data(f"weights of {config.model}", digest(apart(model.state_dict())))
+    run.same_data(f"pictures of {config.images}", digest(material.tensors))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(config, model.to(device), material, device)
     fit = Fit(config, model, material.fitting, run, progress)
@@ -69,6 +72,7 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
         verdict = judged(converted, before, plan)
         saved = RECOVERY if verdict.better else saved
     save(converted.cpu(), run.path / MODEL)
+    run.record_folder(MODEL)
     timing = run.unit("speed", partial(speed, config, model.cpu(), converted, device, progress))
     timing["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
     numbers = {

@@ -33,6 +33,11 @@ class Material(NamedTuple):
     measured_labels: Tensor | None
     classes: int | None
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Pictures and labels by their use."""
+        return {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
+
 
 def normalise_of(model: nn.Module) -> Normalise:
     """The model's data config."""

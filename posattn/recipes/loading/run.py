@@ -14,6 +14,7 @@ from posattn.bench.timing import Quartiles, quartiles
 from posattn.recipes.kit.classifiers import AnyImages, build
 from posattn.recipes.kit.settings import ORIGINAL, POSITIONAL, ModelSize
 from posattn.recipes.loading.settings import LoadingConfig
+from posattn.runs.device import threads_of
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, Table, to_plain
 from posattn.vision.data.folders import split_folder
@@ -34,7 +35,8 @@ Ratios = dict[str, dict[str, Quartiles]]  # by kind of loading and model
 
 
 def run(config: LoadingConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
-    """Measure each set, a unit that a resumed run does not repeat."""
+    """Measure each set, a unit that a resumed run does not repeat, with the threads that the run was started with."""
+    torch.set_num_threads(threads_of(run.config["device"]))
     works = {name: partial(measure_memory, config, images) for name, images in opened(config).items()}
     if config.pictures is not None:
         stream = opened_stream(config, config.pictures)

@@ -15,9 +15,10 @@ from posattn.bench.inspection import cost_section, in_a_process
 from posattn.bench.models import DTYPES, TRAINING, own_compiler_cache, reason, side_by_side
 from posattn.recipes.speed.page import failures, ratios, speed_sections
 from posattn.recipes.speed.settings import CONTENDERS, Contender, SpeedConfig, patch_size
-from posattn.runs.device import full_name, native_bfloat16, processor
+from posattn.runs.device import full_name, native_bfloat16, processor, threads_of
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import to_plain
+from posattn.runs.seeds import count_text
 from posattn.vision.models.freeze import GATHERED, freeze_attention
 
 
@@ -108,7 +109,8 @@ def with_dtypes(config: SpeedConfig) -> tuple[SpeedConfig, str]:
 
 
 def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, Any]:
-    """The ratios and all cells."""
+    """The ratios and all cells, timed with the threads that the run was started with."""
+    torch.set_num_threads(threads_of(run.config["device"]))
     config, note = with_dtypes(config)
     if note:
         say(progress, note.strip())
@@ -128,7 +130,7 @@ def run(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[str, An
         ]
     numbers = {"threads": torch.get_num_threads(), "cells": cells, "ratios": ratios(config, cells)}
     sections = [*speed_sections(config, numbers), *([cost_section(inspections)] if inspections else [])]
-    how = f"{config.rounds} rounds on {full_name(config.device)}"
+    how = f"{config.rounds} rounds, {count_text(config.depth, 'block')}, on {full_name(config.device)}"
     return {
         "title": "Speed of positional attention",
         "summary": f"Side by side, interleaved in one run: {how}.{note}",

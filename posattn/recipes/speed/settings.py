@@ -59,7 +59,7 @@ class SpeedConfig:
     rounds: TwoOrMore = 5
     """Timed rounds, after one warm-up"""
     depth: Count = 12
-    """Blocks of our models and of timm's ViT"""
+    """Blocks of our models, of timm's ViT and of ConViT"""
     device: str = "cpu"
     """A torch device"""
     seed: Seed = 0

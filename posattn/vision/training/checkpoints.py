@@ -46,7 +46,9 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
     text = json.dumps(dict(meta))
     temporary = path.with_suffix(".part")
     try:
-        save_file(held, temporary, {"step": str(step), "meta": text, "sha256": digest(step, held, text)})
+        save_file(
+            held, temporary, {"step": str(step), "meta": text, "sha256": digest(held, f"{step} {text}")}
+        )
         sync(temporary)
         os.replace(temporary, path)
         sync(folder)
@@ -85,7 +87,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         step, text, expected = int(header["step"]), header["meta"], header["sha256"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
-    if digest(step, tensors, text) != expected:
+    if digest(tensors, f"{step} {text}") != expected:
         raise ValueError(f"checkpoint {path} is damaged: its checksum does not match")
     return Checkpoint(step, tensors, json.loads(text))
 
@@ -111,9 +113,9 @@ def saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
 
 
-def digest(step: int, tensors: Mapping[str, Tensor], text: str) -> str:
-    """SHA-256 over the step, the meta text and every tensor's name, type, shape and bytes."""
-    total = hashlib.sha256(f"{step} {text}".encode())
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 over the text and the name, type, shape and bytes of every tensor, which are on the CPU."""
+    total = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

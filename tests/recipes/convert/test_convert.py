@@ -2,21 +2,28 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import timm
 import torch
 from layouts import write_unlike_splits
+from PIL import Image
 from rich.progress import Progress
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from toy_runs import contents
 
 import posattn
 from posattn.cli import main
 from posattn.recipes.convert import page, timing
+from posattn.recipes.convert import run as convert_run
+from posattn.recipes.convert.measuring import chosen
 from posattn.recipes.convert.models import load_model
+from posattn.recipes.convert.plan import Plan
 from posattn.recipes.convert.results import mean_of_random
 from posattn.recipes.convert.run import run
 from posattn.recipes.convert.settings import ConvertConfig
@@ -26,6 +33,8 @@ from posattn.runs.report.html import build_report
 from posattn.vision.convert.averages import average_maps
 from posattn.vision.convert.heads import OffsetAttentionMaps
 from posattn.vision.convert.maps import to_positional
+from posattn.vision.convert.needs import Unit
+from posattn.vision.convert.orders import ALONE, GREEDY, Point
 from posattn.vision.convert.recovery import Recovery
 from posattn.vision.convert.reruns import subject_of
 from posattn.vision.convert.saving import heads_kept
@@ -154,6 +163,30 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
         for part in ("orders", "curves", "chosen", "quality", "recovery"):
             assert found[part] == whole[part]
     assert set(seconds) == {"table", "convolution"}
+
+
+@pytest.mark.parametrize("changed", ["weights", "pictures"])
+def test_a_run_goes_on_with_the_weights_and_pictures_that_it_was_started_with(
+    changed: str, config_of: Configure, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses of the heads would be of one model, and the converted model of the other."""
+    config = config_of(model=f"local-dir:{tmp_path / 'vit'}", images=str(tmp_path / "pictures"))
+    for name in ("vit", "pictures"):
+        shutil.copytree(place / name, tmp_path / name)
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_run, "seconds_of_kinds", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            convert(config, tmp_path / "run")
+    if changed == "weights":
+        weights = load_file(tmp_path / "vit" / "model.safetensors")
+        save_file({name: -value for name, value in weights.items()}, tmp_path / "vit" / "model.safetensors")
+    else:
+        picture = tmp_path / "pictures" / "000.png"
+        Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(picture)
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match=f"{changed} of .* has changed since .*run was started"):
+        convert(config, tmp_path / "run", resume=True)
+    assert contents(tmp_path / "run") == before
 
 
 def test_a_recovery_that_makes_the_model_worse_is_undone(config_of: Configure, tmp_path: Path) -> None:
@@ -333,6 +366,22 @@ def test_the_command(
             main(["convert", model, "--images", pictures, "--out", str(tmp_path / "other"), *wrong])
         assert message in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("orders", [0, 1, 2])
+def test_several_random_orders_are_named(orders: int, config_of: Configure) -> None:
+    curve = {"share": [0.0, 1.0], "cosine": {"loss": [0.0, 0.1], "stderr": [0.0, 0.1]}}
+    numbers = {"metric": "cosine", "curves": {"greedy": curve} | ({"random": curve} if orders else {})}
+    (figure,) = page.curves(config_of(random_orders=orders), numbers).items
+    assert ("mean over" in figure.caption) == (orders == 2)
+
+
+def test_a_budget_that_nothing_keeps_is_named(config_of: Configure) -> None:
+    points = [Point(0, 0, {}, {"cosine": 1.0}), Point(1, 3, {}, {"cosine": -0.5})]
+    curves, orders = (dict.fromkeys((ALONE, GREEDY), each) for each in (points, [Unit(0, (0, 1, 2))]))
+    plan = Plan(Mock(), {}, [], "cosine", Mock(), Mock())
+    with pytest.raises(ValueError, match=r"no block can be converted within --budget 0.0 of cosine"):
+        chosen(config_of(budget=0.0), plan, orders, curves, {}, RunFolder(Path()))
 
 
 def test_random_orders_are_averaged() -> None:
