@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -150,6 +151,33 @@ def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main([*arguments, "--help"])
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["run", "images", "--help"]])
+@pytest.mark.parametrize("buffering", [-1, 1])
+def test_a_closed_pipe_ends_a_command_quietly(
+    arguments: list[str],
+    buffering: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=buffering, encoding="utf-8") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+def test_output_that_cannot_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert "No space left" in fails(["--version"], capsys)
 
 
 @pytest.mark.parametrize("columns", ["1", "7"])

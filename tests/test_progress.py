@@ -1,5 +1,8 @@
 """Progress where there is no terminal: a line per minute, on standard error."""
 
+import os
+import sys
+
 import pytest
 
 from posattn.cli import progress
@@ -37,3 +40,18 @@ def test_other_ranks_are_silent(clock: list[float], capsys: pytest.CaptureFixtur
         clock[0] += 100
         shown.advance(task)
     assert capsys.readouterr().err == ""
+
+
+def test_a_stream_that_is_gone_ends_no_run(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1, encoding="utf-8") as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        with shown_progress() as shown:
+            task = shown.add_task("a task", total=3)
+            for _ in range(3):
+                clock[0] += 100
+                shown.advance(task)
+            shown.console.print("a note")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # so that it can be closed
+    assert shown.tasks[task].finished

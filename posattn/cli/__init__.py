@@ -4,19 +4,24 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from posattn.runs.page import printable
 from posattn.runs.ranks import is_writer
 from posattn.runs.stopping import Stopped, stoppable
 
 FAILED = 2
+UNREAD = 1  # exit status when the reader of a pipe has gone; rich has the same
 LONGEST = 2000  # characters of an error
 NARROWEST = 40  # columns of output: tyro wraps help for ever below its indentation
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. An error is one line on standard error and exit status 2; --debug shows the traceback."""
+    """Entry point. An error is one line on standard error and exit status 2; --debug shows the traceback.
+
+    A reader that closes the pipe, as ``head`` does, ends the command quietly.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a character of a table
@@ -24,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
     try:
-        with stoppable():  # the imports below are stoppable too
+        with stoppable(), written_output():  # the imports below are stoppable too
             command, debug = parse(arguments)
             command()
     except (Stopped, Exception) as error:
@@ -33,6 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if is_writer() or not isinstance(error, ValueError | TypeError):  # bad input, which every rank has
             print(f"posattn: {one_line(error)}", file=sys.stderr)
         sys.exit(error.code if isinstance(error, Stopped) else FAILED)
+
+
+@contextmanager
+def written_output() -> Iterator[None]:
+    """Context whose output is written at its end. Raises what ``write_out`` does."""
+    try:
+        yield
+    except BrokenPipeError:
+        write_out("\n")  # fails if the pipe is that of the output, not of a worker
+        raise
+    finally:
+        write_out()
+
+
+def write_out(text: str = "") -> None:
+    """Print ``text``, and write what is printed, which Python does at exit, where failures are shown in its own words.
+
+    Raises OSError if that fails, SystemExit if nobody reads the output any more, as after ``| head``.
+    """
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # drops it
+        if isinstance(error, BrokenPipeError):
+            sys.exit(UNREAD)
+        raise
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[[], None], bool]:

@@ -2,8 +2,10 @@
 
 import sys
 import time
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any, cast
 
+import wrapt
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +20,21 @@ from rich.progress import (
 from posattn.runs.page import printable
 
 PERIOD = 60.0  # seconds between two lines
+
+
+class Unfailing(wrapt.ObjectProxy):  # type: ignore[misc]
+    """A stream that drops what it cannot write: a run goes on when its terminal is closed, or the reader of a pipe."""
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        with suppress(OSError):
+            self.__wrapped__.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with suppress(OSError):
+            self.__wrapped__.flush()
 
 
 class ProgressLines(Progress):
@@ -47,12 +64,13 @@ class ProgressLines(Progress):
         self.told = now
         task = next(task for task in self.tasks if task.id == task_id)
         of = "" if task.total is None else f" of {task.total:g}"
-        print(f"posattn: {printable(task.description)}: {task.completed:g}{of}", file=sys.stderr, flush=True)
+        line = f"posattn: {printable(task.description)}: {task.completed:g}{of}"
+        print(line, file=self.console.file, flush=True)
 
 
 def shown_progress(shown: bool = True) -> Progress:
     """A bar with counts and time left on a terminal, lines elsewhere; nothing unless ``shown``."""
-    console = Console(stderr=True, quiet=not shown)
+    console = Console(file=cast(IO[str], Unfailing(sys.stderr)), quiet=not shown)
     if shown and not console.is_terminal:
         return ProgressLines(console=console, disable=True)
     counts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())

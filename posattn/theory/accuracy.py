@@ -23,7 +23,7 @@ def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> floa
         logits: (n,), or (n, K) for K classes.
         labels: ±1, or 0..K-1.
 
-    Raises ValueError for other shapes, for K = 1, and for labels of one logit that are not ±1.
+    Raises ValueError for other shapes, for K = 1, and for labels that are not ±1, or not in 0..K-1.
     """
     if logits.shape[:1] != labels.shape or logits.ndim > 2 or logits.shape[1:] == (1,):
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
@@ -32,6 +32,11 @@ def correct(logits: Float[Tensor, "..."], labels: Shaped[Tensor, "..."]) -> floa
         if not ((labels == 1) | (labels == -1)).all():
             raise ValueError(f"one logit per sample needs labels of ±1, got {labels.unique().tolist()[:20]}")
         return (logits * labels > 0).double().mean().item()
+    if ((labels < 0) | (labels >= logits.shape[1])).any():
+        found = labels.unique().tolist()[:20]
+        raise ValueError(
+            f"{logits.shape[1]} logits per sample need labels in 0..{logits.shape[1] - 1}, got {found}"
+        )
     alone = (logits == logits.amax(-1, keepdim=True)).sum(-1) == 1  # not where one is NaN
     right = (logits.argmax(-1) == labels) & alone
     return right.double().mean().item()

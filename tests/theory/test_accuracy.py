@@ -39,6 +39,14 @@ def test_labels_of_one_logit_are_signs() -> None:
             score(logits, labels)
 
 
+def test_labels_of_several_logits_are_their_numbers() -> None:
+    for labels in ([1, 3], [-1, 2]):  # numbered from 1; as signs
+        with pytest.raises(
+            ValueError, match=rf"3 logits per sample need labels in 0\.\.2, got \[{labels[0]}, "
+        ):
+            correct(torch.ones(2, 3), torch.tensor(labels))
+
+
 def test_what_is_not_a_number_is_wrong() -> None:
     logits = torch.tensor([[torch.nan, torch.nan], [1.0, torch.nan], [2.0, 1.0]])
     assert correct(logits, torch.zeros(3, dtype=torch.long)) == pytest.approx(1 / 3)

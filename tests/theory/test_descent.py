@@ -180,7 +180,7 @@ def test_an_optimizer_that_cannot_be_meant_is_refused(generator: Generator) -> N
     sample = partial(task.sample, 4, generator=generator)
     with pytest.raises(ValueError, match="2 parameters of the optimizer are not the model's"):
         descend(model, sample, 1, optimizer=torch.optim.Adam(twin.parameters()))
-    with pytest.raises(ValueError, match="either a rate or an optimizer"):
+    with pytest.raises(ValueError, match=r"either a rate or an optimizer, got rate=0.1 and optimizer=Adam$"):
         descend(model, sample, 1, 0.1, optimizer=torch.optim.Adam(model.parameters()))
     with pytest.raises(ValueError, match="either a rate or an optimizer"):
         descend(model, sample, 1)

@@ -50,6 +50,8 @@ class MemoryDataConfig:
 
     def validate(self) -> None:
         """Raise ValueError for a setting that the set does not read."""
+        if not self.data:  # as a path it would be the current folder
+            raise ValueError("data must be a set, a path or owner/name, got ''")
         refuse_data_dir(self.data, self.data_dir)
         if self.download and (self.data in NEVER_FETCHED or Path(self.data).exists()):
             raise ValueError(f"download is not for {self.data}, which is never downloaded")

@@ -159,7 +159,7 @@ def reader(name: str) -> Callable[[Request], Content]:
     """The reader of the named set. Raises ValueError listing the known ones."""
     if name in DATA_SETS:
         return DATA_SETS[name]
-    if Path(name).exists():
+    if name and Path(name).exists():  # Path("") is the current folder
         return read_path
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return read_hub

@@ -190,7 +190,7 @@ def source_of(name: str, data_dir: Path | None) -> tuple[Files | Rows | Tables |
         return Rows(path), []
     if path.is_file():
         return Files(listed(path) if path.suffix.lower() in LISTS else [path]), []
-    if path.is_dir():
+    if name and path.is_dir():  # Path("") is the current folder
         return in_folder(list(visible_files(path)))
     return in_known_set(name, data_dir), []
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from posattn.vision.data.decoding import Content, Decoding, decode_all
-from posattn.vision.data.folders import SPLIT_NAMES, check_same_classes, list_folder, split_folder
+from posattn.vision.data.folders import SPLIT_NAMES, check_same_classes, list_folder, split_folder, subfolders
 from posattn.vision.data.request import Request
 from posattn.vision.data.tables import Part, parquet_parts, read_parts, saved_parts
 
@@ -37,6 +37,10 @@ def read_path(request: Request) -> Content:
         return read_parts(parquet_parts(paths), request.decoding, request.columns, (), others)
     if split_folder(path, request.other.split) or request.other.shards_in(path):
         missing(path, request)
+    if not subfolders(path) and (tables := sorted(path.glob("*.parquet"))):
+        raise ValueError(
+            f"{tables[0]} names no split, as train.parquet does; a set in one file is named by its path"
+        )
     return part(read_classes(path, request), request)
 
 

@@ -115,7 +115,7 @@ def evaluate(
     """Top-1 accuracy in [0, 1], in evaluation mode on the model's device; the model's mode is restored. NaN is wrong.
 
     Args:
-        model: a classifier.
+        model: a classifier, with at least as many outputs as the set has classes.
         image_set: the images.
         batch_size: at most so many images at once.
         transform: applied to every batch of float images.
@@ -125,6 +125,8 @@ def evaluate(
             on the whole set.
 
     Raises:
+        ValueError: ``batch_size`` or ``precision`` is out of range, or the outputs are no (n, K) logits of that many
+            classes.
         MemoryError: out of memory: says what to lower.
     """
     checks.positive_int("batch_size", batch_size)
@@ -143,6 +145,11 @@ def evaluate(
         for part, (images, labels) in zip(parts, image_set.batches(parts), strict=True):
             pixels = to_float(images.to(device))
             logits = run(pixels if transform is None else transform(pixels))
+            if logits.ndim != 2 or logits.shape[1] < image_set.num_classes:
+                raise ValueError(
+                    f"the outputs must be (n, K) with K of at least {image_set.num_classes}, the classes of "
+                    f"{image_set.name}, got {tuple(logits.shape)}"
+                )
             correct += (predicted(logits) == labels.to(device))[: part.unique().numel()].sum()
     return int(reduce(correct, "sum") if divide else correct) / len(image_set)
 

@@ -104,6 +104,9 @@ def test_a_class_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty: .*any class folder"):
         load_images(str(tmp_path / "empty"))
+    (tmp_path / "empty" / "0000.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"0000\.parquet names no split, as train\.parquet does"):
+        load_images(str(tmp_path / "empty"))
 
 
 def test_sizes_must_agree_or_be_made_to(tmp_path: Path) -> None:

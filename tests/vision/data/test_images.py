@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Generator
 
+from posattn.vision.data.config import DataConfig
 from posattn.vision.data.images import ImageSet, load_images, shuffle_patches, to_float
 
 
@@ -153,6 +154,10 @@ def test_unknown_names_list_the_known(tmp_path: Path) -> None:
         ValueError, match=r"unknown data set 'mnits'; known: cifar10, .*digits, fashion-mnist"
     ):
         load_images("mnits")
+    with pytest.raises(ValueError, match="unknown data set ''"):  # as a path it is the current folder
+        load_images("")
+    with pytest.raises(ValueError, match="data must be a set, a path or owner/name, got ''"):
+        DataConfig("", stream=True).validate()
     with pytest.raises(ValueError, match="unknown split 'val'; known: test, train"):
         load_images("digits", "val")
 

@@ -101,8 +101,9 @@ def test_bad_input_is_named(folder: Path, parquet: Path, tmp_path: Path) -> None
     pq.write_table(pa.table({"pix": [encoded(0)]}), tmp_path / "named.parquet")
     with pytest.raises(ValueError, match=r"no image column img or image, only pix: .* or rename it where a"):
         Pictures(str(tmp_path / "named.parquet"))
-    with pytest.raises(ValueError, match="unknown data set 'digitz'"):
-        Pictures("digitz")
+    for unknown in ("digitz", ""):  # the path "" is the current folder
+        with pytest.raises(ValueError, match=f"unknown data set '{unknown}'"):
+            Pictures(unknown)
 
 
 def test_any_layout_and_every_format(tmp_path: Path) -> None:

@@ -32,6 +32,16 @@ def test_outputs_that_are_no_numbers_are_wrong() -> None:
     assert evaluate(model, few()) == 0
 
 
+def test_outputs_that_are_no_logits_of_the_classes_are_refused() -> None:
+    """Classes without an output counted as wrong."""
+    data = few()
+    more = replace(data, classes=(*data.classes, "one more"))
+    with pytest.raises(ValueError, match=r"K of at least 11, the classes of digits, got \(\d+, 10\)"):
+        evaluate(tiny_vit(), more)
+    with pytest.raises(ValueError, match=r"must be \(n, K\) .* got \(\d+, 10, 1\)"):
+        evaluate(nn.Sequential(tiny_vit(), nn.Unflatten(1, (10, 1))), data)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="the loss became nan at step 8 of 18"):
         losses(Poisoned(after=7), few(), replace(SHORT, record_every=5), checkpoints=tmp_path)
