@@ -42,7 +42,7 @@ def parquet_parts(paths: Sequence[Path]) -> list[Part]:
     parts = []
     for path in paths:
         try:
-            parts.append(Part(pq.read_table(path), str(path), path.parent))
+            parts.append(Part(pq.ParquetFile(path).read(), str(path), path.parent))
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} is not a whole parquet file: {error}") from error
     return parts
@@ -219,10 +219,17 @@ def label_values(part: Part, asked: str | None, named: bool) -> list[Any]:
 
 
 def column(table: pa.Table, where: str, kind: str, name: str | None, usual: Sequence[str]) -> str:
-    """The requested column, or the first of the usual ones. Raises ValueError listing the columns otherwise."""
+    """The requested column, or the first of the usual ones.
+
+    Raises ValueError listing the columns if there is none, or if several have its name.
+    """
     for candidate in usual if name is None else (name,):
-        if candidate in table.column_names:
+        if (count := table.column_names.count(candidate)) == 1:
             return candidate
+        if count:
+            raise ValueError(
+                f"{where} has {count} columns of the name {candidate}: {', '.join(table.column_names)}"
+            )
     wanted = " or ".join(usual) if name is None else name
     raise ValueError(
         f"{where} has no {kind} column {wanted}, only {', '.join(table.column_names)}: "

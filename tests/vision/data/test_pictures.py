@@ -101,6 +101,10 @@ def test_bad_input_is_named(folder: Path, parquet: Path, tmp_path: Path) -> None
     pq.write_table(pa.table({"pix": [encoded(0)]}), tmp_path / "named.parquet")
     with pytest.raises(ValueError, match=r"no image column img or image, only pix: .* or rename it where a"):
         Pictures(str(tmp_path / "named.parquet"))
+    twice = pa.Table.from_arrays([pa.array([encoded(0)])] * 2, names=["image", "image"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(ValueError, match=r"twice\.parquet has 2 columns of the name image: image, image"):
+        Pictures(str(tmp_path / "twice.parquet"))
     for unknown in ("digitz", ""):  # the path "" is the current folder
         with pytest.raises(ValueError, match=f"unknown data set '{unknown}'"):
             Pictures(unknown)

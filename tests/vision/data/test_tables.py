@@ -257,3 +257,12 @@ def test_a_damaged_folder_of_save_to_disk_is_named(state: str, said: str, tmp_pa
     (tmp_path / "state.json").write_text(state)
     with pytest.raises(ValueError, match=f"{tmp_path}.*{said}"):
         load_images(str(tmp_path))
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array(PICTURES[:2]), pa.array([0, 1]), pa.array([1, 0])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["image", "label", "label"]), tmp_path / "set.parquet")
+    with pytest.raises(
+        ValueError, match=r"set\.parquet has 2 columns of the name label: image, label, label"
+    ):
+        load_images(str(tmp_path / "set.parquet"))
