@@ -1,5 +1,6 @@
 """The speed of positional attention, side by side with the models it would replace."""
 
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -83,8 +84,9 @@ def time_all(config: SpeedConfig, run: RunFolder, progress: Progress) -> dict[st
         left -= weight(config, cell)
         if name not in repeated:
             done += weight(config, cell)
-            minutes = (time.perf_counter() - start) / done * left / 60
-            say(progress, f"{name} is done; about {minutes:.0f} minutes left{failures(cells[name])}")
+            minutes = math.ceil((time.perf_counter() - start) / done * left / 60)
+            rest = f"; about {count_text(minutes, 'minute')} left" if left else ""
+            say(progress, f"{name} is done{rest}{failures(cells[name])}")
     return cells
 
 
