@@ -41,9 +41,8 @@ class Updates:
     def optimizer_of(self, model: nn.Module) -> Optimizer:
         """Plain gradient descent at the given rates, or the given optimizer, checked."""
         if (self.rate is None) == (self.optimizer is None):
-            kind = (
-                None if self.optimizer is None else type(self.optimizer).__name__
-            )  # its text has many lines
+            # the text of an optimizer has many lines
+            kind = None if self.optimizer is None else type(self.optimizer).__name__
             raise ValueError(f"give either a rate or an optimizer, got rate={self.rate} and optimizer={kind}")
         if self.optimizer is None:
             rate = checks.positive("rate", self.rate)

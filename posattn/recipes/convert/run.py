@@ -42,8 +42,8 @@ def run(config: ConvertConfig, run: RunFolder, progress: Progress) -> dict[str, 
     model = vit.model
     check_sizes(config, vit)
     material = load_material(config, vit, progress)
-    run.same_data(f"weights of {config.model}", digest(apart(model.state_dict())))
-    run.same_data(f"pictures of {config.images}", digest(material.tensors))
+    run.same_data(f"the model {config.model}", digest(apart(model.state_dict())))
+    run.same_data(f"the picture set {config.images}", digest(material.tensors))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_of(config, model.to(device), material, device)
     fit = Fit(config, model, material.fitting, run, progress)

@@ -165,7 +165,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
     assert set(seconds) == {"table", "convolution"}
 
 
-@pytest.mark.parametrize("changed", ["weights", "pictures"])
+@pytest.mark.parametrize("changed", ["model", "picture set"])
 def test_a_run_goes_on_with_the_weights_and_pictures_that_it_was_started_with(
     changed: str, config_of: Configure, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,14 +177,14 @@ def test_a_run_goes_on_with_the_weights_and_pictures_that_it_was_started_with(
         patch.setattr(convert_run, "seconds_of_kinds", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             convert(config, tmp_path / "run")
-    if changed == "weights":
+    if changed == "model":
         weights = load_file(tmp_path / "vit" / "model.safetensors")
         save_file({name: -value for name, value in weights.items()}, tmp_path / "vit" / "model.safetensors")
     else:
         picture = tmp_path / "pictures" / "000.png"
         Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(picture)
     before = contents(tmp_path / "run")
-    with pytest.raises(ValueError, match=f"{changed} of .* has changed since .*run was started"):
+    with pytest.raises(ValueError, match=f"the {changed} .* has changed since .*run was started"):
         convert(config, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == before
 
