@@ -16,7 +16,7 @@ from posattn.vision.data.augment import derived_seed, make_mixer
 from posattn.vision.data.images import ImageSet
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.inputs import prepare
+from posattn.vision.training.inputs import epoch_batches, prepare
 
 
 class Work(NamedTuple):
@@ -68,12 +68,14 @@ def memory_loading(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> W
 
 def endless(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """Training batches, drawn, augmented and mixed as in ``posattn.vision.training.loop.train``."""
-    mixer = make_mixer(config.mixup, config.cutmix, image_set.num_classes)
+    mixer = make_mixer(config.mixup, config.cutmix, image_set.num_classes, config.mix_prob)
     whole = len(image_set) // config.batch_size * config.batch_size
     for epoch in count():
         draw = Generator().manual_seed(derived_seed(seed, epoch))
         order = torch.randperm(len(image_set), generator=draw)[:whole].to(image_set.images.device)
-        for images, labels in image_set.batches(order.split(config.batch_size)):
+        parts = order.split(config.batch_size)
+        draws = partial(derived_seed, seed, epoch)
+        for images, labels in epoch_batches(image_set, parts, config.policy, seed, draws):
             yield prepare(images, labels, config, mixer)
 
 
@@ -85,10 +87,11 @@ def stream_loading(stream: ImageStream, config: TrainConfig, num_batches: int, s
     total = checks.positive_int("num_batches", num_batches) * config.batch_size
     if len(stream) < total:
         raise ValueError(f"num_batches x batch_size must be at most {len(stream)}, the pictures, got {total}")
-    mixer = make_mixer(config.mixup, config.cutmix, stream.num_classes)
+    mixer = make_mixer(config.mixup, config.cutmix, stream.num_classes, config.mix_prob)
 
     def load() -> None:
-        for images, labels in stream.batches(torch.arange(total).split(config.batch_size), seed):
+        parts = torch.arange(total).split(config.batch_size)
+        for images, labels in epoch_batches(stream, parts, config.policy, seed, partial(derived_seed, seed)):
             prepare(images, labels, config, mixer)
         synchronize(torch.device(stream.device))
 

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from posattn.vision.convert.config import RecoveryConfig
 from posattn.vision.convert.features import Features, feature_loss
 from posattn.vision.convert.thawing import converted_layers, freeze_maps, groups_of, thaw
-from posattn.vision.data.augment import augment, derived_seed
+from posattn.vision.data.augment import derived_seed, random_crop_flip
 from posattn.vision.models.copies import copied
 from posattn.vision.modes import to_single, to_types
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
@@ -161,7 +161,7 @@ class Recovery:
             memory_advice(f"batch_size {config.batch_size}: lower batch_size"),
         ):
             torch.manual_seed(derived_seed(config.seed, DRAWS, self.accelerator.process_index, self.step))
-            batch = self.normalise(augment(self.batch(), config.padding, config.flip, "none"))
+            batch = self.normalise(random_crop_flip(self.batch(), config.padding, config.flip))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
                 with torch.no_grad():
                     target = Features(self.original)(batch)

@@ -4,7 +4,7 @@ All draws come from torch's global generators of the CPU and of the images' devi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from posattn.vision.data.decoding import Images
 
 POLICIES = {"none": None, "trivial": v2.TrivialAugmentWide(), "rand": v2.RandAugment()}
 # torchvision draws once per call, and one call per image is too slow, so that groups of images share a draw. 512 images
-# of 32 px take 17 ms on an H100 in groups of 8 and 4 ms in groups of 32; without a policy 0.2 ms.
-GROUP, GROUPS = 8, 16  # the smallest group, and the groups of a batch of more
+# of 32 px take 17 ms on an H100 in groups of 8 and 4 ms in groups of 32; crops and mirror images take 0.2 ms.
+GROUP, GROUPS = 8, 16  # the smallest group, and the groups of more images
+# the most images that a policy is applied to together, and about the most pixels
+TOGETHER, PIXELS = 1024, 2**20
 
 Mixer = Callable[
     [Float[Tensor, "n c H W"], Int[Tensor, " n"]], tuple[Float[Tensor, "n c H W"], Shaped[Tensor, "n ..."]]
@@ -30,21 +32,29 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def augment(images: Images, padding: int, flip: bool, policy: str) -> Images:
-    """Random crop and mirror image (drawn for each image), then a policy (drawn for each group of images).
+def batches_together(size: int, height: int, width: int) -> int:
+    """How many batches of ``size`` images a policy is applied to together: 8 of 128 images of 32 px, 1 of 224 px."""
+    return max(1, min(TOGETHER, PIXELS // (height * width)) // size)
 
-    Groups have 8 images, in batches of more than 128 a sixteenth of the batch.
+
+def apply_policy(batches: Sequence[Images], policy: str) -> list[Images]:
+    """A policy applied to batches of one size together, which saves calls. It is drawn for groups of images.
+
+    Groups have 8 images, of more than 128 images a sixteenth, and each takes as many images from every batch.
     """
-    if padding or flip:
-        images = random_crop_flip(images, padding, flip)
-    if (transform := POLICIES[policy]) is not None:
-        size = max(GROUP, math.ceil(len(images) / GROUPS))
-        images = torch.cat([transform(group) for group in images.split(size)])
-    return images
+    if (transform := POLICIES[policy]) is None:
+        return list(batches)
+    stacked = torch.stack(list(batches), 1)  # [n, batch, c, H, W]
+    images = stacked.flatten(0, 1)
+    size = max(GROUP, math.ceil(len(images) / GROUPS))
+    changed = torch.cat([transform(group) for group in images.split(size)])
+    return list(changed.view_as(stacked).unbind(1))
 
 
 def random_crop_flip(images: Images, padding: int, flip: bool) -> Images:
     """Shift each image by up to ``padding`` pixels each way (black comes in); with ``flip``, mirror it at random."""
+    if not (padding or flip):
+        return images
     n, _, H, W = images.shape
     device = images.device
     windows = F.pad(images, (padding,) * 4).unfold(2, H, 1).unfold(3, W, 1)  # views: [n, c, top, left, H, W]
@@ -55,12 +65,15 @@ def random_crop_flip(images: Images, padding: int, flip: bool) -> Images:
     return torch.where(torch.rand(n, 1, 1, 1, device=device) < 0.5, moved.flip(-1), moved)
 
 
-def make_mixer(mixup: float, cutmix: float, num_classes: int) -> Mixer | None:
+def make_mixer(mixup: float, cutmix: float, num_classes: int, mix_prob: float = 1.0) -> Mixer | None:
     """Mixup and CutMix of Beta parameter ``mixup`` and ``cutmix`` (0: off), one of the two drawn for each batch.
 
-    Returns a function of float images and labels to mixed images and (n, num_classes) probabilities, None
-    where both are off.
+    With probability 1 - ``mix_prob`` a batch stays as it is. Returns a function of float images and labels to images
+    and either (n, num_classes) probabilities or the labels of a batch that is not mixed; None where nothing is mixed.
     """
     named = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
     active = [transform(alpha=alpha, num_classes=num_classes) for transform, alpha in named if alpha > 0]
-    return v2.RandomChoice(active) if active else None
+    if not active or not mix_prob:
+        return None
+    one = v2.RandomChoice(active)
+    return one if mix_prob == 1 else v2.RandomApply([one], p=mix_prob)

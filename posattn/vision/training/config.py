@@ -48,6 +48,8 @@ class TrainConfig:
     """Parameter of mixup's Beta distribution; 0: off"""
     cutmix: NonNegative = 0.0
     """Parameter of CutMix's Beta distribution; 0: off"""
+    mix_prob: Probability = 1.0
+    """Share of the batches that are mixed, by mixup or CutMix"""
     ema_decay: Probability | None = None
     """Decay of the moving average of the weights; default: no average"""
     precision: Precision = "auto"

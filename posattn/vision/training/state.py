@@ -22,7 +22,7 @@ from posattn.vision.data.images import ImageSet
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.compiling import compiled, compiler_of
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.inputs import check_fits, prepare
+from posattn.vision.training.inputs import Batch, check_fits, epoch_batches, prepare
 from posattn.vision.training.memory import memory_advice
 from posattn.vision.training.optimization import make_optimizer, make_schedule
 from posattn.vision.training.precision import attention_for, refuse_settings_of
@@ -30,7 +30,8 @@ from posattn.vision.training.record import TrainRecord
 from posattn.vision.training.structure import structure
 
 Transform = Callable[[Tensor], Tensor]
-ORDER, STEP = 1, 2  # purposes of derived seeds: the order of the images in an epoch, the draws of a step
+# purposes of derived seeds: the order of the images in an epoch, the draws of a step, those of the policy
+ORDER, STEP, POLICY = 1, 2, 3
 
 
 class Training:
@@ -64,7 +65,7 @@ class Training:
         self.train_set = train_set.to(self.device)
         # of attention, with -inf; everything else must stay finite
         self.masks = {name for name, buffer in model.named_buffers() if buffer.isinf().any()}
-        self.mixer = make_mixer(config.mixup, config.cutmix, outputs)
+        self.mixer = make_mixer(config.mixup, config.cutmix, outputs, config.mix_prob)
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_schedule(self.optimizer, config, self.steps_per_epoch)
         self.compiled = config.compile and bool(compiler_of(self.device.type))
@@ -81,7 +82,7 @@ class Training:
         self.losses: list[Tensor] = []  # of the steps since the last record
         self.last: TrainRecord | None = None
         self.notes: list[Any] = []  # the caller's
-        self.feed: Iterator[tuple[Images, Tensor]] | None = None  # of the epoch feed_epoch
+        self.feed: Iterator[Batch] | None = None  # of the epoch feed_epoch
         self.feed_epoch = 0
 
     @cached_property
@@ -140,17 +141,23 @@ class Training:
             total += loss.detach()
         return total
 
-    def next_part(self) -> tuple[Images, Int[Tensor, " size"]]:
+    def next_part(self) -> Batch:
         """The next images and labels of this process; the set is reshuffled each epoch."""
         epoch, batch = divmod(self.step, self.steps_per_epoch)
         if self.feed is None or epoch != self.feed_epoch:
             seed = derived_seed(self.seed, ORDER, epoch)
             order = torch.randperm(len(self.train_set), generator=Generator().manual_seed(seed))
             order = order[: self.steps_per_epoch * self.config.batch_size].to(self.device)
-            processes = self.accelerator.num_processes
-            parts = order.view(self.steps_per_epoch, self.config.accumulation, processes, self.part_size)
-            own = parts[batch:, :, self.accelerator.process_index].flatten(0, 1)
-            self.feed, self.feed_epoch = self.train_set.batches(own, seed), epoch
+            count, rank = self.config.accumulation, self.accelerator.process_index
+            parts = order.view(self.steps_per_epoch, count, self.accelerator.num_processes, self.part_size)
+            own = list(parts[:, :, rank].flatten(0, 1))
+
+            def draws(first: int) -> int:
+                return derived_seed(self.seed, POLICY, rank, epoch, first)
+
+            start = batch * count
+            self.feed = epoch_batches(self.train_set, own, self.config.policy, seed, draws, start)
+            self.feed_epoch = epoch
         return next(self.feed)
 
     def loss(self, images: Images, labels: Int[Tensor, " size"]) -> Float[Tensor, ""]:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from posattn.vision.data.augment import augment, make_mixer, random_crop_flip
+from posattn.vision.data.augment import POLICIES, apply_policy, batches_together, make_mixer, random_crop_flip
 
 
 def noise(*shape: int) -> Tensor:
@@ -44,8 +44,12 @@ def test_shifts_and_mirrors_are_uniform() -> None:
 
 def test_nothing_asked_changes_nothing() -> None:
     images = noise(4, 1, 8, 8)
-    assert torch.equal(augment(images, 0, False, "none"), images)
+    assert torch.equal(random_crop_flip(images, 0, False), images)
+    assert torch.equal(
+        torch.stack(apply_policy([images, images + 1], "none")), torch.stack([images, images + 1])
+    )
     assert make_mixer(0.0, 0.0, 10) is None
+    assert make_mixer(0.8, 1.0, 10, mix_prob=0.0) is None
 
 
 @pytest.mark.parametrize("policy", ["trivial", "rand"])
@@ -53,10 +57,44 @@ def test_nothing_asked_changes_nothing() -> None:
 def test_a_policy_is_drawn_for_each_group(count: int, group: int, policy: str) -> None:
     torch.manual_seed(0)
     image = noise(1, 3, 16, 16)
-    batches = [augment(image.expand(count, -1, -1, -1), 0, False, policy).split(group) for _ in range(40)]
-    groups = [each for batch in batches for each in batch]
+    (batches,) = zip(
+        *(apply_policy([image.expand(count, -1, -1, -1)], policy) for _ in range(40)), strict=True
+    )
+    groups = [each for batch in batches for each in batch.split(group)]
     assert all(each.dtype == torch.uint8 and (each == each[:1]).all() for each in groups)
     assert len({each[0].numpy().tobytes() for each in groups}) > 20
+
+
+def test_batches_share_the_draws_of_a_policy_and_keep_their_images() -> None:
+    torch.manual_seed(0)
+    image = noise(1, 3, 16, 16).expand(128, -1, -1, -1)
+    batches = apply_policy([image] * 8, "trivial")
+    assert len(batches) == 8
+    for batch in batches:
+        assert torch.equal(batch, batches[0])  # each draw is for as many images of every batch
+        assert all((each == each[:1]).all() for each in batch.split(8))
+    assert len({each.numpy().tobytes() for each in batches[0]}) > 8
+
+
+class Inverted:
+    """A policy that changes every image in a known way."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return 255 - images
+
+
+def test_every_image_stays_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, "trivial", Inverted())
+    batches = noise(5, 24, 3, 4, 6)
+    assert torch.equal(torch.stack(apply_policy([*batches], "trivial")), 255 - batches)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "together"),
+    [(128, 32, 8), (512, 32, 2), (1024, 32, 1), (2048, 32, 1), (128, 64, 2), (16, 224, 1)],
+)
+def test_how_many_batches_a_policy_is_applied_to(size: int, side: int, together: int) -> None:
+    assert batches_together(size, side, side) == together
 
 
 def test_mixing_keeps_the_sum_of_labels_and_the_range_of_pixels() -> None:
@@ -79,3 +117,14 @@ def test_mixup_mixes_pixels_as_it_mixes_labels() -> None:
     assert mixer is not None
     mixed, targets = mixer(images, torch.arange(16))
     assert torch.allclose(mixed.flatten(1), targets)
+
+
+def test_a_share_of_the_batches_is_mixed() -> None:
+    torch.manual_seed(2)
+    images, labels = torch.rand(4, 1, 8, 8), torch.arange(4)
+    mixer = make_mixer(0.5, 1.0, 4, 0.3)
+    assert mixer is not None
+    drawn = [mixer(images, labels) for _ in range(400)]
+    kept = [torch.equal(targets, labels) and torch.equal(mixed, images) for mixed, targets in drawn]
+    assert all(kept[i] == (drawn[i][1].ndim == 1) for i in range(400))
+    assert abs(sum(kept) / 400 - 0.7) < 0.07
