@@ -64,9 +64,9 @@ class OffsetAttentionMaps(AttentionMaps):
     def compute(self, positions: Tensor | None) -> MapsHNN:
         return self.scores.dense(self.place.size())
 
-    def _state(self, positions: Tensor | None) -> list[Any] | None:
-        state = super()._state(positions)
-        return None if state is None else [(state[0], self.place.size()), *state[1:]]
+    def place_now(self) -> tuple[int, int]:
+        """The grid, which the dense maps are for."""
+        return self.place.size()
 
 
 class DenseHeads(nn.Module):

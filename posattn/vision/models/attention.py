@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from posattn import checks
 from posattn.vision.models.mixing import mix_tokens
 from posattn.vision.models.scores import PositionEncodings
+from posattn.vision.models.snapshot import Snapshot, can_keep, take_snapshot
 
 MapsHNN = Float[Tensor, "h N N"]
 
@@ -32,7 +32,7 @@ class AttentionMaps(nn.Module):
     def __init__(self, scores: nn.Module) -> None:
         super().__init__()
         self.scores = scores
-        self._kept: tuple[list[Any], Tensor] | None = None
+        self._kept: tuple[Snapshot, Tensor] | None = None
 
     @no_type_check  # traced, and scripted by timm as a leaf of an fx graph
     def forward(self, positions: Tensor | None = None) -> Tensor:
@@ -49,11 +49,13 @@ class AttentionMaps(nn.Module):
         if self.training or torch.is_grad_enabled():
             self.drop()
             return self.compute(positions)
-        state = self._state(positions)
-        if self._kept is not None and state is not None and same_state(self._kept[0], state):
+        if self._kept is not None and can_keep() and self._kept[0].holds(self, positions, self.place_now()):
             return self._kept[1]
         maps = self.compute(positions)
-        self._kept = (state, maps) if state is not None and type(maps) is Tensor else None  # not a fake one
+        snapshot = take_snapshot(self, positions, self.place_now())
+        self._kept = (
+            None if snapshot is None or type(maps) is not Tensor else (snapshot, maps)
+        )  # not a fake one
         return maps
 
     @no_type_check
@@ -62,24 +64,9 @@ class AttentionMaps(nn.Module):
         scores = self.scores(positions)
         return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
-    def _state(self, positions: Tensor | None) -> list[Any] | None:
-        """What the maps depend on; None if that cannot be told."""
-        if torch._C._are_functorch_transforms_active() or _has_any_global_hook():
-            return None
-        if getattr(self, "_is_replica", False):  # of nn.DataParallel: it lives for one pass
-            return None
-        tensors = [] if positions is None else [positions]
-        for module in self.modules():
-            if module._forward_hooks or module._forward_pre_hooks:
-                return None
-            for held in (module._parameters, module._buffers):
-                tensors += [t for t in held.values() if t is not None]
-        if any(t.is_inference() or type(t) not in (Tensor, nn.Parameter) for t in tensors):
-            return None  # no version counter, or no storage
-        kind = tensors[0].device.type
-        casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on meta
-        cast = torch.get_autocast_dtype(kind) if casts else None
-        return [cast, *((t, t._version, t.data_ptr()) for t in tensors)]
+    def place_now(self) -> object:
+        """What else the maps depend on."""
+        return None
 
     def drop(self) -> None:
         """Clear the cached maps."""
@@ -99,13 +86,6 @@ class AttentionMaps(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}
-
-
-def same_state(old: list[Any], new: list[Any]) -> bool:
-    """Whether two states refer to the same tensors at the same versions."""
-    if len(old) != len(new) or old[0] != new[0]:
-        return False
-    return all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(old[1:], new[1:], strict=True))
 
 
 class FrozenMaps(nn.Module):

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 ROWS, COLUMNS, KEYS = 128, 128, 32  # of a tile: the fastest of eight choices on an H100 for N = 64 to 1024
 WIDEST = COLUMNS  # channels of a head
 OPTIONS = {"num_warps": 4, "num_stages": 3}
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 @triton.jit
@@ -98,9 +99,19 @@ def launch(
 
 @triton_op("posattn::mix", mutates_args={})
 def mix(maps: Tensor, values: Tensor) -> Tensor:
-    """(B, N, h·d_h) of maps (h, N, N) and values (B, N, h·d_h) of one type."""
+    """(B, N, h·d_h) of maps (h, N, N) and values (B, N, h·d_h) of one type, as an operator that torch can trace."""
     with torch.cuda.device_of(values):  # triton launches on the current GPU
         return launch(wrap_triton(_product), maps, values)
+
+
+def multiply(maps: Tensor, values: Tensor) -> Tensor:
+    """``mix``; in a plain eager call without torch's dispatcher, in which it spends more time than on the launch."""
+    if torch.compiler.is_compiling() or not (type(maps) in PLAIN and type(values) in PLAIN):
+        return mix(maps, values)
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return mix(maps, values)  # something counts or replaces operators
+    with torch.cuda.device_of(values):
+        return launch(_product, maps, values)
 
 
 @register_flop_formula(torch.ops.posattn.mix)

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor
+from torch.autograd import forward_ad
 
 HAS_TRITON = find_spec("triton") is not None
 if HAS_TRITON:
     # not where it is called: counters of operations look the operator up before
-    from posattn.vision.models.kernel import WIDEST, mix
+    from posattn.vision.models.kernel import WIDEST, multiply
 
 
 @torch.fx.wrap
@@ -51,7 +52,7 @@ def mix_tokens(
     maps = maps.to(values.dtype)
     if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript compiles no more than this condition)
         if indices is None and takes_kernel(maps, values):
-            return mix(maps, values)
+            return multiply(maps, values)
     columns = values.view(B, N, h, D // h).permute(2, 1, 0, 3).reshape(h, N, -1)
     if indices is None:
         if maps.device.type == "cpu" and maps.dtype == torch.float32 and N >= 512:
@@ -80,7 +81,8 @@ def takes_kernel(maps: Tensor, values: Tensor) -> bool:
         return False
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
-    return not (torch.jit.is_tracing() or torch._C._are_functorch_transforms_active())
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # as in jvp
+    return not (transformed or torch.jit.is_tracing())
 
 
 @torch.compiler.assume_constant_result

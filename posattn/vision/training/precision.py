@@ -29,8 +29,9 @@ def attention_for(model: nn.Module, device: str, dtype: str) -> Iterator[None]:
     bfloat16, torch 2.14.1, fused and not: ViT of width 64 at 32 px in patches of 4, 486 and 196 ms; ViT-Tiny of two
     blocks at 224 px, 120 and 87 ms. In float32 and in inference, fused attention is faster.
     """
-    layers: list[Any] = [m for m in model.modules() if getattr(m, "fused_attn", False) is True]
-    active = layers if device == "cpu" and dtype == "bfloat16" else []
+    active: list[Any] = []
+    if device == "cpu" and dtype == "bfloat16":  # elsewhere the walk over the modules is a part of a step
+        active = [m for m in model.modules() if getattr(m, "fused_attn", False) is True]
     for layer in active:
         layer.fused_attn = False
     try:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from posattn.vision.models import mixing
@@ -69,6 +71,8 @@ def test_what_takes_it(tensor_cores: list[bool]) -> None:
         with torch.no_grad():
             assert takes_kernel(maps, values) == takes
             assert not takes_kernel(maps, values.repeat(1, 1, 33))  # wide heads: 132 channels
+            with forward_ad.dual_level():  # its result has no tangent
+                assert not takes_kernel(maps, values)
     tensor_cores.append(False)
     assert not takes_kernel(*operands("cuda", torch.float16))
 
@@ -113,22 +117,56 @@ def test_on_a_gpu(B: int, N: int, h: int, d: int, how: str, dtype: torch.dtype) 
     assert (found - expected).norm() / expected.norm() < (1e-3 if dtype == torch.float16 else 4e-3)
 
 
-def test_it_runs_on_the_gpu_of_its_operands(
-    tensor_cores: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    current = []
+@pytest.fixture
+def launched_on(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """The GPU that is the current one at each launch, which computes nothing here."""
+    current, found = [], []
 
-    def launched(*arguments: Any) -> torch.Tensor:
-        return torch.empty(2, 5, 12, device=current[-1])
+    def launch(product: Any, maps: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        found.append(current[-1])
+        return torch.empty_like(values)
 
     def device_of(tensor: torch.Tensor) -> nullcontext[None]:
         current.append(tensor.device)
         return nullcontext()
 
-    monkeypatch.setattr(kernel, "launch", launched)
+    monkeypatch.setattr(kernel, "launch", launch)
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    assert mix_tokens(*operands("cuda:1", torch.float16)).device == torch.device("cuda:1")
-    assert current == [torch.device("cuda:1")]
+    return found
+
+
+def test_it_runs_on_the_gpu_of_its_operands(
+    tensor_cores: list[bool], launched_on: list[torch.device]
+) -> None:
+    """The second one, where there is none or more than one."""
+    second = "cuda:0" if torch.cuda.device_count() == 1 else "cuda:1"
+    assert mix_tokens(*operands(second, torch.float16)).device == torch.device(second)
+    assert launched_on == [torch.device(second)]
+
+
+def test_torch_sees_the_product_where_something_watches(
+    launched_on: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain eager call goes to the kernel, without torch's dispatcher."""
+    seen, operator = [], kernel.mix
+    monkeypatch.setattr(
+        kernel, "mix", lambda maps, values: seen.append(type(values)) or operator(maps, values)
+    )
+    maps, values = operands("cpu", torch.float32)
+    kernel.multiply(maps, torch.nn.Parameter(values, requires_grad=False))
+    assert not seen
+    with FlopCounterMode(display=False) as counter:
+        kernel.multiply(maps, values)
+    assert counter.get_total_flops() == 2 * (3 * 5 * 5) * (2 * 4)
+    with BaseTorchFunctionMode():
+        kernel.multiply(maps, values)
+    kernel.multiply(maps, values.as_subclass(Other))
+    assert seen == [torch.Tensor, torch.Tensor, Other]
+    assert launched_on == [torch.device("cpu")] * 4
+
+
+class Other(torch.Tensor):
+    """A subclass, which may compute differently."""
 
 
 @needs_gpu
