@@ -22,10 +22,10 @@ MapsHNN = Float[Tensor, "h N N"]
 class AttentionMaps(nn.Module):
     """S = row-softmax of the scores, computed once per forward pass and, in evaluation without gradients, cached.
 
-    The cache is tied to the identity, storage and version counter of the tensors it was computed from, so in-place
-    changes invalidate it; train(), load_state_dict() and .to() clear it too. Nothing is cached while a module has
-    forward hooks (pruning of ``torch.nn.utils`` is one), in transforms of ``torch.func``, or of tensors that are not
-    plain ones. Edits through ``tensor.data``, which autograd cannot see, are the exception: call
+    The cache is tied to the modules below, and to the identity, storage and version counter of the tensors it was
+    computed from, so in-place changes invalidate it; train(), load_state_dict() and .to() clear it too. Nothing is
+    cached while a module has forward hooks (pruning of ``torch.nn.utils`` is one), in transforms of ``torch.func``, or
+    of tensors that are not plain ones. Edits through ``tensor.data``, which autograd cannot see, are the exception: call
     ``train(model.training)`` after them.
     """
 
@@ -53,9 +53,8 @@ class AttentionMaps(nn.Module):
             return self._kept[1]
         maps = self.compute(positions)
         snapshot = take_snapshot(self, positions, self.place_now())
-        self._kept = (
-            None if snapshot is None or type(maps) is not Tensor else (snapshot, maps)
-        )  # not a fake one
+        fake = type(maps) is not Tensor
+        self._kept = None if snapshot is None or fake else (snapshot, maps)
         return maps
 
     @no_type_check

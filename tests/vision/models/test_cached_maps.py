@@ -99,6 +99,18 @@ def test_buffers_of_norms_are_seen() -> None:
     assert not torch.equal(model(images()), before)
 
 
+def test_a_module_without_tensors_that_is_replaced_is_seen() -> None:
+    model = make()
+    before = model(images())
+    scores = scores_of(model)
+    scores.q_norm = nn.LayerNorm(scores.head_dim, elementwise_affine=False)
+    after = model(images())
+    assert not torch.equal(after, before)
+    assert torch.equal(after, copy.deepcopy(model)(images()))  # which keeps nothing
+    scores.q_norm = nn.Identity()
+    assert torch.equal(model(images()), before)
+
+
 def test_a_pass_with_fake_tensors_leaves_nothing_behind() -> None:
     model = make()
     with FakeTensorMode(allow_non_fake_inputs=True):
