@@ -25,8 +25,8 @@ class AttentionMaps(nn.Module):
     The cache is tied to the modules below, and to the identity, storage and version counter of the tensors it was
     computed from, so in-place changes invalidate it; train(), load_state_dict() and .to() clear it too. Nothing is
     cached while a module has forward hooks (pruning of ``torch.nn.utils`` is one), in transforms of ``torch.func``, or
-    of tensors that are not plain ones. Edits through ``tensor.data``, which autograd cannot see, are the exception: call
-    ``train(model.training)`` after them.
+    of tensors that are not plain ones. Edits through ``tensor.data``, which autograd cannot see, are the exception:
+    call ``train(model.training)`` after them.
     """
 
     def __init__(self, scores: nn.Module) -> None:
