@@ -42,3 +42,12 @@ def test_a_single_size_is_said_once() -> None:
     assert target_section(config, "digits", numbers).claim.endswith(
         "locality 12.5 %; with 9, 50.0 %, 50.0 %, 50.0 % and 50.0 %."
     )
+
+
+def test_sizes_that_are_skipped_are_named() -> None:
+    accuracies = {arm: [0.5, 0.5] for arm in ARMS}
+    numbers = {"size": [2, 8], "steps": [5, 5], "seeds": [accuracies], "mean": accuracies}
+    config = replace(transplant(smoke=True), seeds=1)
+    for sizes, said in (((2, 8), False), ((2, 8, 300, 1000), True)):
+        figure = target_section(replace(config, sizes=sizes), "digits", numbers).items[0]
+        assert ("a class of digits has fewer images: 300, 1000 per class" in figure.caption) == said

@@ -40,7 +40,7 @@ def run(config: LoadingConfig, run: RunFolder, progress: Progress) -> dict[str, 
     works = {name: partial(measure_memory, config, images) for name, images in opened(config).items()}
     if config.pictures is not None:
         stream = opened_stream(config, config.pictures)
-        works[f"{config.pictures.name}, streamed"] = partial(measure_stream, config, stream)
+        works[f"{config.pictures.resolve().name}, streamed"] = partial(measure_stream, config, stream)
     measured: dict[str, Rates] = {}
     for name, work in progress.track(works.items(), description="loading: sets"):
         measured[name] = run.unit(name, work)

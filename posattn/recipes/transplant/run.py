@@ -181,6 +181,10 @@ def target_section(config: TransplantConfig, target: str, numbers: dict[str, Any
         claim += f"; with {sizes[-1]}, {many[TRANSPLANTED]}, {many[SCRATCH]}, {many[TUNED]} and {many[LOCAL]}"
     steps = steps_text(config.target.steps, numbers["steps"])
     caption = f"{averaged_text('Mean and standard deviation', config.seeds)}; {steps}."
+    if skipped := [size for size in config.sizes if size not in sizes]:
+        caption += (
+            f" Skipped, as a class of {target} has fewer images: {', '.join(map(str, skipped))} per class."
+        )
     figure = mean_lines(
         f"Test accuracy on {target}",
         "size",

@@ -149,9 +149,11 @@ def inspect_model(
     return replace(inspection, digest=collector.digest())
 
 
-def chosen_layers(tower: Tower, layers: Sequence[int] | None) -> dict[str, int]:
-    """The paths of the chosen layers with their numbers; Raises ValueError for one that does not exist."""
-    numbers = range(len(tower.layers)) if layers is None else layers
+def chosen_layers(tower: Tower, layers: Any) -> dict[str, int]:
+    """The paths of the chosen layers with their numbers. Raises TypeError, ValueError if it is no list, or for a layer that does not exist."""
+    if layers is not None and not isinstance(layers, Iterable):
+        raise TypeError(f"layers must be a list of numbers, got {layers!r}")
+    numbers = list(range(len(tower.layers)) if layers is None else layers)
     if not numbers:
         raise ValueError("layers must name at least one layer, got none")
     if missing := [number for number in numbers if number not in range(len(tower.layers))]:

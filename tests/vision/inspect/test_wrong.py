@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import timm
@@ -14,7 +15,13 @@ from posattn.structure.partition import Cover
 from posattn.vision.convert.maps import to_positional
 from posattn.vision.grid import Grid, distances, grid_by_stride
 from posattn.vision.inspect.adapters.find import find_attention
-from posattn.vision.inspect.inspection import Inspection, check_partition, inspect_attention, inspect_model
+from posattn.vision.inspect.inspection import (
+    Inspection,
+    check_partition,
+    chosen_layers,
+    inspect_attention,
+    inspect_model,
+)
 from posattn.vision.inspect.lazy import FromQueries
 from posattn.vision.inspect.plan import plan
 from posattn.vision.inspect.positions import closeness_correlation, similarity
@@ -308,3 +315,9 @@ def test_layers_that_run_several_times_are_refused() -> None:
 def test_no_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="layers must name at least one layer, got none"):
         inspect_attention(make(), images(), layers=[])
+
+
+def test_layers_are_a_list() -> None:
+    with pytest.raises(TypeError, match="layers must be a list of numbers, got 2"):
+        chosen_layers(find_attention(make()), 2)
+    assert list(chosen_layers(find_attention(make()), np.array([1, 0])).values()) == [0, 1]
