@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import index
 from typing import Any
 
 import pandas as pd
@@ -150,10 +151,10 @@ def inspect_model(
 
 
 def chosen_layers(tower: Tower, layers: Any) -> dict[str, int]:
-    """The paths of the chosen layers with their numbers. Raises TypeError, ValueError if it is no list, or for a layer that does not exist."""
+    """The paths of the chosen layers with their numbers. Raises TypeError, ValueError unless they are layers in a list."""
     if layers is not None and not isinstance(layers, Iterable):
         raise TypeError(f"layers must be a list of numbers, got {layers!r}")
-    numbers = list(range(len(tower.layers)) if layers is None else layers)
+    numbers = list(map(index, range(len(tower.layers)) if layers is None else layers))
     if not numbers:
         raise ValueError("layers must name at least one layer, got none")
     if missing := [number for number in numbers if number not in range(len(tower.layers))]:
