@@ -151,7 +151,7 @@ def inspect_model(
 
 
 def chosen_layers(tower: Tower, layers: Any) -> dict[str, int]:
-    """The paths of the chosen layers with their numbers. Raises TypeError, ValueError unless they are a list of layers."""
+    """The paths of the chosen layers with their numbers. TypeError, ValueError: no list of layers."""
     if layers is not None and not isinstance(layers, Iterable):
         raise TypeError(f"layers must be a list of numbers, got {layers!r}")
     numbers = list(map(index, range(len(tower.layers)) if layers is None else layers))
