@@ -57,7 +57,8 @@ def mass_section(config: PrunedMapsConfig, numbers: dict[str, Any]) -> Section:
         x_log=True,
         caption=f"Mean over rows and heads; {averaged_text('standard deviation', config.seeds)}.",
     )
-    claim = f"The {config.keeps[middle]} largest entries of a row held a mass of {masses}."
+    largest = "largest entry" if config.keeps[middle] == 1 else f"{config.keeps[middle]} largest entries"
+    claim = f"The {largest} of a row held a mass of {masses}."
     return Section("Concentration", claim, [figure], at="pruned")
 
 
