@@ -12,7 +12,7 @@ from posattn import checks
 from posattn.bench.models import DTYPES, synchronize, training_step
 from posattn.bench.timing import interleaved
 from posattn.runs.device import choose_precision
-from posattn.vision.data.augment import derived_seed, make_mixer
+from posattn.vision.data.augment import batches_together, derived_seed, make_mixer
 from posattn.vision.data.images import ImageSet
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
@@ -53,23 +53,38 @@ def repeat(call: Callable[[], Any], times: int) -> None:
 
 
 def memory_loading(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Work:
-    """A training batch from memory, on the set's device. Raises ValueError if the set is smaller than a batch."""
+    """Training batches from memory, on the set's device: one, or those that a policy is applied to together.
+
+    Raises ValueError if the set is smaller than a batch.
+    """
     size, device = config.batch_size, image_set.images.device
     if len(image_set) < size:
         raise ValueError(f"batch_size must be at most {len(image_set)}, the images, got {size}")
-    batches = endless(image_set, config, seed)
+    batches, number = endless(image_set, config, seed), batches_at_once(image_set, config)
 
     def load() -> None:
-        next(batches)
+        for _ in range(number):
+            next(batches)
         synchronize(device)
 
-    return Work(load, size)
+    return Work(load, number * size)
+
+
+def batches_at_once(image_set: ImageSet, config: TrainConfig) -> int:
+    """How many batches of an epoch a policy is applied to together; 1 without a policy."""
+    _, height, width = image_set.shape
+    number = 1 if config.policy == "none" else batches_together(config.batch_size, height, width)
+    return min(number, len(image_set) // config.batch_size)
 
 
 def endless(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training batches, drawn, augmented and mixed as in ``posattn.vision.training.loop.train``."""
+    """Training batches, drawn, augmented and mixed as in ``posattn.vision.training.loop.train``.
+
+    An epoch has whole groups of the batches that a policy is applied to together.
+    """
     mixer = make_mixer(config.mixup, config.cutmix, image_set.num_classes, config.mix_prob)
-    whole = len(image_set) // config.batch_size * config.batch_size
+    unit = batches_at_once(image_set, config) * config.batch_size
+    whole = len(image_set) // unit * unit
     for epoch in count():
         draw = Generator().manual_seed(derived_seed(seed, epoch))
         order = torch.randperm(len(image_set), generator=draw)[:whole].to(image_set.images.device)

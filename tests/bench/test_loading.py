@@ -12,6 +12,7 @@ from torch import Generator
 
 from posattn.bench.loading import Work, consumption, endless, memory_loading, rates, stream_loading
 from posattn.runs.device import Precision
+from posattn.vision.data.augment import POLICIES
 from posattn.vision.data.images import ImageSet, load_images, to_float
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
@@ -54,6 +55,23 @@ def test_batches_without_end_are_those_of_the_set() -> None:
     mixed, targets = next(endless(data, TrainConfig(batch_size=16, mixup=1.0, padding=1)))
     assert mixed.shape == (16, 1, 8, 8)
     assert torch.allclose(targets.sum(1), torch.ones(16))
+
+
+@pytest.mark.parametrize(("count", "size"), [(50, 16), (700, 8)])
+def test_a_policy_is_timed_on_as_many_images_as_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
+    changed: list[int] = []
+
+    def policy(images: torch.Tensor) -> torch.Tensor:
+        changed.append(len(images))
+        return images
+
+    monkeypatch.setitem(POLICIES, "trivial", policy)
+    work = memory_loading(few(count), TrainConfig(batch_size=size, policy="trivial"))
+    for turn in range(1, 12):
+        work.call()
+        assert sum(changed) == turn * work.images
 
 
 def test_a_training_step_of_the_model_is_what_is_timed() -> None:

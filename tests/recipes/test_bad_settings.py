@@ -79,6 +79,11 @@ def test_a_source_of_wide_pictures_is_refused_before_it_is_trained_on(tmp_path: 
             "--target.warmup-epochs 5",  # 5 steps, of one batch per epoch
             "--target.warmup-epochs must be below the 5 epochs on 2 images per class of digits, got 5.0",
         ),
+        (
+            "--train.batch-size 63 --train.accumulation 3",
+            "processes x --train.accumulation must divide the batches of 20 on 2 images per class of digits "
+            "(--target.batch-size), got 3",
+        ),
     ],
 )
 def test_what_does_not_fit_a_target_is_refused_before_training(

@@ -43,7 +43,7 @@ def test_an_interval_that_is_not_known_is_said(costs: list[float]) -> None:
 
 def test_the_drop_is_averaged_by_block() -> None:
     found = summary(seed([1.0, 10.0, 3.0, 30.0]) | {"accuracy": {}})
-    assert found["block"] == {"1": 2.0, "2": 20.0}
+    assert found["block"] == {"0": 2.0, "1": 20.0}
     assert found["drop"] == [1.0, 10.0, 3.0, 30.0]
 
 
@@ -62,8 +62,17 @@ def test_a_single_seed_has_no_spread() -> None:
     for need in one["ranked"]:
         need |= {"head": 0, "stderr": 0.0}
     numbers = {"mean": {"drop": [0.01, 0.02]}, "seeds": [one]}
-    items = ranking_section(ContentHeadsConfig(seeds=1), numbers, {"1": [0.01], "2": [0.02]}).items
-    assert items[1].rows == [["1", "1.00"], ["2", "2.00"]]
+    items = ranking_section(ContentHeadsConfig(seeds=1), numbers, {"0": [0.01], "1": [0.02]}).items
+    assert items[1].rows == [["0", "1.00"], ["1", "2.00"]]
+
+
+def test_blocks_and_heads_are_numbered_as_in_a_conversion() -> None:
+    one = seed([0.01, 0.02]) | {"accuracy": {}}
+    for need in one["ranked"]:
+        need |= {"head": 3, "stderr": 0.0}
+    numbers = {"mean": {"drop": [0.01, 0.02]}, "seeds": [one]}
+    heads = ranking_section(ContentHeadsConfig(seeds=1), numbers, {"0": [0.01], "1": [0.02]}).items[2]
+    assert [row[1:3] for row in heads.rows] == [["0", "3"], ["1", "3"]]
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,38 @@ def test_a_run_folder_gives_images_evenly_spaced_as_other_models_have_them(
     assert subject.total == len(chosen)
 
 
+class OfARun:
+    """The models of a run folder, as far as an inspection reads it, and a set without splits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run, self.names, self.settings = folder, ["m"], {"data": {"data": "own"}}
+
+    def data(self, **changes: object) -> SimpleNamespace:
+        return SimpleNamespace(images=torch.zeros(7, 1, 2, 2, dtype=torch.uint8), divided=True)
+
+    def check_shape(self, *_: object) -> list[str]:
+        return []
+
+    def model(self, *_: object, **__: object) -> torch.nn.Module:
+        return torch.nn.Identity()
+
+
+def test_a_model_of_a_run_is_inspected_on_a_set_of_which_a_part_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "images"}))
+    monkeypatch.setattr("posattn.recipes.inspect.run.TrainedModels", OfARun)
+    other, own = (
+        load_subject(InspectConfig(str(tmp_path), name, checkpoint="m")) for name in ("all/", "own")
+    )
+    assert other.notes == ["all/ has no test split: inspected on 7 images of a fixed fifth of it"]
+    assert own.notes == []
+    for name in ("list.txt", "1.png"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ValueError, match=rf"is inspected on a set: .*, got .*{name}"):
+            load_subject(InspectConfig(str(tmp_path), str(tmp_path / name), checkpoint="m"))
+
+
 def test_what_qualifies_an_inspection_is_printed_and_on_its_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,8 +41,8 @@ def ranking_section(
         [
             [
                 f"{rank}",
-                f"{need['block'] + 1}",
-                f"{need['head'] + 1}",
+                f"{need['block']}",
+                f"{need['head']}",
                 f"{100 * need['drop']:.2f} ± {100 * need['stderr']:.2f}",
                 f"{need['positionality']:.3f}",
             ]
@@ -92,7 +92,7 @@ def positionality_section(numbers: Numbers) -> Section:
         ]
         for cost, text in COSTS.items()
     ]
-    columns = ["cost", "all heads", "95 %", "mean ± std over seeds", "within block 1, 2, ..."]
+    columns = ["cost", "all heads", "95 %", "mean ± std over seeds", "within block 0, 1, ..."]
     table = Table("Spearman's rank correlation with positionality", columns, rows)
     return Section("Positionality and conversion", claim, [table])
 

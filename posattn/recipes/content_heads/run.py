@@ -103,8 +103,7 @@ def summary(one: Numbers) -> Numbers:
     return {
         "drop": [need["drop"] for need in ranked],
         "block": {
-            f"{block + 1}": fmean(need["drop"] for need in ranked if need["block"] == block)
-            for block in blocks
+            f"{block}": fmean(need["drop"] for need in ranked if need["block"] == block) for block in blocks
         },
         "accuracy": one["accuracy"],
     }

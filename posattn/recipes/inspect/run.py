@@ -16,8 +16,9 @@ from posattn.recipes.inspect.settings import InspectConfig
 from posattn.recipes.kit.sources import TrainedModels, folder_config
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import printable
+from posattn.vision.data.decoding import extensions
 from posattn.vision.data.images import evenly_spaced, to_float
-from posattn.vision.data.pictures import Pictures
+from posattn.vision.data.pictures import LISTS, Pictures
 from posattn.vision.inspect.average import STABLE
 from posattn.vision.inspect.inspection import inspect_model
 from posattn.vision.inspect.positions import by_distance
@@ -117,10 +118,20 @@ def of_run(folder: Path, config: InspectConfig) -> Subject:
         raise ValueError(
             f"{folder} holds {listed}: name one as checkpoint, with {START} for its start; got {wanted!r}"
         )
+    path = Path(config.images)
+    if path.is_file() and path.suffix.lower() in LISTS | extensions():
+        raise ValueError(
+            "a model of a run folder is inspected on a set: a name of `posattn list data`, a folder of class folders "
+            f"or a parquet file, got {path}"
+        )
     held: Any = models.data(data=config.images, data_dir=config.data_dir)
     model = models.model(file, held, trained=not wanted.endswith(START))
     notes = models.check_shape(config.images, held)
     pixels = to_float(held.images[evenly_spaced(len(held.images), config.limit)])
+    if getattr(held, "divided", False) and config.images != models.settings["data"]["data"]:
+        notes.append(
+            f"{config.images} has no test split: inspected on {len(pixels)} images of a fixed fifth of it"
+        )
     half = torch.full((pixels.shape[1], 1, 1), 0.5)
     return Subject(model.eval(), pixels.split(BATCH), len(pixels), half, half, wanted, notes)
 

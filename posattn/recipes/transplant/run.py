@@ -27,6 +27,7 @@ from posattn.recipes.transplant.locality import local_maps
 from posattn.recipes.transplant.settings import TransplantConfig
 from posattn.runs.folder import RunFolder
 from posattn.runs.page import Section, mean_lines, mean_table, to_plain
+from posattn.runs.ranks import world_size
 from posattn.runs.seeds import averaged_text, collect, count_text, over_seeds
 from posattn.vision.data.config import MemoryDataConfig
 from posattn.vision.data.images import ImageSet
@@ -130,10 +131,16 @@ def target_training(config: TransplantConfig, arm: str, num_images: int) -> Trai
 def target_steps(config: TransplantConfig, target: str, size: int) -> int:
     """The optimizer steps of a training on ``size`` images per class: those asked for, up to whole epochs.
 
-    Raises ValueError if the warmup is not shorter than the training.
+    Raises ValueError if the warmup is not shorter than the training, or processes and parts do not divide a batch.
     """
     num_images = size * target_set(config, target, "test").num_classes
     training = target_training(config, SCRATCH, num_images)
+    parts = world_size() * training.accumulation
+    if training.batch_size % parts:
+        raise ValueError(
+            f"processes x --train.accumulation must divide the batches of {training.batch_size} on "
+            f"{count_text(size, 'image')} per class of {target} (--target.batch-size), got {parts}"
+        )
     if training.warmup_epochs >= training.epochs:
         raise ValueError(
             f"--target.warmup-epochs must be below the {training.epochs} epochs on {size} images per class of "

@@ -40,7 +40,8 @@ def batches_together(size: int, height: int, width: int) -> int:
 def apply_policy(batches: Sequence[Images], policy: str) -> list[Images]:
     """A policy applied to batches of one size together, which saves calls. It is drawn for groups of images.
 
-    Groups have 8 images, of more than 128 images a sixteenth, and each takes as many images from every batch.
+    Groups have 8 images, of more than 128 images a sixteenth. They are taken in the order of the places in the batches:
+    the first images of all batches, then the second ones.
     """
     if (transform := POLICIES[policy]) is None:
         return list(batches)

@@ -49,7 +49,7 @@ class TrainConfig:
     cutmix: NonNegative = 0.0
     """Parameter of CutMix's Beta distribution; 0: off"""
     mix_prob: Probability = 1.0
-    """Share of the batches that are mixed, by mixup or CutMix"""
+    """Share of the batches that are mixed, if `mixup` or `cutmix` is above 0"""
     ema_decay: Probability | None = None
     """Decay of the moving average of the weights; default: no average"""
     precision: Precision = "auto"

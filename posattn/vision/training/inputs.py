@@ -28,8 +28,9 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """The images and labels at each of ``parts`` from number ``start`` on, with the augmentation policy applied.
 
-    A policy is applied to several parts together, with draws of the seed ``draws(first)``, where ``first`` is the
-    number of the first of them: what a part holds does not depend on ``start``.
+    A policy is applied to several parts of a set in memory together, with draws of the seed ``draws(first)``, where
+    ``first`` is the number of the first of them: what a part holds does not depend on ``start``. Those of a stream are
+    taken one by one, so that workers decode the next ones while a model is trained on one.
 
     Args:
         image_set: the images.
@@ -43,7 +44,8 @@ def epoch_batches(
         yield from image_set.batches(parts[start:], seed)
         return
     _, height, width = image_set.shape
-    together = batches_together(len(parts[0]), height, width)
+    streamed = isinstance(image_set, ImageStream)
+    together = 1 if streamed else batches_together(len(parts[0]), height, width)
     whole = start // together * together
     batches = image_set.batches(parts[whole:], seed)
     for first in range(whole, len(parts), together):

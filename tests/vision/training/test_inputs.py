@@ -1,11 +1,14 @@
 """The batches of an epoch: the same from wherever a training continues."""
 
+from collections.abc import Iterable, Iterator
+
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from posattn.vision.data.augment import derived_seed
 from posattn.vision.data.images import ImageSet
+from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.inputs import epoch_batches
 
 
@@ -38,6 +41,27 @@ def test_a_batch_does_not_depend_on_where_the_epoch_is_entered(size: int, side: 
         for (image, label), (other, same) in zip(rest, whole[start:], strict=True):
             assert torch.equal(image, other)
             assert torch.equal(label, same)
+
+
+class Counted(ImageStream):
+    """A stream of black images that counts the batches that were taken."""
+
+    taken = 0
+
+    def batches(self, parts: Iterable[Tensor], seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in parts:
+            Counted.taken += 1
+            yield torch.zeros(len(part), 3, 8, 8, dtype=torch.uint8), part
+
+
+def test_a_stream_is_not_waited_for_by_several_batches() -> None:
+    """Workers decode the later ones meanwhile."""
+    stream = Counted("black", [("", 0)] * 60, ("a", "b"), 8)
+    for number, (_, labels) in enumerate(
+        epoch_batches(stream, [*torch.arange(60).split(6)], "trivial", 0, draws)
+    ):
+        assert torch.equal(labels, torch.arange(6) + 6 * number)
+        assert Counted.taken == number + 1
 
 
 def test_a_policy_draws_from_its_own_seed_alone() -> None:
