@@ -8,6 +8,7 @@ import msgspec
 import yaml
 
 from posattn.recipes import find
+from posattn.runs.describe import with_newer
 
 
 class Stored(NamedTuple):
@@ -20,14 +21,17 @@ class Stored(NamedTuple):
 def read_stored(path: Path) -> Stored:
     """The recipe and the settings in a file; missing settings have the recipe's defaults.
 
-    The file has the keys ``recipe`` and ``config``; others are ignored, so that every config.json can be read.
+    Of a run, which has all settings of its time, newer ones have the defaults of their class. The file has the keys
+    ``recipe`` and ``config``; others are ignored, so that every config.json can be read.
     Raises ValueError naming the file and the key, or OSError.
     """
     try:
         content = _load(path)
         recipe = find(content["recipe"])
-        default = recipe.config(False)
-        return Stored(recipe.name, with_values(default, content.get("config") or {}))
+        default, values = recipe.config(False), content.get("config") or {}
+        if "format" in content and isinstance(values, dict):
+            values = with_newer(values, default)
+        return Stored(recipe.name, with_values(default, values))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 

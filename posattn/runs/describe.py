@@ -3,7 +3,8 @@
 import json
 import shlex
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any
 
 from posattn.runs.environment import environment
@@ -14,16 +15,38 @@ OF_THE_MACHINE = {"data_dir", "download", "workers", "tensorboard"}  # settings 
 
 def describe(recipe: str, config: Any) -> dict[str, Any]:
     """The content of config.json."""
-    settings = json.loads(json.dumps(asdict(config), allow_nan=False, default=str))  # a Path becomes text
     return {
         "format": FORMAT,
         "recipe": recipe,
-        "config": settings,
+        "config": plain(asdict(config)),
         "seed": getattr(config, "seed", None),
         "command": shlex.join(["posattn", *sys.argv[1:]]),
         **environment(),
         "started": now(),
     }
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it; a path becomes text."""
+    return json.loads(json.dumps(value, allow_nan=False, default=str))
+
+
+def with_newer(stored: Mapping[str, Any], settings: Any) -> dict[str, Any]:
+    """Stored settings, and those that are newer than they at the default of their class.
+
+    A new setting changes nothing at its default, so this is what the run had. Its recipe may have another value since.
+    """
+    filled = dict(stored)
+    field: Any
+    for field in fields(settings):
+        value, name = getattr(settings, field.name), field.name
+        if is_dataclass(value) and isinstance(filled.get(name), dict):
+            filled[name] = with_newer(filled[name], value)
+        elif name not in filled and field.default is not MISSING:
+            filled[name] = plain(field.default)
+        elif name not in filled and field.default_factory is not MISSING:
+            filled[name] = plain(asdict(field.default_factory()))
+    return filled
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

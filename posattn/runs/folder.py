@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from posattn import settings
-from posattn.runs.describe import describe, differences
+from posattn.runs.describe import describe, differences, with_newer
 from posattn.runs.environment import ENVIRONMENT, note_environment
 from posattn.runs.files import PART, digest, write_whole
 from posattn.runs.lock import FolderLock
@@ -93,7 +93,7 @@ def open_run(
         raise ValueError(f"{path} is not empty and holds no run of posattn; choose another --out")
     lock = FolderLock(path)
     try:
-        run = _open(path, describe(recipe, config), lock, resume, overwrite)
+        run = _open(path, recipe, config, lock, resume, overwrite)
     except BaseException:
         lock.release(remove=not is_run(path))
         raise
@@ -126,8 +126,9 @@ def open_shared(path: Path, recipe: str, config: Any, **how: Any) -> Iterator[Ru
 
 
 def _open(
-    path: Path, described: dict[str, Any], lock: FolderLock, resume: bool | None, overwrite: bool
+    path: Path, recipe: str, config: Any, lock: FolderLock, resume: bool | None, overwrite: bool
 ) -> OpenRun:
+    described = describe(recipe, config)
     replacement = path / REPLACEMENT
     if (replacement / RESULT).is_file():  # a kill came between the end of the run and that of its move
         take_place(path)
@@ -135,7 +136,7 @@ def _open(
         return _begin(path, described, lock)
     pending = is_run(replacement)
     if overwrite:
-        check_replaced(path, described["recipe"])
+        check_replaced(path, recipe)
         remove_run(replacement)
         return _begin(replacement, described, lock)
     if not resume:
@@ -151,7 +152,10 @@ def _open(
         raise ValueError(
             f"{path} holds merged runs, which are not resumed; posattn merge --overwrite pools them anew"
         )
-    if changed := differences(run.config, described):
+    old = run.config
+    if old.get("recipe") == recipe:
+        old = old | {"config": with_newer(old["config"], config)}
+    if changed := differences(old, described):
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
     whole = run.recover()
     if digest(run.path / CONFIG) != run.files().get(CONFIG):  # the same settings, written in another form

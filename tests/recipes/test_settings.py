@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from annotated_types import Ge
 
 from posattn import cli, recipes, settings
 from posattn.cli import parsing
+from posattn.recipes.stored import read_stored
 from posattn.runs.folder import open_run
 from posattn.settings import Distincts, Finite
 
@@ -200,3 +202,14 @@ def test_the_command_line_says_so_in_one_line_and_changes_nothing(
             assert said.count("\n") == 1, said
             assert len(said) < 400, said
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_settings_that_a_run_did_not_know_are_as_they_were(tmp_path: Path) -> None:
+    """The recipe mixes half of the batches since; runs before mixed all."""
+    name = "images-cifar10-long"
+    stored = {"recipe": name, "config": {"train": {"epochs": 7, "warmup_epochs": 1.0}}}
+    for kind, content, expected in (("yaml", stored, 0.5), ("json", {"format": "a run", **stored}, 1.0)):
+        path = tmp_path / f"config.{kind}"
+        path.write_text(json.dumps(content))
+        train = read_stored(path).settings.train
+        assert (train.epochs, train.mix_prob) == (7, expected)

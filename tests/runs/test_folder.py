@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,35 @@ def test_resume_refuses_another_setting_by_name(tmp_path: Path) -> None:
         open_run(run.path, "toy", Config(steps=4), resume=True)
     with pytest.raises(ValueError, match="recipe was 'toy', is 'other'"):
         open_run(run.path, "other", Config(), resume=True)
+
+
+def test_a_run_of_an_older_version_goes_on_if_newer_settings_are_as_they_were(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Group:
+        kept: int = 1
+        new: float = 0.5
+
+    @dataclass(frozen=True)
+    class Newer(Config):
+        group: Group = field(default_factory=Group)
+        more: tuple[int, ...] = (1, 2)
+
+    @dataclass(frozen=True)
+    class OldGroup:
+        kept: int = 1
+
+    @dataclass(frozen=True)
+    class Older(Config):
+        group: OldGroup = field(default_factory=OldGroup)
+
+    with open_run(tmp_path / "run", "toy", Older()) as run:
+        run.keep("unit", 7)
+    with open_run(tmp_path / "run", "toy", Newer(), resume=True) as again:
+        assert again.value("unit") == 7
+    with pytest.raises(ValueError, match=r"config\.group\.new was 0\.5, is 0\.25$"):
+        open_run(tmp_path / "run", "toy", Newer(group=Group(new=0.25)), resume=True)
+    with pytest.raises(ValueError, match=r"config\.more was \[1, 2\], is \[3\]$"):
+        open_run(tmp_path / "run", "toy", Newer(more=(3,)), resume=True)
 
 
 def test_a_refused_setting_leaves_nothing_and_changes_nothing(tmp_path: Path) -> None:

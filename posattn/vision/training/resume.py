@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from posattn.runs.describe import with_newer
 from posattn.vision.training.checkpoints import load_latest, save_checkpoint
 from posattn.vision.training.config import TrainConfig
 from posattn.vision.training.optimization import make_optimizer
@@ -58,7 +59,7 @@ def restore(training: Training, folder: Path) -> None:
     if checkpoint is None:
         return
     tensors, meta = checkpoint.tensors, checkpoint.meta
-    theirs = meta["run"]
+    theirs = with_newer(meta["run"], training.config)  # of an older version
     theirs.setdefault("data_sha256", training.data_sha256)  # older ones have none
     for key, value in ours.items():
         if theirs.get(key) != value:

@@ -67,18 +67,22 @@ def test_another_run_is_not_continued(tmp_path: Path) -> None:
         losses(tiny_vit(), others, SHORT, checkpoints=tmp_path)
 
 
-def test_a_checkpoint_without_the_digest_of_its_data_is_continued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("unknown", ["data_sha256", "mix_prob"])
+def test_a_checkpoint_of_an_older_version_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: str
 ) -> None:
-    """Earlier versions wrote none."""
+    """Earlier versions wrote no digest of the data, and not every setting."""
 
     def older(training: Training) -> dict[str, Any]:
-        return {key: value for key, value in identity(training).items() if key != "data_sha256"}
+        return {key: value for key, value in identity(training).items() if key != unknown}
 
     with monkeypatch.context() as patch:
         patch.setattr(resume, "identity", older)
         expected = losses(tiny_vit(), few(), SHORT, checkpoints=tmp_path)
     assert losses(tiny_vit(seed=1), few(), SHORT, checkpoints=tmp_path) == expected[-1:]
+    if unknown == "mix_prob":
+        with pytest.raises(ValueError, match=r"mix_prob=1\.0, this run of 0\.5"):
+            losses(tiny_vit(), few(), replace(SHORT, mix_prob=0.5), checkpoints=tmp_path)
 
 
 def test_batch_norm_goes_on_where_it_was(tmp_path: Path) -> None:
