@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def export(folder: Path, target: Path) -> Path:
     with known_form(run):
         files = exported(run)
     earlier = earlier_files(target)
-    for place in (target.absolute(), *target.absolute().parents):
+    real = Path(os.path.realpath(target))
+    for place in (real, *real.parents):
         if is_run(place):
             raise ValueError(f"{place} is a run; choose another folder for the export")
     for name in files:

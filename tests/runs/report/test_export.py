@@ -208,6 +208,20 @@ def test_an_export_never_goes_into_a_run_nor_over_a_folder(finished: Path, tmp_p
         export(finished, tmp_path / "out")
 
 
+def test_where_an_export_goes_is_told_by_the_real_path(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the run that is the working directory, and not through a link into a run."""
+    monkeypatch.chdir(finished)
+    assert export(Path(), Path("../beside")) == Path("../beside/README.md")
+    assert (tmp_path / "beside" / "README.md").is_file()
+    (finished / "below").mkdir()
+    (tmp_path / "link").symlink_to(finished / "below")
+    with pytest.raises(ValueError, match=f"{finished} is a run"):
+        export(finished, tmp_path / "link" / "it")
+    assert not list((finished / "below").iterdir())
+
+
 def rewritten(run: Path, result: Any) -> Path:
     """The run with another result, whose digest is right: what another version may have written."""
     with open_run(run, "demo", DemoConfig(), resume=True) as again:
