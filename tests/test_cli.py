@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -340,6 +341,28 @@ def test_an_error_in_a_run_is_one_line_and_what_is_done_stays(
     assert '"first"' in (out / "metrics.jsonl").read_text()
     with pytest.raises(FloatingPointError):
         cli.main(["run", "toy", "--out", str(out), "--resume", "--debug"])
+
+
+def test_a_warning_of_this_package_is_one_line(
+    toy: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of others it is Python's, with the place in the code."""
+
+    def warned(config: ToyConfig, run: Any, progress: Any) -> dict[str, Any]:
+        warnings.warn_explicit(f"a file is\ndamaged: {chr(7)}", UserWarning, cli.__file__, 7)
+        warnings.warn_explicit("not ours", UserWarning, "/elsewhere/library.py", 7)
+        return {"title": "Toy", "summary": "", "page": []}
+
+    def show(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
+        """As outside pytest."""
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
+
+    monkeypatch.setattr(warnings, "showwarning", show)
+    toy["job"], plain = warned, warnings.formatwarning
+    cli.main(["run", "toy", "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert said == "posattn: a file is damaged: \\x07\n/elsewhere/library.py:7: UserWarning: not ours\n"
+    assert warnings.formatwarning is plain
 
 
 def test_an_unwritable_folder_is_one_line(

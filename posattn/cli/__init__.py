@@ -4,8 +4,11 @@ import io
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from posattn.runs.page import printable
 from posattn.runs.ranks import is_writer
@@ -14,6 +17,7 @@ from posattn.runs.stopping import Stopped, stoppable
 FAILED = 2
 UNREAD = 1  # exit status when the reader of a pipe has gone; rich has the same
 LONGEST = 2000  # characters of an error
+PACKAGE = Path(__file__).parents[1]
 NARROWEST = 40  # columns of output: tyro wraps help for ever below its indentation
 
 
@@ -29,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
     try:
-        with stoppable(), written_output():  # the imports below are stoppable too
+        with stoppable(), warnings_in_lines(), written_output():  # the imports below are stoppable too
             command, debug = parse(arguments)
             command()
     except (Stopped, Exception) as error:
@@ -38,6 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if is_writer() or not isinstance(error, ValueError | TypeError):  # bad input, which every rank has
             print(f"posattn: {one_line(error)}", file=sys.stderr)
         sys.exit(error.code if isinstance(error, Stopped) else FAILED)
+
+
+@contextmanager
+def warnings_in_lines() -> Iterator[None]:
+    """Context in which each of this package's warnings is one line, without the place in the code."""
+    plain = warnings.formatwarning
+
+    def ours(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> str:
+        if issubclass(category, UserWarning) and PACKAGE in Path(filename).parents:
+            return f"posattn: {printable(' '.join(str(message).split()))}\n"
+        return plain(message, category, filename, *rest)
+
+    warnings.formatwarning = ours  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
 
 
 @contextmanager

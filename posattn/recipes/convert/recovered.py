@@ -92,7 +92,8 @@ def recovered(fit: Fit, model: nn.Module) -> Any:
 
 def recovery_losses(run: RunFolder) -> list[float]:
     """The loss of a recovery, the mean of every ``LOGGED`` steps in turn."""
-    losses = [event["loss"] for event in run.events("recovery")]
+    found = {event["step"]: event["loss"] for event in run.events("recovery")}
+    losses = [found[step] for step in sorted(found)]
     return [fmean(losses[first : first + LOGGED]) for first in range(0, len(losses), LOGGED)]
 
 

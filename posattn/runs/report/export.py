@@ -1,8 +1,10 @@
 """A finished run as Markdown, figures and numbers, small enough to keep in a repository."""
 
 import base64
+import hashlib
 import html
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -33,33 +35,47 @@ def export(folder: Path, target: Path) -> Path:
     with known_form(run):
         files = exported(run)
     earlier = earlier_files(target)
-    for place in (target.absolute(), *target.absolute().parents):
+    real = Path(os.path.realpath(target))
+    for place in (real, *real.parents):
         if is_run(place):
             raise ValueError(f"{place} is a run; choose another folder for the export")
     for name in files:
         if (target / name).is_dir():
             raise ValueError(f"{target / name} is a folder; move it, or choose another folder for the export")
-        if digest(target / name) not in ("", earlier.get(name)):
+        if digest(target / name) not in ("", *earlier.get(name, ())):
             raise ValueError(
                 f"{target / name} was not written by an export or has changed since; move it, or choose another folder"
             )
     make_folder(target)
+    written = {name: [hashlib.sha256(content).hexdigest()] for name, content in files.items()}
+    # first, so that an export that is cut short can be repeated
+    both = {name: [*earlier.get(name, []), *written.get(name, [])] for name in earlier | written}
+    note_written(target, {name: list(dict.fromkeys(each)) for name, each in both.items()})
     for name, content in files.items():
         write_whole(target / name, content)
     for name in earlier.keys() - files.keys():
-        if digest(target / name) == earlier[name]:
+        if digest(target / name) in earlier[name]:
             (target / name).unlink()
-    written = {name: digest(target / name) for name in files}
-    write_whole(target / WRITTEN, (json.dumps(written, indent=1) + "\n").encode())
+    note_written(target, written)
     return target / PAGE
 
 
-def earlier_files(target: Path) -> dict[str, str]:
-    """The SHA-256 of the files of the last export into a folder, by name."""
+def note_written(target: Path, digests: dict[str, list[str]]) -> None:
+    """Write the SHA-256 that each file of an export may have, one if it is finished."""
+    noted = {name: each[0] if len(each) == 1 else each for name, each in digests.items()}
+    write_whole(target / WRITTEN, (json.dumps(noted, indent=1) + "\n").encode())
+
+
+def earlier_files(target: Path) -> dict[str, list[str]]:
+    """The SHA-256 that each file of the last export into a folder may have, by name."""
     written = read_json(target / WRITTEN) if (target / WRITTEN).is_file() else {}
     if not isinstance(written, dict):
         raise ValueError(f"{target / WRITTEN} is not of an export: it holds a {type(written).__name__}")
-    return {name: sha256 for name, sha256 in written.items() if is_plain(name)}
+    return {
+        name: found if isinstance(found, list) else [found]
+        for name, found in written.items()
+        if is_plain(name)
+    }
 
 
 def exported(run: RunFolder) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """Recovery: a converted model is trained to give the features of the original on pictures without labels."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -62,7 +61,7 @@ def recover(
     At the end, also an early one by an error or by a caller that stops, its maps are frozen again. A model of
     half precision is trained in float32, as its steps are smaller than the rounding, and is of its own type again at
     the end. The order of the pictures and every draw are functions of (seed, step), so that an interrupted training
-    ends as one that was not.
+    ends as one that was not. One that goes on from a checkpoint first yields the records before it again.
 
     Args:
         model: the converted model.
@@ -70,8 +69,8 @@ def recover(
         pictures: without labels.
         normalise: what the models take them by.
         config: the recipe.
-        checkpoints: a folder to keep the last two checkpoints in, and to continue from. With it, SIGTERM is answered
-            by a checkpoint and SystemExit(143).
+        checkpoints: a folder to keep the last two checkpoints in, and to continue from. With it, signals are answered
+            by a checkpoint, as those of ``train``.
         accelerator: of a program that made its own.
 
     Raises:
@@ -89,17 +88,21 @@ def recover(
 
 
 def steps(state: "Recovery", checkpoints: Path | None) -> Iterator[RecoveryRecord]:
-    """The rest of a training."""
+    """The records until now, and the rest of a training."""
     config = state.config
+    first = state.step - len(state.losses) + 1
     with finished(state), StopSignal(active=checkpoints is not None) as stop:
+        yield from (RecoveryRecord(number, loss) for number, loss in enumerate(state.losses, first))
         while state.step < config.steps:
             loss = state.update()
             due = state.step % config.checkpoint_every == 0 or state.step == config.steps
-            if checkpoints is not None and (due or stop.received):
+            if checkpoints is not None and due:
                 state.save(checkpoints)
             yield RecoveryRecord(state.step, loss)
-            if stop.received:
-                raise SystemExit(128 + signal.SIGTERM)
+            if checkpoints is not None and stop.received:
+                if not due:
+                    state.save(checkpoints)
+                stop.stop()
     state.finish()
 
 
@@ -151,6 +154,7 @@ class Recovery:
         )
         self.runner = accelerator.prepare_model(Features(self.model))
         self.step = 0
+        self.losses: list[float] = []  # of every step
 
     def update(self) -> float:
         """One optimizer step on the next batch; returns its loss."""
@@ -176,7 +180,8 @@ class Recovery:
         self.optimizer.zero_grad()
         self.step += 1
         self.scheduler.step_update(self.step)
-        return loss.item()
+        self.losses.append(loss.item())
+        return self.losses[-1]
 
     def batch(self) -> Tensor:
         """The next pictures of this process; a pass over all of them is in a new random order."""
@@ -198,7 +203,8 @@ class Recovery:
         held = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         held |= {f"optimizer.{name}": value for name, value in tensors.items()}
         if self.accelerator.is_main_process:
-            save_checkpoint(folder, self.step, held, {"run": asdict(self.config), "optimizer": others})
+            meta = {"run": asdict(self.config), "optimizer": others, "losses": self.losses}
+            save_checkpoint(folder, self.step, held, meta)
 
     def restore(self, folder: Path) -> None:
         """Continue from the newest whole checkpoint, if any. Raises ValueError if it is of another training."""
@@ -217,6 +223,7 @@ class Recovery:
             self.optimizer, without_prefix("optimizer.", checkpoint.tensors), checkpoint.meta["optimizer"]
         )
         self.step = checkpoint.step
+        self.losses = checkpoint.meta.get("losses", [])  # older ones have none
         self.scheduler.step_update(self.step)
 
     def finish(self) -> None:

@@ -49,6 +49,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         ValueError: the model is not converted, is timm's and was not made by ``timm.create_model``, or is another than
             its config gives; the first difference is named. Nothing is written then.
         TypeError: it is torchvision's with a convolutional stem.
+        OSError: the folder cannot be written; weights that are in it stay.
     """
     model, _ = unwrap(model)
     heads_kept(model)

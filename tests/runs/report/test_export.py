@@ -1,6 +1,8 @@
 """A finished run as Markdown beside its figures and numbers."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from PIL import Image
 
 from posattn import cli
 from posattn.recipes.demo.settings import DemoConfig
+from posattn.runs.files import write_whole
 from posattn.runs.folder import open_run
 from posattn.runs.page import Gallery, Lines, Maps, PictureRows, Section, Table, to_plain
+from posattn.runs.report import export as export_module
 from posattn.runs.report.export import export, free_stem
 from posattn.runs.report.figures import COLOURS
 
@@ -136,6 +140,36 @@ def test_an_export_replaces_an_earlier_one_but_no_file_that_was_edited(
     assert (out / "README.md").read_text() == "better words"
 
 
+@pytest.mark.parametrize("count", range(8))
+def test_an_export_that_is_cut_short_can_be_repeated(
+    count: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another page than the earlier one, after any number of its files; what has changed since is still refused."""
+    out, seen = tmp_path / "kept", []
+    export(finished, out)
+    result = json.loads((finished / "result.json").read_text())
+    result["page"][0]["items"] = [
+        item | {"title": f"{item['title']} 2"} for item in result["page"][0]["items"]
+    ]
+    rewritten(finished, result)
+
+    def full(path: Path, content: bytes) -> None:
+        if len(seen) == count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        seen.append(path)
+        write_whole(path, content)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(export_module, "write_whole", full)
+        with pytest.raises(OSError, match="No space left"):
+            export(finished, out)
+    export(finished, out)
+    assert files_of(out) == files_of(export(finished, tmp_path / "new").parent)
+    (out / "a-curve-2.svg").write_text("mine")
+    with pytest.raises(ValueError, match=r"a-curve-2\.svg was not written by an export or has changed"):
+        export(finished, out)
+
+
 def test_nothing_is_exported_into_a_run(finished: Path) -> None:
     before = files_of(finished)
     with pytest.raises(ValueError, match="is a run; choose another folder"):
@@ -206,6 +240,20 @@ def test_an_export_never_goes_into_a_run_nor_over_a_folder(finished: Path, tmp_p
     (tmp_path / "out" / ".posattn-export.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"\.posattn-export\.json is not of an export: it holds a list"):
         export(finished, tmp_path / "out")
+
+
+def test_where_an_export_goes_is_told_by_the_real_path(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the run that is the working directory, and not through a link into a run."""
+    monkeypatch.chdir(finished)
+    assert export(Path(), Path("../beside")) == Path("../beside/README.md")
+    assert (tmp_path / "beside" / "README.md").is_file()
+    (finished / "below").mkdir()
+    (tmp_path / "link").symlink_to(finished / "below")
+    with pytest.raises(ValueError, match=f"{finished} is a run"):
+        export(finished, tmp_path / "link" / "it")
+    assert not list((finished / "below").iterdir())
 
 
 def rewritten(run: Path, result: Any) -> Path:

@@ -72,6 +72,25 @@ def test_saved_and_loaded(name: str, heads: str, tmp_path: Path) -> None:
     assert config["model_args"]["converted"]["heads"]["1"] == {str(k): v for k, v in HEADS[heads][1].items()}
 
 
+def test_a_full_disk_is_named_and_leaves_the_weights_that_were_there(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # which Windows lacks
+    vit, other = make(), make()
+    before, after = (to_positional(one, images(one), heads=HEADS["tables"]) for one in (vit, other))
+    with torch.no_grad():
+        after.norm.weight += 1
+    posattn.save(before, tmp_path / "kept")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'kept' / 'model.safetensors'}")):
+            posattn.save(after, tmp_path / "kept")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["config.json", "model.safetensors"]
+    with torch.no_grad():
+        assert torch.equal(posattn.load(tmp_path / "kept")(images(vit)), before(images(vit)))
+
+
 @pytest.mark.parametrize("name", ["vit", "eva", "hybrid"])
 def test_types_are_kept(name: str, tmp_path: Path) -> None:
     """Half precision, and a classifier that is not; unless another type is asked for."""

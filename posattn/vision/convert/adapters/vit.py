@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from timm.data import create_transform
 from torch import Tensor, nn
 
 from posattn import checks
+from posattn.runs.files import write_whole
 from posattn.vision.convert.heads import Place
 from posattn.vision.models.scores import Grid
 
@@ -119,11 +120,12 @@ class ViT(ABC):
         """
 
     def save(self, folder: Path) -> None:
-        """Write a converted model, already frozen, to a folder that ``saving.load`` reads."""
+        """Write a converted model, already frozen, to a folder that ``saving.load`` reads; weights there stay until
+        the new ones are whole."""
         folder.mkdir(parents=True, exist_ok=True)
         self.save_config(folder)
         tensors = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        write_whole(folder / WEIGHTS, to_bytes(tensors, metadata={"format": "pt"}))
 
     @abstractmethod
     def data_config(self) -> dict[str, Any]:
