@@ -168,9 +168,9 @@ BUDGETS = {
         "Tiny-ImageNet at 32 px",
         "tiny-imagenet",
         replace(PLAIN, epochs=15),
-        time="98 minutes (ViT) and 73 (positional ViT) of CPU time per training, one thread of an AMD EPYC with "
+        time="97 minutes (ViT) and 72 (positional ViT) of CPU time per training, one thread of an AMD EPYC with "
         "native bfloat16; others unknown. On CPUs with AVX2 only: unknown",
-        expected="seed 0, bfloat16: ViT 27.4 %, positional ViT 28.0 %; other models and seeds not run yet",
+        expected="seeds 0 and 1, bfloat16: ViT 27.7 ± 0.4 %, positional ViT 28.2 ± 0.2 %; other models not run yet",
     ),
     "images-tiny-imagenet-long": on_gpu("Tiny-ImageNet at 32 px", "tiny-imagenet"),
     "images-imagenette": Budget(
