@@ -99,10 +99,11 @@ def test_images_of_another_grid_of_as_many_patches_are_refused(
     assert "run was trained on images of 3x8x16, tall has 3x16x8" in fails(command, capsys)
     Path("wide").rename("moved")
     cli.main([*command[:-3], "moved", "--out", "moved-out"])
-    (note,) = RunFolder.reading(Path("moved-out")).result["notes"]
-    assert note.startswith(
+    shape, split = RunFolder.reading(Path("moved-out")).result["notes"]
+    assert shape.startswith(
         "the shape of the images that the run was trained on is not known: unknown data set"
     )
+    assert split == "moved has no test split: inspected on 2 images of a fixed fifth of it"
 
 
 @pytest.fixture

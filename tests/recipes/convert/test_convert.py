@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -114,6 +114,15 @@ def test_a_model_of_images_that_are_not_square(config_of: Configure, tmp_path: P
     assert " at 32 x 16 px." in result["page"][0]["claim"]
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT is heard, which a shell has commands in its background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_recovery_that_was_stopped_has_the_losses_of_one_that_was_not(
     number: int, config_of: Configure, tmp_path: Path, monkeypatch
