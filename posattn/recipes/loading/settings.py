@@ -53,11 +53,12 @@ def loading(smoke: bool = False) -> LoadingConfig:
 
     Claim: loading from memory gives at least 5 times what training consumes at CIFAR's size.
     Command: posattn run loading; for CIFAR-10 posattn run loading --sets cifar10 --data-dir DIR
-    Time: 1.2 minutes of CPU time (7 rounds); 6 minutes each on a core shared with other work.
+    Time: 1.8 minutes of CPU time for both (7 rounds, float32, AMD EPYC).
     On CPUs with AVX2 only: unknown
-    Expected (seed 0, 1 thread of a CPU, 7 rounds; median and quartiles of the ratio to the positional ViT, with crops,
-    mirror images, TrivialAugment and mixup): digits 72 (69 to 81), Fashion-MNIST 116 (106 to 199), CIFAR-10 (JPEG copy)
-    95 (80 to 96). One process that decodes ImageNet's pictures at 224 px: 4.4 (4.3 to 5.5). Not measured on a GPU.
+    Expected (seed 0, 1 thread of an AMD EPYC, float32, 7 rounds; median and quartiles of the ratio to the positional
+    ViT, with crops, mirror images, TrivialAugment and mixup): digits 282 (280 to 284), Fashion-MNIST 449 (439 to 449),
+    CIFAR-10 (JPEG copy) 257 (248 to 264). One process that decodes ImageNet's pictures at 224 px: 6.2 (6.2 to 6.2). Not
+    measured on a GPU.
     """
     if not smoke:
         return LoadingConfig()
