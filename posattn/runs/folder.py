@@ -153,7 +153,7 @@ def _open(
             f"{path} holds merged runs, which are not resumed; posattn merge --overwrite pools them anew"
         )
     old = run.config
-    if old.get("recipe") == recipe:
+    if old.get("recipe") == recipe and isinstance(old.get("config"), dict):
         old = old | {"config": with_newer(old["config"], config)}
     if changed := differences(old, described):
         raise ValueError(f"{path} was started with another setting, cannot resume: {'; '.join(changed)}")
