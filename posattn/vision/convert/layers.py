@@ -44,8 +44,8 @@ def check_layer(vit: ViT, attn: Any, path: str) -> None:
         layer = getattr(attn, name, None)
         if name in vit.projections and layer is not None and type(layer) not in LINEAR:
             raise TypeError(
-                f"{path}.{name} ({type(layer).__name__}) is not supported: it must be a plain linear layer; merge adapters "
-                "into it, and quantise after the conversion"
+                f"{path}.{name} ({type(layer).__name__}) is not supported: it must be a plain linear layer; "
+                "merge adapters into it, and quantise after the conversion"
             )
         if layer is not None and (which := computed(layer)):
             raise TypeError(

@@ -128,7 +128,7 @@ def test_weights_that_are_computed_are_refused(name: str, how: str) -> None:
         prune.random_unstructured(layer, "weight", amount=0.5)
     else:
         parametrizations.weight_norm(layer)
-    message = "its weight is computed from" if how == "pruned" else "merge adapters"
+    message = "its weight is computed from" if how == "pruned" else "it must be a plain linear layer"
     with pytest.raises(TypeError, match=rf"blocks.1.attn.{name} \(.*Linear\) is not supported: {message}"):
         to_positional(vit, images(), heads={1: [2]})
     if how == "pruned":
