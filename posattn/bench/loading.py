@@ -12,11 +12,11 @@ from posattn import checks
 from posattn.bench.models import DTYPES, synchronize, training_step
 from posattn.bench.timing import interleaved
 from posattn.runs.device import choose_precision
-from posattn.vision.data.augment import batches_together, derived_seed, make_mixer
+from posattn.vision.data.augment import derived_seed, make_mixer
 from posattn.vision.data.images import ImageSet
 from posattn.vision.data.streams import ImageStream
 from posattn.vision.training.config import TrainConfig
-from posattn.vision.training.inputs import epoch_batches, prepare
+from posattn.vision.training.inputs import augmented_together, epoch_batches, prepare
 
 
 class Work(NamedTuple):
@@ -71,10 +71,9 @@ def memory_loading(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> W
 
 
 def batches_at_once(image_set: ImageSet, config: TrainConfig) -> int:
-    """How many batches of an epoch a policy is applied to together; 1 without a policy."""
-    _, height, width = image_set.shape
-    number = 1 if config.policy == "none" else batches_together(config.batch_size, height, width)
-    return min(number, len(image_set) // config.batch_size)
+    """How many batches of an epoch are augmented together."""
+    together = augmented_together(image_set, config.batch_size, config.policy)
+    return min(together, len(image_set) // config.batch_size)
 
 
 def endless(image_set: ImageSet, config: TrainConfig, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

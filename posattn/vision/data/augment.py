@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from posattn.vision.data.decoding import Images
 
-POLICIES = {"none": None, "trivial": v2.TrivialAugmentWide(), "rand": v2.RandAugment()}
+POLICIES = {"trivial": v2.TrivialAugmentWide(), "rand": v2.RandAugment()}
 # torchvision draws once per call, and one call per image is too slow, so that groups of images share a draw. 512 images
 # of 32 px take 17 ms on an H100 in groups of 8 and 4 ms in groups of 32; crops and mirror images take 0.2 ms.
 GROUP, GROUPS = 8, 16  # the smallest group, and the groups of more images
@@ -43,12 +43,10 @@ def apply_policy(batches: Sequence[Images], policy: str) -> list[Images]:
     Groups have 8 images, of more than 128 images a sixteenth. They are taken in the order of the places in the batches:
     the first images of all batches, then the second ones.
     """
-    if (transform := POLICIES[policy]) is None:
-        return list(batches)
     stacked = torch.stack(list(batches), 1)  # [n, batch, c, H, W]
     images = stacked.flatten(0, 1)
     size = max(GROUP, math.ceil(len(images) / GROUPS))
-    changed = torch.cat([transform(group) for group in images.split(size)])
+    changed = torch.cat([POLICIES[policy](group) for group in images.split(size)])
     return list(changed.view_as(stacked).unbind(1))
 
 

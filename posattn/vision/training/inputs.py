@@ -18,6 +18,17 @@ from posattn.vision.training.config import TrainConfig
 Batch = tuple[Images, Int[Tensor, " n"]]
 
 
+def augmented_together(image_set: ImageSet | ImageStream, batch_size: int, policy: str) -> int:
+    """How many batches are augmented together: one without a policy.
+
+    One of a stream, so that workers decode the next ones while a model is trained on one.
+    """
+    if policy == "none" or isinstance(image_set, ImageStream):
+        return 1
+    _, height, width = image_set.shape
+    return batches_together(batch_size, height, width)
+
+
 def epoch_batches(
     image_set: ImageSet | ImageStream,
     parts: Sequence[Int[Tensor, " n"]],
@@ -28,14 +39,13 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """The images and labels at each of ``parts`` from number ``start`` on, with the augmentation policy applied.
 
-    A policy is applied to several parts of a set in memory together, with draws of the seed ``draws(first)``, where
-    ``first`` is the number of the first of them: what a part holds does not depend on ``start``. Those of a stream are
-    taken one by one, so that workers decode the next ones while a model is trained on one.
+    A policy is applied to ``augmented_together`` parts with draws of the seed ``draws(first)``, where ``first`` is the
+    number of the first of them: what a part holds does not depend on ``start``.
 
     Args:
         image_set: the images.
         parts: the numbers of the images of each batch, as many in each.
-        policy: of ``POLICIES``.
+        policy: of ``POLICIES``, or ``none``.
         seed: of the crops of a stream.
         draws: seeds of the policy.
         start: the number of the first batch that is wanted.
@@ -43,9 +53,7 @@ def epoch_batches(
     if policy == "none":
         yield from image_set.batches(parts[start:], seed)
         return
-    _, height, width = image_set.shape
-    streamed = isinstance(image_set, ImageStream)
-    together = 1 if streamed else batches_together(len(parts[0]), height, width)
+    together = augmented_together(image_set, len(parts[0]), policy)
     whole = start // together * together
     batches = image_set.batches(parts[whole:], seed)
     for first in range(whole, len(parts), together):
